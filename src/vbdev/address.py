@@ -1,0 +1,81 @@
+"""Addresses as users write them: `unix:/path`, `tcp:host:port`, `tcp:[::1]:port`.
+
+Apart from the sockets that listen on them, because a client needs no more than this.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["MAX_UNIX_PATH_BYTES", "Address", "ListenError", "parse_address"]
+
+MAX_UNIX_PATH_BYTES: Final = 107
+"""sizeof(sockaddr_un.sun_path) without the terminating NUL (unix(7))."""
+
+
+class ListenError(Exception):
+    """An address that cannot be understood or listened on; `errno` says what kind of failure."""
+
+    def __init__(self, message: str, number: int = errno.EINVAL) -> None:
+        super().__init__(message)
+        self.errno = number
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen or connect: `path` of a unix socket, else `host` and `port` of TCP.
+
+    >>> str(parse_address("tcp:[::1]:10809"))
+    'tcp:[::1]:10809'
+    """
+
+    path: str = ""
+    host: str = ""
+    port: int = 0
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether this is a path and not a host and port."""
+        return bool(self.path)
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"tcp:{host}:{self.port}"
+
+
+def parse_address(text: str, *, bare_path: bool = False) -> Address:
+    """Read `unix:/path`, `tcp:host:port` or `tcp:[::1]:port`; port 0 lets the kernel choose.
+
+    With `bare_path`, what has neither prefix is the path of a unix socket. ListenError otherwise.
+    """
+    if text.startswith("tcp:"):
+        return _parse_tcp(text)
+    path = text.removeprefix("unix:")
+    if path == text and not bare_path:
+        raise ListenError(f"{text!r}: not an address; write unix:/path or tcp:host:port")
+    if not path or "\0" in path:
+        raise ListenError(f"{text!r}: the path of a unix socket is empty or has a NUL")
+    length = len(os.fsencode(path))
+    if length > MAX_UNIX_PATH_BYTES:
+        raise ListenError(
+            f"{text}: path of {length} bytes; a unix socket takes at most {MAX_UNIX_PATH_BYTES}",
+            errno.ENAMETOOLONG,
+        )
+    return Address(path=path)
+
+
+def _parse_tcp(text: str) -> Address:
+    host, separator, port = text.removeprefix("tcp:").rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if bracketed:
+        host = host[1:-1]
+    if not separator or not host or "\0" in host or (":" in host) != bracketed:
+        raise ListenError(f"{text!r}: write tcp:host:port, or tcp:[::1]:port for IPv6")
+    if not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
+        raise ListenError(f"{text!r}: port {port!r} is no number from 0 to 65535")
+    return Address(host=host, port=int(port))

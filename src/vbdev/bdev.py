@@ -1,0 +1,497 @@
+"""What a block device is: the contract that every bdev module fulfils.
+
+A module is one class. A *bdev* (`Bdev`) does the work itself; a *vbdev* (`VirtualBdev`) is
+stacked on a base bdev and forwards. Both receive I/O in batches:
+
+    class Passthru(VirtualBdev):
+        kind = "passthru"
+
+        def submit(self, channel, ios):
+            channel.base.submit(ios)
+
+The framework owns the life cycle (`vbdev.registry`): finding or awaiting the base, opening and
+claiming it, channels, hot removal, deletion, the RPC methods and the saved configuration. A
+module owns `submit` and, where it wants to see I/Os on their way up, `completed`.
+
+Rules for `submit` and `completed`, which run on the channel's thread: never block; own what you
+received until it is forwarded or completed, each I/O once; an exception fails the I/Os that the
+module still holds and is logged with the bdev's name.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from enum import Enum, IntEnum
+from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import UUID
+
+import msgspec
+
+from vbdev.core.engine import Channel, Engine
+from vbdev.core.requests import Request, Requests
+from vbdev.reactor import Future, Reactor
+from vbdev.vocab import WRITE_OPS, IoFlag, Op, status_errno
+
+if TYPE_CHECKING:
+    from vbdev.core.batch import IOBatch
+
+__all__ = [
+    "Bdev",
+    "BdevError",
+    "BdevEvent",
+    "BdevParams",
+    "BdevState",
+    "Claim",
+    "Descriptor",
+    "IoError",
+    "VirtualBdev",
+    "VirtualBdevParams",
+]
+
+ALL_OPS = frozenset(Op)
+BASIC_OPS = frozenset({Op.READ, Op.WRITE, Op.FLUSH, Op.RESET, Op.ABORT})
+
+INHERITED = (
+    "block_size",
+    "num_blocks",
+    "phys_block_size",
+    "write_cache",
+    "fua",
+    "multi_conn",
+    "required_alignment",
+    "optimal_io_boundary",
+    "write_unit_size",
+    "acwu",
+    "preferred_write_alignment",
+    "preferred_write_granularity",
+    "optimal_write_size",
+    "preferred_unmap_alignment",
+    "preferred_unmap_granularity",
+    "fast_zero",
+    "numa_id",
+)
+"""What a vbdev has of its base unless it says otherwise. Data-buffer rules are not among them:
+only a module that never looks at data may leave the choice of buffers to its base."""
+
+
+class BdevError(Exception):
+    """A control-path failure: `errno` as SPDK would return it, and a sentence for a person."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.errno = number
+
+
+class IoError(BdevError):
+    """An awaited I/O ended with another status than SUCCESS."""
+
+    def __init__(self, status: int, number: int, message: str) -> None:
+        super().__init__(number, message)
+        self.status = status
+
+
+class BdevEvent(IntEnum):
+    """What a descriptor's owner is told (SPDK: enum spdk_bdev_event_type)."""
+
+    REMOVE = 0
+    RESIZE = 1
+    MEDIA_MANAGEMENT = 2
+
+
+class BdevState(Enum):
+    """Where a bdev is in its life."""
+
+    READY = "ready"
+    REMOVING = "removing"
+    REMOVED = "removed"
+
+
+class BdevParams(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Parameters every bdev takes. A module's own Params add to them."""
+
+    name: str
+    """Name of the bdev, unique among names, aliases and UUIDs."""
+    uuid: UUID | None = None
+    """UUID of the bdev; made by the bdev layer when absent."""
+
+
+class VirtualBdevParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
+    """Parameters every vbdev takes."""
+
+    base_bdev_name: str
+    """Name, alias or UUID of the base bdev, which may arrive later."""
+
+
+class Claim:
+    """A module's hold on a bdev: nobody else opens it for writing (SPDK: exclusive_write)."""
+
+    __slots__ = ("holder", "kind")
+
+    def __init__(self, holder: str) -> None:
+        self.kind = "exclusive_write"
+        self.holder = holder
+
+
+class Bdev:
+    """A block device. Subclass it for a device that does its own work.
+
+    Class attributes
+    ----------------
+    kind: the module's name; RPC methods are `bdev_<kind>_create` and `bdev_<kind>_delete`.
+    product_name: as `bdev_get_bdevs` shows it.
+    auto_name: prefix of the names of bdevs whose creator gave none; "" if one must be given.
+    Params: what `bdev_<kind>_create` takes, with a docstring for each field.
+    ops: the I/O types that `submit` handles. Others are refused before they arrive.
+
+    """
+
+    kind: ClassVar[str]
+    product_name: ClassVar[str]
+    auto_name: ClassVar[str] = ""
+    Params: ClassVar[type[BdevParams]] = BdevParams
+    ops: frozenset[Op] = BASIC_OPS
+
+    # Geometry and limits, in blocks unless they say otherwise; 0 means "no limit" or "none".
+    block_size: int = 512
+    """Bytes."""
+    num_blocks: int = 0
+    phys_block_size: int = 0
+    """Bytes; 0 means block_size."""
+    write_cache: bool = False
+    """Completed writes may be lost at a power cut until a FLUSH completes."""
+    fua: bool = False
+    """IoFlag.FUA is carried out. Without it, and with a write cache, FUA is refused."""
+    fast_zero: bool = False
+    """WRITE_ZEROES costs less than writing."""
+    multi_conn: bool = True
+    """A FLUSH through one channel covers what all channels wrote and saw complete."""
+    required_alignment: int = 0
+    """log2 of the bytes that data must be aligned to in memory."""
+    optimal_io_boundary: int = 0
+    write_unit_size: int = 1
+    acwu: int = 1
+    """Atomic compare-and-write unit."""
+    preferred_write_alignment: int = 0
+    preferred_write_granularity: int = 0
+    optimal_write_size: int = 0
+    preferred_unmap_alignment: int = 0
+    preferred_unmap_granularity: int = 0
+    numa_id: int | None = None
+    gives_read_buffers: bool = False
+    """A READ may arrive without a buffer; the module (or its base) supplies one."""
+
+    def __init__(self, params: BdevParams) -> None:
+        self.params = params
+        self.name = params.name
+        # SPDK takes a UUID of zeroes for none at all.
+        self.uuid = params.uuid if params.uuid and params.uuid.int else None
+        self.aliases: list[str] = []
+        self.state = BdevState.READY
+        self.claim: Claim | None = None
+        self.descriptors: list[Descriptor] = []
+        self.totals = IoTotals()
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} bdev {self.name}>"
+
+    # What a module implements
+
+    def submit(self, channel: Channel, ios: IOBatch) -> None:
+        """Carry out, forward or hold a batch; see the module docstring for the rules."""
+        raise NotImplementedError
+
+    def completed(self, channel: Channel, ios: IOBatch) -> None:
+        """Look at I/Os on their way up, before the layer above does. Optional.
+
+        What is left in the batch goes on up when this returns; what is taken out is the
+        module's again, to be completed or submitted to the base once more.
+        """
+
+    async def start(self) -> None:
+        """Acquire what the bdev needs (files, memory), and set the geometry.
+
+        Raise BdevError or OSError where that fails: the bdev then never existed.
+        """
+
+    async def stop(self) -> None:
+        """Give back what `start` acquired. No channel is open any more."""
+
+    def create_channel(self, channel: Channel) -> object:
+        """Return what `channel.context` shall be. Called on the channel's thread."""
+        return None
+
+    def destroy_channel(self, channel: Channel) -> None:
+        """Undo `create_channel`. No I/O is outstanding on the channel."""
+
+    def dump_info(self) -> dict[str, Any]:
+        """Return `driver_specific` of `bdev_get_bdevs`."""
+        return {}
+
+    def config_params(self) -> dict[str, Any]:
+        """Return the parameters with which `bdev_<kind>_create` makes the same bdev again."""
+        params = msgspec.to_builtins(self.params)
+        if self.uuid is not None:
+            params["uuid"] = str(self.uuid)
+        return {key: value for key, value in params.items() if value is not None}
+
+    # What the framework provides
+
+    @property
+    def size_bytes(self) -> int:
+        """Capacity in bytes."""
+        return self.num_blocks * self.block_size
+
+    def refused_flags(self) -> int:
+        """Flags whose promise this bdev can not keep."""
+        return int(IoFlag.FUA) if self.write_cache and not self.fua else 0
+
+    def holders(self) -> list[str]:
+        """Say who has the bdev open."""
+        return [descriptor.holder for descriptor in self.descriptors]
+
+    def configure_channel(self, channel: Channel) -> None:
+        """Give a channel the checks that follow from the geometry, at its start or a resize."""
+        supported = mask_of(self.ops)
+        writable = channel.descriptor is None or channel.descriptor.write
+        channel.configure(
+            submit=self.submit,
+            completed=None if type(self).completed is Bdev.completed else self.completed,
+            supported_mask=supported,
+            ops_mask=supported if writable else supported & ~mask_of(WRITE_OPS),
+            num_blocks=self.num_blocks,
+            block_size=self.block_size,
+            required_alignment=1 << self.required_alignment,
+            refused_flags=self.refused_flags(),
+            gives_read_buffers=self.gives_read_buffers,
+        )
+
+    def notify_blockcnt_change(self, num_blocks: int) -> None:
+        """Change the size, in blocks, and tell every opener (SPDK's name and rules).
+
+        Growing always works; shrinking an open bdev is EBUSY.
+        """
+        if num_blocks == self.num_blocks:
+            return
+        if num_blocks < self.num_blocks and self.descriptors:
+            raise BdevError(
+                errno.EBUSY,
+                f"bdev {self.name}: can not shrink from {self.num_blocks} to {num_blocks} blocks"
+                f" while it is open by {', '.join(self.holders())}",
+            )
+        self.num_blocks = num_blocks
+        for descriptor in list(self.descriptors):
+            for channel in descriptor.channels.values():
+                self.configure_channel(channel)
+            descriptor.post_event(BdevEvent.RESIZE)
+
+
+class VirtualBdev(Bdev):
+    """A bdev on a base bdev. Subclass it, set `kind`, write `submit`.
+
+    It has the geometry and limits of its base (`INHERITED`) and those ops of its own list that
+    the base has too: capabilities only narrow. `uuid_namespace` makes the UUID follow from the
+    base's, so that it survives restarts.
+    """
+
+    Params: ClassVar[type[BdevParams]] = VirtualBdevParams
+    uuid_namespace: ClassVar[UUID] = UUID("5d0e5f2e-0f0b-4c0b-9d6b-2c2d8a2e6b61")
+
+    base: Bdev
+    """The base bdev, from before `start` until after `stop`."""
+    base_descriptor: Descriptor
+
+    @classmethod
+    def base_name_of(cls, params: BdevParams) -> str:
+        """Return the parameter that names the base bdev."""
+        assert isinstance(params, VirtualBdevParams)
+        return params.base_bdev_name
+
+    def inherit(self) -> None:
+        """Take geometry, limits and ops over from the base; again when the base is resized."""
+        base = self.base
+        for name in INHERITED:
+            setattr(self, name, getattr(base, name))
+        self.ops = type(self).ops & base.ops
+        self.gives_read_buffers = type(self).gives_read_buffers and base.gives_read_buffers
+        if self.uuid is None:
+            assert base.uuid is not None
+            self.uuid = uuid5(type(self).uuid_namespace, base.uuid)
+
+    def base_resized(self) -> None:
+        """Follow the base's new size. Override it where the sizes differ."""
+        self.notify_blockcnt_change(self.base.num_blocks)
+
+
+class IoTotals:
+    """Counters of channels that are closed, so that a bdev's figures never go back."""
+
+    __slots__ = ("errors", "stats")
+
+    def __init__(self) -> None:
+        self.stats: dict[str, tuple[int, int, int, int, int]] = {}
+        self.errors: dict[int, int] = {}
+
+    def add(self, channel: Channel) -> None:
+        """Add a channel's counters to these."""
+        for name, (ops, blocks, latency, longest, shortest) in channel.stats().items():
+            have = self.stats.get(name, (0, 0, 0, 0, 0))
+            shortest_known = min(shortest, have[4]) if ops and have[0] else shortest or have[4]
+            self.stats[name] = (
+                have[0] + ops,
+                have[1] + blocks,
+                have[2] + latency,
+                max(have[3], longest),
+                shortest_known,
+            )
+        for status, count in channel.errors().items():
+            self.errors[status] = self.errors.get(status, 0) + count
+
+
+class Descriptor:
+    """An open of a bdev: its mode, its event callback, its channels.
+
+    Belongs to the reactor that opened it, and is closed there. `holder` says who has it, for
+    whoever waits for the bdev to be let go.
+    """
+
+    def __init__(
+        self,
+        bdev: Bdev,
+        reactor: Reactor,
+        *,
+        write: bool,
+        on_event: Callable[[BdevEvent], object],
+        holder: str,
+    ) -> None:
+        self.bdev = bdev
+        self.write = write
+        self.holder = holder
+        self.channels: dict[Reactor, Channel] = {}
+        self.closed = False
+        self._reactor = reactor
+        self._on_event = on_event
+        self._on_close: list[Callable[[], None]] = []
+        self._requests: Requests | None = None
+
+    def post_event(self, event: BdevEvent) -> None:
+        """Tell the owner by message; dropped if it closes the descriptor before."""
+        self._reactor.send_msg(self._deliver_event, event)
+
+    def _deliver_event(self, event: BdevEvent) -> None:
+        if not self.closed:
+            self._on_event(event)
+
+    def get_channel(self) -> Channel:
+        """Return this thread's channel, made at the first call. Closed with the descriptor."""
+        channel = self.channels.get(self._reactor)
+        if channel is None:
+            engine = self._reactor.engine
+            if self.closed or not isinstance(engine, Engine):
+                raise BdevError(errno.EBADF, f"descriptor of {self.bdev.name} is closed")
+            channel = Channel(engine, self.bdev, self)
+            if isinstance(self.bdev, VirtualBdev):
+                channel.base = self.bdev.base_descriptor.get_channel()
+            self.bdev.configure_channel(channel)
+            try:
+                channel.context = self.bdev.create_channel(channel)
+            except BaseException:
+                channel.close()
+                raise
+            self.channels[self._reactor] = channel
+        return channel
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Call back when the descriptor is closed."""
+        self._on_close.append(callback)
+
+    def close(self) -> None:
+        """Close it, with its channels. I/O still outstanding is EBUSY: drain first. Idempotent."""
+        if self.closed:
+            return
+        for channel in self.channels.values():
+            if channel.outstanding:
+                raise BdevError(
+                    errno.EBUSY,
+                    f"{self.holder} can not close bdev {self.bdev.name}:"
+                    f" {channel.outstanding} I/Os are outstanding",
+                )
+        self.closed = True
+        if self._requests is not None:
+            self._requests.close()
+        for channel in self.channels.values():
+            self.bdev.destroy_channel(channel)
+            self.bdev.totals.add(channel)
+            channel.close()
+        self.channels.clear()
+        self.bdev.descriptors.remove(self)
+        for callback in self._on_close:
+            callback()
+
+    def submit(
+        self,
+        op: Op,
+        offset_blocks: int = 0,
+        num_blocks: int = 0,
+        data: Any = None,
+        *,
+        callback: Callable[[Request], object],
+        **kwargs: Any,
+    ) -> Request:
+        """Submit one I/O; `callback(request)` when it has ended.
+
+        data: a buffer (or several) of `num_blocks` blocks, filled by a READ. Raises BdevError
+        ENOMEM when all BdevIOs are in use.
+        """
+        channel = self.get_channel()
+        if self._requests is None:
+            self._requests = Requests(channel.engine)
+        request = self._requests.submit(
+            channel, op, offset_blocks, num_blocks, data, callback=callback, **kwargs
+        )
+        if request is None:
+            raise BdevError(errno.ENOMEM, f"bdev {self.bdev.name}: all BdevIOs are in use")
+        return request
+
+    def zcopy_end(
+        self, request: Request, *, commit: bool, callback: Callable[[Request], object]
+    ) -> None:
+        """End a ZCOPY whose start succeeded; `commit` makes what was written count."""
+        assert self._requests is not None
+        self._requests.zcopy_end(request, commit, callback)
+
+    def io(
+        self, op: Op, offset_blocks: int = 0, num_blocks: int = 0, data: Any = None, **kwargs: Any
+    ) -> Future[Request]:
+        """Submit one I/O and return a future of it; awaiting a failure raises IoError."""
+        future: Future[Request] = Future()
+
+        def ended(request: Request) -> None:
+            number = status_errno(request.status, request.errno)
+            if number:
+                where = f"bdev {self.bdev.name}: {op.name} of {num_blocks} blocks at {offset_blocks}"
+                future.set_exception(
+                    IoError(request.status, number, f"{where}: {os.strerror(number)}")
+                )
+            else:
+                future.set_result(request)
+
+        self.submit(op, offset_blocks, num_blocks, data, callback=ended, **kwargs)
+        return future
+
+
+def mask_of(ops: frozenset[Op]) -> int:
+    """Return a bit for each op."""
+    mask = 0
+    for op in ops:
+        mask |= 1 << op
+    return mask
+
+
+def uuid5(namespace: UUID, base: UUID) -> UUID:
+    """Return the UUIDv5 of a base's UUID, whose 16 bytes are the name (SEMANTICS A.20)."""
+    import hashlib
+
+    digest = hashlib.sha1(namespace.bytes + base.bytes, usedforsecurity=False).digest()
+    return UUID(bytes=digest[:16], version=5)

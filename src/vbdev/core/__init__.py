@@ -1,0 +1,13 @@
+"""The compiled floor: what each I/O passes.
+
+`types.pxd`   the C structs: BdevIO, frame, and the numbers of `vocab.py`
+`buffers`     pools of aligned data buffers
+`batch`       IOBatch: what a module's `submit` receives
+`engine`      Channel (submit, checks, counters), Engine (BdevIO pool, completion), IoOwner
+`ram`         memory disks: the loops behind `malloc`
+`fileio`      files, one blocking call after another: what worker threads run
+`uring`       the io_uring ring
+`nbd_stream`  NBD's transmission phase: requests to batches, completions to replies
+
+Nothing here knows a clock's source, a thread or a logger. No policy: that is Python's.
+"""

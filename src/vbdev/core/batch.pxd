@@ -1,0 +1,31 @@
+from vbdev.core.buffers cimport BufferPool
+from vbdev.core.types cimport bdev_io, channel_state, int32_t, int8_t, io_list, uint64_t
+
+
+# What a batch needs of the engine: where completed I/Os go, where buffers come from.
+cdef class IoCore:
+    cdef io_list done
+    cdef readonly BufferPool buffers
+    cdef readonly uint64_t waiting      # I/Os that wait for a buffer
+    cdef readonly uint64_t misused      # completions of an I/O that no layer held
+
+    cdef bint push_done(self, bdev_io *io, int8_t status, int32_t err) noexcept nogil
+    cdef bint bounce(self, bdev_io *io, bint copy_in, bint copy_back, bint beyond) noexcept nogil
+    cdef void wait_for_buffer(self, bdev_io *io) noexcept nogil
+    cdef void unbounce(self, bdev_io *io) noexcept nogil
+
+
+cdef class IOBatch:
+    cdef bdev_io **v
+    cdef Py_ssize_t n
+    cdef Py_ssize_t cap
+    cdef IoCore core
+    cdef bdev_io *inline_v[32]
+
+    cdef int reserve(self, Py_ssize_t more) except -1
+    cdef int append(self, bdev_io *io) except -1
+    cdef IOBatch take_op_mask(self, uint64_t mask)
+    cdef int finish_all(self, int8_t status, int32_t err) except -1
+
+
+cdef IOBatch new_batch(IoCore core)

@@ -1,0 +1,403 @@
+"""IOBatch: some I/Os that travel together to one channel.
+
+A module's `submit(channel, ios)` receives one and owns its I/Os until they complete: each is
+forwarded (`channel.base.submit(ios)`), completed (`ios.complete()`), or taken out and held
+(`ios.take(...)`) to be forwarded or completed later, exactly once. After `submit` of another
+channel has been called with a batch, the batch belongs to that channel.
+
+The verbs (`shift`, `take`, `complete`, `copy_data`) are compiled loops. The columns (`ops`,
+`offset_blocks`, `num_blocks`, `statuses`) are numpy arrays, made when asked for: a copy, so
+changing one changes nothing until it is assigned back.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_WRITE
+from cpython.memoryview cimport PyMemoryView_FromMemory
+
+from libc.stdint cimport int32_t, int64_t, int8_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from vbdev.core.buffers cimport BufferPool
+from vbdev.core.types cimport (
+    IO_DONE,
+    IO_PENDING,
+    IO_SUBMITTED,
+    IO_SUCCESS,
+    OP_COPY,
+    OP_LIMIT,
+    OP_READ,
+    bdev_io,
+    channel_state,
+    io_bounce,
+    io_data_bytes,
+    io_list_free,
+    io_list_reserve,
+    io_restore,
+)
+
+
+cdef extern from "stdlib.h" nogil:
+    void abort()
+
+
+cdef class IoCore:
+    """The completion queue and the buffers of one reactor; `Engine` builds on it."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.buffers = BufferPool(kwargs.get("buffer_limit_bytes", 256 << 20))
+
+    def __dealloc__(self):
+        io_list_free(&self.done)
+
+    cdef bint push_done(self, bdev_io *io, int8_t status, int32_t err) noexcept nogil:
+        """Give an I/O a status and queue it; False (and counted) if no layer held it."""
+        if io.state != IO_SUBMITTED:
+            self.misused += 1
+            return False
+        if not io_list_reserve(&self.done, 1):
+            abort()  # no memory for 8 bytes: an I/O must never be lost silently
+        io.state = IO_DONE
+        io.status = status
+        io.err = err
+        self.done.v[self.done.n] = io
+        self.done.n += 1
+        return True
+
+    cdef bint bounce(self, bdev_io *io, bint copy_in, bint copy_back, bint beyond) noexcept nogil:
+        """Put a pool buffer in place of the I/O's data until the top frame is popped."""
+        cdef io_bounce *bounce = <io_bounce *>malloc(sizeof(io_bounce))
+        cdef uint64_t length = io_data_bytes(io)
+        cdef char *to
+        cdef uint32_t i
+        if bounce == NULL:
+            return False
+        if not self.buffers.get(length, beyond, &bounce.buf):
+            free(bounce)
+            return False
+        if copy_in:
+            to = <char *>bounce.buf.base
+            for i in range(io.iovcnt):
+                memcpy(to, io.iovs[i].iov_base, io.iovs[i].iov_len)
+                to += io.iovs[i].iov_len
+        bounce.outer = io.bounce
+        bounce.iovs = io.iovs
+        bounce.iovcnt = io.iovcnt
+        bounce.depth = io.depth
+        bounce.copy_back = copy_back
+        bounce.iov.iov_base = bounce.buf.base
+        bounce.iov.iov_len = length
+        io.bounce = bounce
+        io.iovs = &bounce.iov
+        io.iovcnt = 1
+        return True
+
+    cdef void wait_for_buffer(self, bdev_io *io) noexcept nogil:
+        """Queue an I/O at the channel of its top frame until buffers come back."""
+        cdef channel_state *state = io.frames[io.depth - 1].channel
+        io.next = NULL
+        if state.nomem_head == NULL:
+            state.nomem_head = io
+        else:
+            state.nomem_tail.next = io
+        state.nomem_tail = io
+        self.waiting += 1
+
+    cdef void unbounce(self, bdev_io *io) noexcept nogil:
+        """Undo `bounce`: copy a successful READ out, give the buffer back."""
+        cdef io_bounce *bounce = io.bounce
+        cdef char *source = <char *>bounce.buf.base
+        cdef uint32_t i
+        io.iovs = bounce.iovs
+        io.iovcnt = bounce.iovcnt
+        io.bounce = bounce.outer
+        if bounce.copy_back and io.status == IO_SUCCESS:
+            for i in range(io.iovcnt):
+                memcpy(io.iovs[i].iov_base, source, io.iovs[i].iov_len)
+                source += io.iovs[i].iov_len
+        self.buffers.put(&bounce.buf)
+        free(bounce)
+
+
+@cython.freelist(64)
+cdef class IOBatch:
+    """I/Os for one channel, in order. Made by targets and owners; modules receive them.
+
+    `len(ios)` counts the I/Os still in it; one that was taken, completed or forwarded is not.
+    """
+
+    def __cinit__(self):
+        self.v = self.inline_v
+        self.cap = 32
+
+    def __dealloc__(self):
+        if self.v != self.inline_v:
+            free(<void *>self.v)
+
+    cdef int reserve(self, Py_ssize_t more) except -1:
+        cdef Py_ssize_t cap = self.cap
+        cdef bdev_io **grown
+        if self.n + more <= cap:
+            return 0
+        while cap < self.n + more:
+            cap *= 2
+        grown = <bdev_io **>malloc(cap * sizeof(void *))
+        if grown == NULL:
+            raise MemoryError
+        memcpy(<void *>grown, <void *>self.v, self.n * sizeof(void *))
+        if self.v != self.inline_v:
+            free(<void *>self.v)
+        self.v = grown
+        self.cap = cap
+        return 0
+
+    cdef int append(self, bdev_io *io) except -1:
+        if self.n == self.cap:
+            self.reserve(1)
+        self.v[self.n] = io
+        self.n += 1
+        return 0
+
+    def __len__(self):
+        return self.n
+
+    def __repr__(self):
+        return f"<IOBatch of {self.n} I/Os>"
+
+    # Verbs
+
+    def shift(self, int64_t delta_blocks):
+        """Add `delta_blocks` to each offset (of a COPY: to both). Undone on the way up.
+
+        A SEEK's result is moved back likewise. Only before the batch is forwarded.
+        """
+        cdef Py_ssize_t i
+        cdef bdev_io *io
+        for i in range(self.n):
+            io = self.v[i]
+            io.offset_blocks += <uint64_t>delta_blocks
+            if io.op == OP_COPY:
+                io.src_offset_blocks += <uint64_t>delta_blocks
+
+    cdef IOBatch take_op_mask(self, uint64_t mask):
+        cdef IOBatch taken = new_batch(self.core)
+        cdef Py_ssize_t i, kept = 0
+        cdef bdev_io *io
+        for i in range(self.n):
+            io = self.v[i]
+            if (mask >> io.op) & 1:
+                taken.append(io)
+            else:
+                self.v[kept] = io
+                kept += 1
+        self.n = kept
+        return taken
+
+    def take(self, which=None):
+        """Move I/Os into a new batch and return it; the order of both is kept.
+
+        which: None for all; an `Op` (or several) for I/Os of that type; otherwise an array of
+        bool, one for each I/O.
+        """
+        cdef uint64_t mask = 0
+        cdef IOBatch taken
+        cdef const uint8_t[::1] chosen
+        cdef Py_ssize_t i, kept = 0
+        if which is None:
+            return self.take_op_mask(<uint64_t>-1)
+        if isinstance(which, int):
+            return self.take_op_mask(op_bit(which))
+        if isinstance(which, (tuple, set, frozenset)):
+            for op in which:
+                mask |= op_bit(op)
+            return self.take_op_mask(mask)
+        import numpy
+        chosen = numpy.ascontiguousarray(which, dtype=bool).view(numpy.uint8)
+        if chosen.shape[0] != self.n:
+            raise ValueError(
+                f"IOBatch.take: a mask of {chosen.shape[0]} for {self.n} I/Os; give one for each")
+        taken = new_batch(self.core)
+        taken.reserve(self.n)
+        for i in range(self.n):
+            if chosen[i]:
+                taken.v[taken.n] = self.v[i]
+                taken.n += 1
+            else:
+                self.v[kept] = self.v[i]
+                kept += 1
+        self.n = kept
+        return taken
+
+    def split(self):
+        """Return one batch for each I/O, in order; this one is empty afterwards."""
+        cdef Py_ssize_t i
+        cdef IOBatch one
+        out = []
+        for i in range(self.n):
+            one = new_batch(self.core)
+            one.v[0] = self.v[i]
+            one.n = 1
+            out.append(one)
+        self.n = 0
+        return out
+
+    def extend(self, IOBatch other not None):
+        """Move all I/Os of `other` behind the ones here."""
+        if other is self:
+            raise ValueError("IOBatch.extend: a batch can not be moved into itself")
+        self.reserve(other.n)
+        memcpy(<void *>(self.v + self.n), <void *>other.v, other.n * sizeof(void *))
+        self.n += other.n
+        other.n = 0
+
+    cdef int finish_all(self, int8_t status, int32_t err) except -1:
+        cdef Py_ssize_t i, wrong = 0
+        cdef bdev_io *io
+        for i in range(self.n):
+            io = self.v[i]
+            if status != IO_PENDING:
+                wrong += not self.core.push_done(io, status, err)
+            elif io.status == IO_PENDING:
+                wrong += not self.core.push_done(io, IO_SUCCESS, 0)
+            else:
+                wrong += not self.core.push_done(io, io.status, io.err)
+        self.n = 0
+        if wrong:
+            raise RuntimeError(f"{wrong} I/Os completed that no layer held: completed twice?")
+        return 0
+
+    def complete(self, status=None, int errno=0):
+        """Complete every I/O in the batch, which is empty afterwards.
+
+        status: a `Status`; without one, what the layers below said, or SUCCESS where no layer
+        below was asked. errno: the detail that goes with a failure; it decides the error that a
+        client sees. Completing an I/O twice is a RuntimeError; the others complete.
+        """
+        cdef int value
+        if status is None:
+            self.finish_all(IO_PENDING, 0)
+            return
+        value = status
+        if not -8 <= value <= 1 or value == IO_PENDING:
+            raise ValueError(f"IOBatch.complete: {status!r} is no final status")
+        self.finish_all(<int8_t>value, errno)
+
+    def copy_data(self, *ops):
+        """Give each I/O (of these types) a private copy of its data, so that it can be changed.
+
+        A writer's data is the writer's: a layer that transforms it works on a copy, which is
+        undone on the way up. I/Os for which no memory is left now leave the batch, wait, and
+        come to this module's `submit` again, in order.
+        """
+        cdef uint64_t mask = 0
+        cdef Py_ssize_t i, kept = 0
+        cdef bdev_io *io
+        cdef bint held
+        for op in ops:
+            mask |= op_bit(op)
+        if not ops:
+            mask = <uint64_t>-1
+        for i in range(self.n):
+            io = self.v[i]
+            if (mask >> io.op) & 1 and io.iovcnt:
+                held = io.buf.size_class >= 0 or io.bounce != NULL
+                if not self.core.bounce(io, io.op != OP_READ, io.op == OP_READ, held):
+                    io_restore(io)  # it comes to `submit` once more, as it came now
+                    self.core.wait_for_buffer(io)
+                    continue
+            self.v[kept] = io
+            kept += 1
+        self.n = kept
+
+    def data(self, *ops):
+        """Return a writable memoryview for each piece of data of I/Os of these types.
+
+        The memory belongs to the I/O: do not keep a view beyond the call that received the
+        batch. Change a READ's data in `completed`, a WRITE's after `copy_data` in `submit`.
+        """
+        cdef uint64_t mask = 0
+        cdef Py_ssize_t i
+        cdef uint32_t j
+        cdef bdev_io *io
+        for op in ops:
+            mask |= op_bit(op)
+        if not ops:
+            mask = <uint64_t>-1
+        views = []
+        for i in range(self.n):
+            io = self.v[i]
+            if (mask >> io.op) & 1 and (io.status == IO_SUCCESS or io.status == IO_PENDING):
+                for j in range(io.iovcnt):
+                    views.append(PyMemoryView_FromMemory(
+                        <char *>io.iovs[j].iov_base, io.iovs[j].iov_len, PyBUF_WRITE))
+        return views
+
+    # Columns
+
+    @property
+    def ops(self):
+        """I/O types, uint8 (n,)."""
+        import numpy
+        out = numpy.empty(self.n, dtype=numpy.uint8)
+        cdef uint8_t[::1] view = out
+        cdef Py_ssize_t i
+        for i in range(self.n):
+            view[i] = self.v[i].op
+        return out
+
+    @property
+    def statuses(self):
+        """Statuses, int8 (n,): PENDING on the way down."""
+        import numpy
+        out = numpy.empty(self.n, dtype=numpy.int8)
+        cdef int8_t[::1] view = out
+        cdef Py_ssize_t i
+        for i in range(self.n):
+            view[i] = self.v[i].status
+        return out
+
+    @property
+    def num_blocks(self):
+        """Lengths in blocks, uint64 (n,)."""
+        import numpy
+        out = numpy.empty(self.n, dtype=numpy.uint64)
+        cdef uint64_t[::1] view = out
+        cdef Py_ssize_t i
+        for i in range(self.n):
+            view[i] = self.v[i].num_blocks
+        return out
+
+    @property
+    def offset_blocks(self):
+        """Offsets in blocks, uint64 (n,). Assigning maps the I/Os; undone on the way up."""
+        import numpy
+        out = numpy.empty(self.n, dtype=numpy.uint64)
+        cdef uint64_t[::1] view = out
+        cdef Py_ssize_t i
+        for i in range(self.n):
+            view[i] = self.v[i].offset_blocks
+        return out
+
+    @offset_blocks.setter
+    def offset_blocks(self, values):
+        import numpy
+        cdef const uint64_t[::1] view = numpy.ascontiguousarray(values, dtype=numpy.uint64)
+        cdef Py_ssize_t i
+        if view.shape[0] != self.n:
+            raise ValueError(
+                f"IOBatch.offset_blocks: {view.shape[0]} offsets for {self.n} I/Os")
+        for i in range(self.n):
+            self.v[i].offset_blocks = view[i]
+
+
+cdef uint64_t op_bit(op) except? 0:
+    cdef int number = op
+    if not 0 < number < OP_LIMIT:
+        raise ValueError(f"{op!r} is no I/O type")
+    return <uint64_t>1 << number
+
+
+cdef IOBatch new_batch(IoCore core):
+    cdef IOBatch batch = IOBatch.__new__(IOBatch)
+    batch.core = core
+    return batch

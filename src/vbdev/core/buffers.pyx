@@ -1,0 +1,143 @@
+"""Aligned data buffers, by size class, for one reactor (SPDK's iobuf).
+
+Buffers are powers of two from 4 KiB to 64 MiB, aligned to 4 KiB. Small ones are cut from 2 MiB
+slabs, which stay mapped and which a ring can register; larger ones are mappings of their own,
+of which a few are kept. A free buffer's first bytes hold the list that it waits in, so the pool
+itself allocates nothing, and memory that was never handed out is never touched.
+
+The limit is on bytes handed out. An I/O that holds no buffer yet waits when the limit is reached;
+one that holds one is served beyond it (`beyond_limit`), because its waiting for another could
+wait for itself. Belongs to one thread.
+"""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport uint64_t
+
+
+cdef extern from "sys/mman.h" nogil:
+    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
+    int munmap(void *addr, size_t length)
+    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS
+    void *MAP_FAILED
+
+cdef enum:
+    CACHED_LARGE_LIMIT = 64 << 20
+
+
+cdef struct free_buffer:
+    free_buffer *next
+    int16_t slab
+
+
+cdef void *map_aligned(size_t length, size_t alignment) noexcept nogil:
+    # The kernel aligns to pages only: map more, cut off both ends.
+    cdef size_t extra = alignment if alignment > 4096 else 0
+    cdef char *base = <char *>mmap(
+        NULL, length + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    cdef size_t head
+    if <void *>base == MAP_FAILED:
+        return NULL
+    if extra:
+        head = (alignment - (<size_t>base & (alignment - 1))) & (alignment - 1)
+        if head:
+            munmap(base, head)
+        if extra - head:
+            munmap(base + head + length, extra - head)
+        base += head
+    return base
+
+
+cdef class BufferPool:
+    """Buffers for one reactor. `limit_bytes` bounds what is handed out at once."""
+
+    def __cinit__(self, uint64_t limit_bytes=256 << 20):
+        self.limit_bytes = limit_bytes
+
+    def __dealloc__(self):
+        cdef int i
+        cdef free_buffer *buf
+        for i in range(SLAB_CLASSES, NUM_CLASSES):
+            while self.free_lists[i] != NULL:
+                buf = <free_buffer *>self.free_lists[i]
+                self.free_lists[i] = buf.next
+                munmap(buf, class_bytes(i))
+        # Slabs with buffers still out stay mapped: somebody's I/O may be in flight to them.
+        if self.live_buffers == 0:
+            for i in range(self.num_slabs):
+                munmap(self.slabs[i], SLAB_BYTES)
+
+    cdef bint get(self, size_t size, bint beyond_limit, buffer_ref *out) noexcept nogil:
+        """Hand out a buffer of at least `size` bytes; False when there is none to be had."""
+        cdef int size_class = 0
+        cdef free_buffer *buf
+        cdef char *base
+        cdef int16_t slab = -1
+        while size_class < NUM_CLASSES and class_bytes(size_class) < size:
+            size_class += 1
+        if size_class == NUM_CLASSES:
+            self.failed_gets += 1
+            return False
+        if not beyond_limit and self.used_bytes + class_bytes(size_class) > self.limit_bytes:
+            self.failed_gets += 1
+            return False
+        buf = <free_buffer *>self.free_lists[size_class]
+        if buf != NULL:
+            self.free_lists[size_class] = buf.next
+            slab = buf.slab
+            base = <char *>buf
+            if slab < 0:
+                self.cached_large_bytes -= class_bytes(size_class)
+        elif size_class < SLAB_CLASSES:
+            if self.carve_next[size_class] == self.carve_end[size_class]:
+                if not self._new_slab(size_class):
+                    self.failed_gets += 1
+                    return False
+            base = self.carve_next[size_class]
+            slab = self.carve_slab[size_class]
+            self.carve_next[size_class] += class_bytes(size_class)
+        else:
+            base = <char *>map_aligned(class_bytes(size_class), 4096)
+            if base == NULL:
+                self.failed_gets += 1
+                return False
+        out.base = base
+        out.size_class = size_class
+        out.slab = slab
+        self.used_bytes += class_bytes(size_class)
+        self.live_buffers += 1
+        return True
+
+    cdef bint _new_slab(self, int size_class) noexcept nogil:
+        cdef char *base
+        if self.num_slabs == MAX_SLABS:
+            return False
+        base = <char *>map_aligned(SLAB_BYTES, SLAB_BYTES)
+        if base == NULL:
+            return False
+        self.slabs[self.num_slabs] = base
+        self.carve_next[size_class] = base
+        self.carve_end[size_class] = base + SLAB_BYTES
+        self.carve_slab[size_class] = self.num_slabs
+        self.num_slabs += 1
+        return True
+
+    cdef void put(self, buffer_ref *buf) noexcept nogil:
+        """Take a buffer back; `buf` then holds none. Without a buffer, nothing happens."""
+        cdef free_buffer *header
+        cdef size_t size
+        if buf.size_class < 0:
+            return
+        size = class_bytes(buf.size_class)
+        self.used_bytes -= size
+        self.live_buffers -= 1
+        header = <free_buffer *>buf.base
+        if buf.slab < 0 and self.cached_large_bytes + size > CACHED_LARGE_LIMIT:
+            munmap(buf.base, size)
+        else:
+            if buf.slab < 0:
+                self.cached_large_bytes += size
+            header.next = <free_buffer *>self.free_lists[buf.size_class]
+            header.slab = buf.slab
+            self.free_lists[buf.size_class] = header
+        buf.base = NULL
+        buf.size_class = -1

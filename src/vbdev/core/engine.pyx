@@ -1,0 +1,590 @@
+"""The batch engine: channels check and count, the engine completes, owners receive.
+
+Down: `Channel.submit` looks at each I/O once (may it pass, is it in range, does its data need a
+buffer), pushes a frame, and calls the module once for the batch. Budget: 6 ns an I/O and layer
+at queue depth 32, of which the module's own Python is one call for the batch.
+
+Up: whoever finishes an I/O appends it to the engine's `done` list and nothing else happens;
+`Engine.drain`, called from the reactor's loop, pops the frames. Layers without a `completed` of
+their own are popped without any Python. So completions that come back inside `submit` never
+recurse, and a module never finds an I/O gone that it still looks at.
+
+What must not be broken:
+- an I/O is in one place: with its owner, in one batch, in one list of a layer, or in `done`;
+- every frame pushed is popped, by `_pop` alone, and `outstanding` counts the frames;
+- nothing here blocks, and nothing here raises into a module's caller.
+"""
+
+from libc.errno cimport EBADF, EINVAL, ELOOP, ENOMEM, EOPNOTSUPP as ENOTSUP
+from libc.stddef cimport size_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from vbdev.core.batch cimport IOBatch, IoCore, new_batch
+from vbdev.core.buffers cimport class_bytes
+from vbdev.core.types cimport (
+    FLAG_ZCOPY_END,
+    INLINE_IOVS,
+    IO_ABORTED,
+    IO_FAILED,
+    IO_IDLE,
+    IO_NOMEM,
+    IO_PENDING,
+    IO_SUBMITTED,
+    IO_SUCCESS,
+    MAX_STACK_DEPTH,
+    NUM_ERROR_STATUSES,
+    OP_ABORT,
+    OP_COMPARE,
+    OP_COPY,
+    OP_READ,
+    OP_SEEK_DATA,
+    OP_SEEK_HOLE,
+    OP_UNMAP,
+    OP_WRITE,
+    OP_ZCOPY,
+    STAT_CLASSES,
+    STAT_COPY,
+    STAT_NONE,
+    STAT_READ,
+    STAT_UNMAP,
+    STAT_WRITE,
+    bdev_io,
+    channel_state,
+    io_frame,
+    io_list,
+    io_list_free,
+    io_list_reserve,
+    io_restore,
+    op_stat,
+    owner_state,
+)
+
+
+cdef extern from "stdlib.h" nogil:
+    void abort()
+
+cdef extern from "time.h" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *out)
+    int CLOCK_MONOTONIC
+
+cdef extern from "sys/mman.h" nogil:
+    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
+    int munmap(void *addr, size_t length)
+    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
+    void *MAP_FAILED
+
+cdef enum:
+    ADMIT = 0
+    REFUSE = 1
+    WAIT = 2
+    SNAPSHOT = 128
+
+cdef uint8_t stat_class[32]
+memset(stat_class, STAT_NONE, 32)
+stat_class[OP_READ] = STAT_READ
+stat_class[OP_WRITE] = STAT_WRITE
+stat_class[OP_UNMAP] = STAT_UNMAP
+stat_class[OP_COPY] = STAT_COPY
+
+
+cdef inline void list_push(io_list *self, void *item) noexcept nogil:
+    if not io_list_reserve(self, 1):
+        abort()  # no memory for 8 bytes: an I/O must never be lost silently
+    self.v[self.n] = <bdev_io *>item
+    self.n += 1
+
+
+cdef class Engine(IoCore):
+    """One reactor's part of the core: the BdevIO pool, the buffers, the completion queue.
+
+    Parameters
+    ----------
+    pool_size: BdevIOs at most (SPDK: bdev_io_pool_size). Memory is touched as they are used.
+    buffer_limit_bytes: data buffers handed out at once, at most.
+    virtual: take time stamps from `set_virtual_time` instead of CLOCK_MONOTONIC.
+    on_module_error: called as (channel, exception, n) when a module raised with n I/Os failed.
+
+    """
+
+    def __cinit__(self, *, uint32_t pool_size=65535, buffer_limit_bytes=256 << 20,
+                  bint virtual=False):
+        self.pool_size = pool_size
+        self.virtual = virtual
+        self.channels = set()
+        self.owners = set()
+        self.pool = <char *>mmap(
+            NULL, <size_t>pool_size * sizeof(bdev_io), PROT_READ | PROT_WRITE,
+            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        if <void *>self.pool == MAP_FAILED:
+            self.pool = NULL
+            raise MemoryError(f"no memory for a pool of {pool_size} BdevIOs")
+
+    def __dealloc__(self):
+        if self.pool != NULL:
+            munmap(self.pool, <size_t>self.pool_size * sizeof(bdev_io))
+        io_list_free(&self.work)
+        io_list_free(&self.ready_channels)
+        io_list_free(&self.ready_owners)
+
+    cdef uint64_t now_ns(self) noexcept nogil:
+        cdef timespec now
+        if self.virtual:
+            return self.virtual_ns
+        clock_gettime(CLOCK_MONOTONIC, &now)
+        return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
+
+    def set_virtual_time(self, uint64_t now_ns):
+        """Stamp I/Os with `now_ns` from now on."""
+        self.virtual_ns = now_ns
+
+    cdef bdev_io *get_io(self) noexcept nogil:
+        """Take a BdevIO out of the pool; NULL when all are in use. Its op is the caller's to set."""
+        cdef bdev_io *io = self.free_ios
+        if io != NULL:
+            self.free_ios = io.next
+        elif self.pool_high_water < self.pool_size:
+            io = <bdev_io *>(self.pool + <size_t>self.pool_high_water * sizeof(bdev_io))
+            io.index = self.pool_high_water
+            self.pool_high_water += 1
+        else:
+            return NULL
+        self.ios_in_use += 1
+        io.status = IO_PENDING
+        io.state = IO_IDLE
+        io.depth = 0
+        io.hooked_depth = 0
+        io.flags = 0
+        io.err = 0
+        io.iovcnt = 0
+        io.iovs = io.iov_inline
+        io.src_offset_blocks = 0
+        io.result = 0
+        io.victim = NULL
+        io.bounce = NULL
+        io.buf.size_class = -1
+        return io
+
+    cdef void put_io(self, bdev_io *io) noexcept nogil:
+        """Give a BdevIO back, with the buffer that belongs to it."""
+        self.buffers.put(&io.buf)
+        io.next = self.free_ios
+        self.free_ios = io
+        self.ios_in_use -= 1
+
+    @property
+    def pending(self):
+        """Whether `drain` has something to do at once."""
+        return self.done.n > 0
+
+    def drain(self):
+        """Complete what is done: pop frames, run `completed`, deliver to owners.
+
+        Returns how many I/Os moved. What completes while this runs is handled too, up to a
+        bound, so that the rest of the reactor gets its turn.
+        """
+        cdef uint64_t now
+        cdef size_t i, moved = 0
+        cdef int round
+        cdef io_list swap
+        cdef owner_state *owner
+        if self.draining:
+            return 0
+        self.draining = True
+        try:
+            if self.waiting:
+                self._retry_waiting()
+            for round in range(16):
+                if self.done.n == 0:
+                    break
+                swap = self.work
+                self.work = self.done
+                self.done = swap
+                self.done.n = 0
+                moved += self.work.n
+                now = self.now_ns()
+                for i in range(self.work.n):
+                    self._unwind(self.work.v[i], now)
+                self.work.n = 0
+                while self.ready_channels.n:
+                    self.ready_channels.n -= 1
+                    self._run_completed(
+                        <channel_state *>self.ready_channels.v[self.ready_channels.n])
+                while self.ready_owners.n:
+                    self.ready_owners.n -= 1
+                    owner = <owner_state *>self.ready_owners.v[self.ready_owners.n]
+                    owner.ready_queued = False
+                    (<IoOwner>owner.object).deliver()
+        finally:
+            self.draining = False
+        self.delivered += moved
+        return moved
+
+    cdef void _unwind(self, bdev_io *io, uint64_t now) noexcept nogil:
+        """Pop frames up to a layer that wants to see the I/O, or to the owner."""
+        cdef channel_state *state
+        cdef owner_state *owner
+        while io.depth:
+            state = io.frames[io.depth - 1].channel
+            if state.wants_completed and io.hooked_depth != io.depth:
+                io.hooked_depth = io.depth
+                io_restore(io)
+                io.state = IO_SUBMITTED
+                list_push(&state.ready, io)
+                if not state.ready_queued:
+                    state.ready_queued = True
+                    list_push(&self.ready_channels, state)
+                return
+            self._pop(io, now)
+        io.state = IO_IDLE
+        owner = io.owner
+        list_push(&owner.ready, io)
+        if not owner.ready_queued:
+            owner.ready_queued = True
+            list_push(&self.ready_owners, owner)
+
+    cdef inline void _pop(self, bdev_io *io, uint64_t now) noexcept nogil:
+        cdef io_frame *frame = &io.frames[io.depth - 1]
+        cdef channel_state *state = frame.channel
+        cdef op_stat *stat
+        cdef uint64_t latency
+        if io.offset_blocks != frame.offset_blocks:
+            io_restore(io)
+        while io.bounce != NULL and io.bounce.depth == io.depth:
+            self.unbounce(io)
+        state.outstanding -= 1
+        if io.status == IO_SUCCESS:
+            stat = &state.stats[stat_class[io.op]]
+            latency = now - frame.submit_ns
+            stat.ops += 1
+            stat.blocks += io.num_blocks
+            stat.latency_ns += latency
+            if latency > stat.max_latency_ns:
+                stat.max_latency_ns = latency
+            if latency < stat.min_latency_ns:
+                stat.min_latency_ns = latency
+        else:
+            state.errors[-io.status] += 1
+        io.depth -= 1
+
+    cdef int _run_completed(self, channel_state *state) except -1:
+        """Show a layer its completed I/Os; send up those that it left in the batch."""
+        cdef Channel channel = <Channel>state.object
+        cdef IOBatch ios = new_batch(self)
+        cdef size_t i
+        cdef Py_ssize_t j
+        cdef uint64_t now
+        ios.reserve(state.ready.n)
+        for i in range(state.ready.n):
+            ios.v[i] = state.ready.v[i]
+        ios.n = state.ready.n
+        state.ready.n = 0
+        state.ready_queued = False
+        try:
+            channel.module_completed(channel, ios)
+        except Exception as error:
+            for j in range(ios.n):
+                ios.v[j].status = IO_FAILED
+                ios.v[j].err = 0
+            self._report(channel, error, ios.n)
+        now = self.now_ns()
+        for j in range(ios.n):
+            if ios.v[j].state == IO_SUBMITTED:
+                self._unwind(ios.v[j], now)
+        ios.n = 0
+        return 0
+
+    cdef int _retry_waiting(self) except -1:
+        """Give waiting I/Os, in order, the buffers that have come back."""
+        cdef Channel channel
+        cdef bdev_io *io
+        cdef IOBatch ios
+        cdef int verdict
+        for channel in list(self.channels):
+            if channel.s.nomem_head == NULL:
+                continue
+            ios = new_batch(self)
+            while channel.s.nomem_head != NULL:
+                io = channel.s.nomem_head
+                verdict = channel._admit(io)
+                if verdict == WAIT:
+                    break
+                channel.s.nomem_head = io.next
+                self.waiting -= 1
+                if verdict == REFUSE:
+                    self.push_done(io, IO_NOMEM, ENOMEM)
+                else:
+                    ios.append(io)
+            if ios.n:
+                channel._deliver(ios)
+        return 0
+
+    def _report(self, channel, error, n):
+        if self.on_module_error is not None:
+            self.on_module_error(channel, error, n)
+
+    def held_by(self, Channel channel not None):
+        """Return how many I/Os the channel's own module holds now: neither below nor done."""
+        cdef uint32_t i
+        cdef bdev_io *io
+        cdef int count = 0
+        for i in range(self.pool_high_water):
+            io = <bdev_io *>(self.pool + <size_t>i * sizeof(bdev_io))
+            if (io.state == IO_SUBMITTED and io.depth
+                    and io.frames[io.depth - 1].channel == &channel.s):
+                count += 1
+        return count
+
+
+cdef class Channel:
+    """One thread's path to one bdev, through one descriptor: `submit`, counters, context.
+
+    `base` is the channel to the base bdev (of a vbdev), `context` what the module's
+    `create_channel` returned. Belongs to its engine's thread.
+    """
+
+    def __cinit__(self, Engine engine not None, bdev, descriptor=None):
+        cdef int i
+        self.engine = engine
+        self.bdev = bdev
+        self.descriptor = descriptor
+        self.s.object = <void *>self
+        for i in range(STAT_CLASSES):
+            self.s.stats[i].min_latency_ns = <uint64_t>-1
+        engine.channels.add(self)
+
+    def __dealloc__(self):
+        io_list_free(&self.s.ready)
+
+    def configure(self, *, submit, completed, uint64_t supported_mask, uint64_t ops_mask,
+                  uint64_t num_blocks, uint32_t block_size, uint32_t required_alignment, unsigned int refused_flags,
+                  bint gives_read_buffers):
+        """Set what the checks compare with; again after a resize.
+
+        supported_mask: a bit for each op of the bdev; ops_mask: of those, what the descriptor
+        may submit. required_alignment: of data in memory, in bytes, a power of two. gives_read_buffers: a
+        READ may arrive at the module without a buffer, and the module supplies one.
+        """
+        self.module_submit = submit
+        self.module_completed = completed
+        self.s.wants_completed = completed is not None
+        self.supported_mask = supported_mask
+        self.s.ops_mask = ops_mask
+        self.s.num_blocks = num_blocks
+        self.s.block_size = block_size
+        self.s.align_mask = required_alignment - 1
+        self.s.refused_flags = refused_flags
+        self.s.gives_read_buffers = gives_read_buffers
+        self.s.special_mask = (1 << OP_COPY) | (1 << OP_ABORT)
+        if not gives_read_buffers:
+            self.s.special_mask |= 1 << OP_READ
+        if required_alignment > 1:
+            self.s.special_mask |= (1 << OP_READ) | (1 << OP_WRITE) | (1 << OP_COMPARE)
+
+    def submit(self, IOBatch ios not None):
+        """Hand a batch to the bdev. It belongs to the callee then. Never raises, never blocks."""
+        self.submit_batch(ios)
+
+    cdef int submit_batch(self, IOBatch ios) except -1:
+        cdef Py_ssize_t i, n = ios.n, kept = 0
+        cdef channel_state *s = &self.s
+        cdef uint64_t ops_mask = s.ops_mask, special = s.special_mask, num_blocks = s.num_blocks
+        cdef uint32_t refused = s.refused_flags
+        cdef uint64_t now
+        cdef bdev_io *io
+        cdef io_frame *frame
+        cdef int verdict
+        if n == 0:
+            return 0
+        now = self.engine.now_ns()
+        for i in range(n):
+            io = ios.v[i]
+            if (not ((ops_mask >> io.op) & 1) or io.num_blocks > num_blocks
+                    or io.offset_blocks > num_blocks - io.num_blocks
+                    or io.flags & refused or io.depth >= MAX_STACK_DEPTH):
+                io.state = IO_SUBMITTED
+                self.engine.push_done(io, IO_FAILED, self._refusal(io))
+                continue
+            frame = &io.frames[io.depth]
+            frame.channel = s
+            frame.offset_blocks = io.offset_blocks
+            frame.submit_ns = now
+            io.depth += 1
+            io.hooked_depth = 0
+            io.status = IO_PENDING
+            io.state = IO_SUBMITTED
+            s.outstanding += 1
+            if (special >> io.op) & 1 or s.nomem_head != NULL:
+                verdict = WAIT if s.nomem_head != NULL else self._admit(io)
+                if verdict == WAIT:
+                    self.engine.wait_for_buffer(io)
+                    continue
+                if verdict == REFUSE:
+                    self.engine.push_done(io, IO_FAILED, EINVAL)
+                    continue
+            ios.v[kept] = io
+            kept += 1
+        ios.n = kept
+        if kept == 0:
+            return 0
+        s.batches += 1
+        s.batched_ios += kept
+        return self._deliver(ios)
+
+    cdef int _refusal(self, bdev_io *io) noexcept nogil:
+        if not (self.s.ops_mask >> io.op) & 1:
+            # The write bits are missing where the descriptor may only read.
+            return EBADF if (self.supported_mask >> io.op) & 1 else ENOTSUP
+        if io.depth >= MAX_STACK_DEPTH:
+            return ELOOP
+        if io.flags & self.s.refused_flags:
+            return ENOTSUP
+        return EINVAL
+
+    cdef int _admit(self, bdev_io *io) noexcept nogil:
+        """Look at what range and type do not say; get data where a module needs other data."""
+        cdef uint64_t length
+        cdef uint32_t i
+        cdef bint held
+        if io.op == OP_COPY:
+            if io.src_offset_blocks > self.s.num_blocks - io.num_blocks:
+                return REFUSE
+            return ADMIT
+        if io.op == OP_ABORT:
+            return REFUSE if io.victim == NULL else ADMIT
+        held = io.bounce != NULL or io.buf.size_class >= 0
+        if io.op == OP_READ and io.iovcnt == 0:
+            if self.s.gives_read_buffers:
+                return ADMIT
+            length = io.num_blocks * self.s.block_size
+            if length == 0:
+                return ADMIT
+            if not self.engine.buffers.get(length, held, &io.buf):
+                return WAIT if length <= self.engine.buffers.limit_bytes else REFUSE
+            io.iovs = io.iov_inline
+            io.iov_inline[0].iov_base = io.buf.base
+            io.iov_inline[0].iov_len = length
+            io.iovcnt = 1
+            return ADMIT
+        if self.s.align_mask:
+            for i in range(io.iovcnt):
+                if (<size_t>io.iovs[i].iov_base | io.iovs[i].iov_len) & self.s.align_mask:
+                    break
+            else:
+                return ADMIT
+            if not self.engine.bounce(io, io.op != OP_READ, io.op == OP_READ, held):
+                length = io.num_blocks * self.s.block_size
+                return WAIT if length <= self.engine.buffers.limit_bytes else REFUSE
+        return ADMIT
+
+    cdef int _deliver(self, IOBatch ios) except -1:
+        """Call the module; what it still holds when it raises is failed."""
+        cdef bdev_io *snapshot[SNAPSHOT]
+        cdef bdev_io **copy = snapshot
+        cdef Py_ssize_t i, n = ios.n, failed = 0
+        cdef bdev_io *io
+        if n > SNAPSHOT:
+            copy = <bdev_io **>malloc(n * sizeof(void *))
+            if copy == NULL:
+                ios.finish_all(IO_NOMEM, ENOMEM)
+                return 0
+        memcpy(<void *>copy, <void *>ios.v, n * sizeof(void *))
+        try:
+            self.module_submit(self, ios)
+        except Exception as error:
+            for i in range(n):
+                io = copy[i]
+                if (io.state == IO_SUBMITTED and io.depth
+                        and io.frames[io.depth - 1].channel == &self.s):
+                    self.engine.push_done(io, IO_FAILED, 0)
+                    failed += 1
+            ios.n = 0
+            self.engine._report(self, error, failed)
+        finally:
+            if copy != snapshot:
+                free(<void *>copy)
+        return 0
+
+    # Counters
+
+    @property
+    def outstanding(self):
+        """I/Os that have entered and not left."""
+        return self.s.outstanding
+
+    @property
+    def mean_batch(self):
+        """I/Os a module's `submit` received at once, on average."""
+        return self.s.batched_ios / self.s.batches if self.s.batches else 0.0
+
+    def stats(self):
+        """Return the counters: {"read"|"write"|"unmap"|"copy": (ops, blocks, latency_ns, max, min)}.
+
+        Times are ns; min is 0 without a sample. Only I/Os that succeeded count (SEMANTICS A.18).
+        """
+        out = {}
+        for name, index in (("read", STAT_READ), ("write", STAT_WRITE),
+                            ("unmap", STAT_UNMAP), ("copy", STAT_COPY)):
+            stat = self.s.stats[<int>index]
+            out[name] = (stat.ops, stat.blocks, stat.latency_ns, stat.max_latency_ns,
+                         stat.min_latency_ns if stat.ops else 0)
+        return out
+
+    def errors(self):
+        """Return {status: count} of I/Os that failed."""
+        cdef int i
+        return {-i: self.s.errors[i] for i in range(1, NUM_ERROR_STATUSES) if self.s.errors[i]}
+
+    def close(self):
+        """Leave the engine. Only without outstanding I/O."""
+        if self.s.outstanding:
+            raise RuntimeError(
+                f"channel of {self.bdev!r} has {self.s.outstanding} I/Os outstanding")
+        self.engine.channels.discard(self)
+        self.closed = True
+        self.base = None
+        self.context = None
+        self.module_submit = None
+        self.module_completed = None
+
+
+cdef class IoOwner:
+    """Who gets I/Os back. Compiled targets override `deliver`; `PyOwner` is for Python callers."""
+
+    def __cinit__(self, Engine engine not None, *args, **kwargs):
+        self.engine = engine
+        self.o.object = <void *>self
+        engine.owners.add(self)  # I/Os in flight point here
+
+    def __dealloc__(self):
+        io_list_free(&self.o.ready)
+
+    def close(self):
+        """Leave the engine. Only when every I/O has been given back."""
+        if self.o.in_flight:
+            raise RuntimeError(f"{self!r} has {self.o.in_flight} I/Os in flight")
+        self.engine.owners.discard(self)
+
+    cdef int deliver(self) except -1:
+        """Take over `o.ready`, and free each I/O with `free_io` when done with it."""
+        raise NotImplementedError
+
+    cdef bdev_io *new_io(self) noexcept nogil:
+        cdef bdev_io *io = self.engine.get_io()
+        if io != NULL:
+            io.owner = &self.o
+            self.o.in_flight += 1
+        return io
+
+    cdef void free_io(self, bdev_io *io) noexcept nogil:
+        self.o.in_flight -= 1
+        self.engine.put_io(io)
+
+    @property
+    def in_flight(self):
+        """I/Os taken and not yet given back."""
+        return self.o.in_flight

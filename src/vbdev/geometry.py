@@ -1,0 +1,45 @@
+"""Sizes of bdevs that are made to measure (malloc, null): their parameters and their checks."""
+
+from __future__ import annotations
+
+import errno
+
+from vbdev.bdev import Bdev, BdevError, BdevParams
+from vbdev.vocab import BLOCK_SIZE_MULTIPLE, MAX_SIZE_BYTES
+
+__all__ = ["SizedParams", "set_geometry"]
+
+
+class SizedParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of a bdev whose size is the creator's to choose."""
+
+    num_blocks: int
+    """Size in blocks."""
+    block_size: int
+    """Bytes; a multiple of 512."""
+    physical_block_size: int | None = None
+    """Bytes; a multiple of 512. Default: block_size."""
+
+
+def set_geometry(bdev: Bdev, params: SizedParams) -> None:
+    """Give the bdev its size; BdevError EINVAL where sizes do not make a disk (SEMANTICS B.3)."""
+    who = f"{bdev.kind} bdev {bdev.name!r}"
+    if params.num_blocks <= 0:
+        raise BdevError(errno.EINVAL, f"{who}: num_blocks is {params.num_blocks}; at least 1")
+    for field, size in (
+        ("block_size", params.block_size),
+        ("physical_block_size", params.physical_block_size),
+    ):
+        if size is not None and (size <= 0 or size % BLOCK_SIZE_MULTIPLE):
+            raise BdevError(
+                errno.EINVAL, f"{who}: {field} {size} is no multiple of {BLOCK_SIZE_MULTIPLE}"
+            )
+    if params.num_blocks * params.block_size > MAX_SIZE_BYTES:
+        raise BdevError(
+            errno.EINVAL,
+            f"{who}: {params.num_blocks} blocks of {params.block_size} bytes are more than"
+            f" {MAX_SIZE_BYTES} bytes",
+        )
+    bdev.num_blocks = params.num_blocks
+    bdev.block_size = params.block_size
+    bdev.phys_block_size = params.physical_block_size or 0

@@ -1,0 +1,21 @@
+"""Bdev modules: one file and one row each.
+
+A module's own parameters, RPC methods, help and documentation come from its class. A third
+party's module needs no row: `vbdev serve --module FILE.py`, or an entry point in the group
+`vbdev.modules`.
+"""
+
+from __future__ import annotations
+
+from vbdev.bdev import Bdev
+from vbdev.modules.malloc import Malloc
+from vbdev.modules.null import Null
+from vbdev.modules.passthru import Passthru
+
+__all__ = ["MODULES"]
+
+MODULES: tuple[type[Bdev], ...] = (
+    Malloc,
+    Null,
+    Passthru,
+)

@@ -1,0 +1,65 @@
+"""malloc: a disk in memory, zero at the start, gone at the end."""
+
+from __future__ import annotations
+
+import errno
+
+from vbdev.bdev import Bdev, BdevError
+from vbdev.core.batch import IOBatch
+from vbdev.core.engine import Channel
+from vbdev.core.ram import RamDisk
+from vbdev.geometry import SizedParams, set_geometry
+from vbdev.vocab import Op
+
+
+class MallocParams(SizedParams, kw_only=True, forbid_unknown_fields=True):
+    """Create a bdev in memory."""
+
+    name: str = ""
+    """Name of the bdev; `Malloc<n>` when absent."""
+    optimal_io_boundary: int | None = None
+    """Blocks; a hint to those who write in larger units."""
+
+
+class Malloc(Bdev):
+    """A memory disk. Nothing survives it, so nothing is ever lost to a missing FLUSH."""
+
+    kind = "malloc"
+    product_name = "Malloc disk"
+    auto_name = "Malloc"
+    Params = MallocParams
+    ops = frozenset(
+        {
+            Op.READ,
+            Op.WRITE,
+            Op.UNMAP,
+            Op.FLUSH,
+            Op.RESET,
+            Op.WRITE_ZEROES,
+            Op.ZCOPY,
+            Op.COMPARE,
+            Op.ABORT,
+            Op.COPY,
+            Op.SEEK_HOLE,
+            Op.SEEK_DATA,
+        }
+    )
+    fast_zero = True
+    fua = True
+    params: MallocParams
+
+    async def start(self) -> None:
+        """Reserve the memory; pages are touched as they are written."""
+        set_geometry(self, self.params)
+        self.optimal_io_boundary = self.params.optimal_io_boundary or 0
+        try:
+            self._ram = RamDisk(self.num_blocks, self.block_size)
+        except (MemoryError, OverflowError) as error:
+            raise BdevError(
+                errno.ENOMEM,
+                f"malloc bdev {self.name!r}: no memory for {self.size_bytes} bytes",
+            ) from error
+
+    def submit(self, channel: Channel, ios: IOBatch) -> None:
+        """Copy, compare, clear; everything completes here."""
+        self._ram.execute(ios)

@@ -1,0 +1,32 @@
+"""passthru: forwards every I/O to its base bdev, unchanged. Copy this file to begin your own.
+
+What a vbdev writes itself is `submit`. Finding the base or waiting for it, claiming it, copying
+its properties, hot removal, deletion, RPC methods and saved configuration come with VirtualBdev.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from vbdev.bdev import ALL_OPS, VirtualBdev
+from vbdev.core.batch import IOBatch
+from vbdev.core.engine import Channel
+
+
+class Passthru(VirtualBdev):
+    """A vbdev that adds nothing. Any I/O type that the base has passes, and no data is touched."""
+
+    kind = "passthru"
+    product_name = "passthru"
+    uuid_namespace = uuid.UUID("7e25812e-c8c0-4d3f-8599-16d790555b85")
+    ops = ALL_OPS
+    gives_read_buffers = True
+
+    def submit(self, channel: Channel, ios: IOBatch) -> None:
+        """Hand the batch to the base; it is the base's from here on."""
+        channel.base.submit(ios)
+
+    def dump_info(self) -> dict[str, Any]:
+        """Return what `bdev_get_bdevs` shows as `driver_specific`."""
+        return {"passthru": {"name": self.name, "base_bdev_name": self.base.name}}

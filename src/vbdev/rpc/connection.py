@@ -1,0 +1,260 @@
+"""One client of the control plane: its socket, its requests in flight, its unsent answers.
+
+Memory is bounded whatever the client does. It is read from only while it takes its answers and
+has a bounded number of requests in flight; requests that have arrived together are started a few
+per turn, so that the answers of the first are on their way before the last is started.
+
+A client that closes its sending side still gets the answers to what it has asked. One that is
+gone altogether loses its answers, and its requests run to their end all the same: a create is
+not undone because nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from vbdev.reactor import Reactor, gather
+from vbdev.rpc.dispatch import Dispatcher
+from vbdev.rpc.errors import INTERNAL_ERROR, RpcError
+from vbdev.wire.jsonrpc import (
+    Batch,
+    Refusal,
+    Request,
+    ServerCodec,
+    encode_batch,
+    encode_error,
+    encode_result,
+)
+
+__all__ = [
+    "MAX_IN_FLIGHT",
+    "MAX_UNSENT_BYTES",
+    "PAUSE_UNSENT_BYTES",
+    "RECEIVE_BYTES",
+    "STARTS_PER_TURN",
+    "Connection",
+]
+
+log = logging.getLogger(__name__)
+
+RECEIVE_BYTES: Final = 64 << 10
+"""Most bytes taken from a socket at once."""
+STARTS_PER_TURN: Final = 16
+"""Requests (or batches) of one client that are started in one turn."""
+MAX_IN_FLIGHT: Final = 1024
+"""Requests of one client that may wait for their results before it is read from again."""
+PAUSE_UNSENT_BYTES: Final = 1 << 20
+"""Unsent answers beyond which a client is not read from."""
+MAX_UNSENT_BYTES: Final = 32 << 20
+"""Unsent answers beyond which a client is dropped (SPDK: SPDK_JSONRPC_SEND_BUF_SIZE_MAX)."""
+
+
+class Connection:
+    """Serves one socket, which it owns, until the client leaves or `drop`.
+
+    `on_closed(connection)` is called once, when the socket is closed.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        connection: socket.socket,
+        dispatcher: Dispatcher,
+        on_closed: Callable[[Connection], object],
+    ) -> None:
+        self.in_flight = 0
+        self._reactor = reactor
+        self._socket = connection
+        self._dispatcher = dispatcher
+        self._on_closed = on_closed
+        self._codec = ServerCodec()
+        self._unsent = bytearray()
+        self._is_open = True
+        self._reading = True  # what the watch is asked to report
+        self._no_more_input = False  # nothing is read any more; what was read is still served
+        self._no_more_requests = False  # not even that
+        self._hung_up = False  # the peer's socket is closed; the watch is gone
+        self._pump_due = False  # as messages to the reactor, each at most once
+        self._flush_due = False
+        self._read_due = False
+        self._watch = reactor.watch(
+            connection.fileno(), readable=self._readable, writable=self._flush
+        )
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Answers that wait for the client to take them, in bytes."""
+        return len(self._unsent)
+
+    def finish(self) -> None:
+        """Start nothing more; close when what is in flight has been answered."""
+        self._no_more_input = self._no_more_requests = True
+        self._settle()
+
+    def drop(self, reason: str) -> None:
+        """Close now. Idempotent."""
+        if not self._is_open:
+            return
+        log.debug("rpc connection closed reason=%s in_flight=%d", reason, self.in_flight)
+        self._is_open = False
+        self._unsent.clear()
+        self._watch.close()
+        self._socket.close()
+        self._on_closed(self)
+
+    # Input
+
+    def _readable(self) -> None:
+        self._read_due = False
+        if not self._is_open:
+            return
+        if not self._reading:
+            self._peer_hung_up()
+            return
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.drop(str(error))
+            return
+        if data:
+            self._codec.feed(data)
+        else:
+            self._no_more_input = True
+        self._pump()
+
+    def _peer_hung_up(self) -> None:
+        """Epoll reports a hang-up even to who wants to know nothing, and again each turn."""
+        if self._hung_up:
+            return
+        self._hung_up = True
+        self._watch.close()
+        if self._unsent:
+            self._flush()  # finds out that nobody can take it
+        self._settle()
+
+    def _pump(self) -> None:
+        self._pump_due = False
+        for _ in range(STARTS_PER_TURN):
+            if not self._is_open or self._no_more_requests or self._is_full():
+                break
+            event = self._codec.next_event()
+            if event is None:
+                break
+            self._start(event)
+        else:
+            self._schedule_pump()
+        self._settle()
+
+    def _schedule_pump(self) -> None:
+        if not self._pump_due:
+            self._pump_due = True
+            self._reactor.send_msg(self._pump)
+
+    def _is_full(self) -> bool:
+        return self.in_flight >= MAX_IN_FLIGHT or len(self._unsent) > PAUSE_UNSENT_BYTES
+
+    def _start(self, event: Request | Batch | Refusal) -> None:
+        if isinstance(event, Refusal):
+            self._send(_refused(event))
+            self._no_more_input |= event.close
+        elif isinstance(event, Request):
+            self.in_flight += 1
+            self._reactor.spawn(self._serve(event), name=f"rpc {event.method}")
+        else:
+            self.in_flight += len(event.requests)
+            self._reactor.spawn(self._serve_batch(event), name="rpc batch")
+
+    # Requests in flight
+
+    async def _serve(self, request: Request) -> None:
+        response = await self._answer(request)
+        self._finished(1, response)
+
+    async def _serve_batch(self, batch: Batch) -> None:
+        # Started in order, as they would be had they come one by one.
+        tasks = [self._reactor.spawn(self._answer(item), name="rpc") for item in batch.requests]
+        responses = await gather(list(tasks))
+        self._finished(len(batch.requests), encode_batch(responses))
+
+    async def _answer(self, request: Request | Refusal) -> bytes:
+        """Return the rendered response, empty where none is due. Never raises."""
+        if isinstance(request, Refusal):
+            return _refused(request)
+        try:
+            result = await self._dispatcher.call(request.method, request.params)
+        except RpcError as error:
+            return encode_error(request.id, error.code, error.message, error.data)
+        if request.is_notification:
+            return b""
+        try:
+            return encode_result(request.id, result)
+        except Exception:
+            log.exception("rpc result can not be rendered method=%s", request.method)
+            return encode_error(request.id, INTERNAL_ERROR, "Internal error", "see the log")
+
+    def _finished(self, count: int, response: bytes) -> None:
+        was_full = self._is_full()
+        self.in_flight -= count
+        if self._is_open:
+            self._send(response)
+            if was_full:
+                self._schedule_pump()
+            self._settle()
+
+    # Output
+
+    def _send(self, response: bytes) -> None:
+        self._unsent += response
+        if len(self._unsent) > MAX_UNSENT_BYTES:
+            self._flush()  # perhaps the client has made room meanwhile
+            if len(self._unsent) > MAX_UNSENT_BYTES:
+                log.warning(
+                    "dropping an rpc client that does not read its answers unsent_bytes=%d",
+                    len(self._unsent),
+                )
+                self.drop("unsent answers")
+        elif self._unsent and not self._flush_due:
+            self._flush_due = True  # once, for all that this turn answers
+            self._reactor.send_msg(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if not self._is_open:
+            return
+        was_full = self._is_full()
+        try:
+            while self._unsent:
+                sent = self._socket.send(self._unsent)
+                del self._unsent[:sent]
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            self.drop(str(error))
+            return
+        if was_full and not self._is_full():
+            self._schedule_pump()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Ask the watch for what is wanted now, or close when nothing can come any more."""
+        if not self._is_open:
+            return
+        idle = not self.in_flight and not self._unsent and not self._pump_due
+        if self._no_more_input and idle:
+            self.drop("done")
+            return
+        self._reading = not (self._no_more_input or self._pump_due or self._is_full())
+        if not self._hung_up:
+            self._watch.update(read=self._reading, write=bool(self._unsent))
+        elif self._reading and not self._read_due:
+            self._read_due = True
+            self._reactor.send_msg(self._readable)  # what it had written before it hung up
+
+
+def _refused(refusal: Refusal) -> bytes:
+    return encode_error(refusal.id, refusal.code, refusal.message, refusal.data)

@@ -1,0 +1,154 @@
+"""The method table: a name and undecoded parameters in, a result or an RpcError out.
+
+A method's parameters are one msgspec Struct, declared with `kw_only=True, frozen=True,
+forbid_unknown_fields=True`; decoding, error texts and help come from it. SPDK's methods differ in
+how they report parameters that do not decode, so that is a property of the method.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Flag, auto
+from typing import Any, Final
+
+import msgspec
+
+from vbdev.rpc.errors import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_STATE,
+    METHOD_NOT_FOUND,
+    RpcError,
+    error_from_exception,
+)
+from vbdev.wire.jsontext import DuplicateKey
+
+__all__ = ["DECODE_OBJECT_FAILED", "Dispatcher", "Method", "State"]
+
+log = logging.getLogger(__name__)
+
+DECODE_OBJECT_FAILED: Final = "spdk_json_decode_object failed"
+"""What passthru, malloc, null, aio, uring and bdev_get_bdevs say, with code -32603."""
+
+_AFTER_INIT: Final = (
+    "Method may only be called after framework is initialized using framework_start_init RPC."
+)
+_BEFORE_INIT: Final = (
+    "Method may only be called before framework is initialized. Use --wait-for-rpc command line"
+    " parameter and then issue this RPC before the framework_start_init RPC."
+)
+
+
+class State(Flag):
+    """When a method may be called (SPDK: SPDK_RPC_STARTUP, SPDK_RPC_RUNTIME)."""
+
+    STARTUP = auto()
+    RUNTIME = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One RPC method.
+
+    `handler` is called with the decoded Struct, or with None where `params` is None; it runs on
+    the control plane's reactor and returns what msgspec can render.
+    """
+
+    name: str
+    handler: Callable[[Any], Awaitable[Any]]
+    params: type[msgspec.Struct] | None = None
+    decode_error_code: int = INVALID_PARAMS
+    decode_error_text: str = "Invalid parameters"
+    states: State = State.RUNTIME
+
+    def decode(self, params: Any) -> msgspec.Struct | None:
+        """Return the parameters as the handler takes them, or raise the method's RpcError."""
+        if self.params is None:
+            if params is not None:
+                raise RpcError(INVALID_PARAMS, f"{self.name} requires no parameters")
+            return None
+        if isinstance(params, DuplicateKey):
+            raise RpcError(self.decode_error_code, self.decode_error_text, repr(params))
+        try:
+            return msgspec.convert({} if params is None else params, self.params)
+        except msgspec.ValidationError as error:
+            detail = _explain(str(error))
+            raise RpcError(self.decode_error_code, self.decode_error_text, detail) from error
+
+
+class Dispatcher:
+    """The methods by name, and the state that decides which may be called."""
+
+    def __init__(self, state: State = State.RUNTIME) -> None:
+        self.state = state
+        self._methods: dict[str, Method] = {}
+
+    def register(self, method: Method) -> None:
+        """Add a method. Its name must be free: ValueError."""
+        if method.name in self._methods:
+            raise ValueError(f"RPC method {method.name} is registered already")
+        self._methods[method.name] = method
+
+    def unregister(self, name: str) -> None:
+        """Take a method away, as when the module that owns it is unloaded. KeyError if none."""
+        del self._methods[name]
+
+    def names(self, *, current: bool = False) -> list[str]:
+        """Return the names in the order of registration; `current`: callable in this state."""
+        return [
+            name
+            for name, method in self._methods.items()
+            if not current or self.state in method.states
+        ]
+
+    def get(self, name: str) -> Method | None:
+        """Return a method, or None."""
+        return self._methods.get(name)
+
+    async def call(self, name: str, params: Any = None) -> Any:
+        """Call a method with undecoded parameters. Raises RpcError and nothing else."""
+        method = self._methods.get(name)
+        if method is None:
+            raise RpcError(METHOD_NOT_FOUND, "Method not found", name)
+        if self.state not in method.states:
+            late = State.RUNTIME in method.states
+            raise RpcError(INVALID_STATE, _AFTER_INIT if late else _BEFORE_INIT, name)
+        decoded = method.decode(params)
+        try:
+            return await method.handler(decoded)
+        except Exception as error:
+            told = error_from_exception(error)
+            if told is error:
+                raise
+            if told is None:
+                log.exception("rpc method failed method=%s", name)
+                told = RpcError(INTERNAL_ERROR, "Internal error", f"{name}: see the log")
+            raise told from error
+
+
+_AT = re.compile(r"(?P<what>.*) - at `\$\.?(?P<where>.*)`")
+_MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`")
+
+
+def _explain(message: str) -> str:
+    """Turn msgspec's message around: the field first, then what is wrong with it.
+
+    >>> _explain("Expected `int`, got `str` - at `$.num_blocks`")
+    'num_blocks: expected int, got str'
+    """
+    where = ""
+    if found := _AT.fullmatch(message):
+        message, where = found["what"], found["where"]
+    if found := _MISSING.fullmatch(message):
+        where = ".".join(filter(None, [where, found["field"]]))
+        message = "required, and missing"
+    elif found := _UNKNOWN.fullmatch(message):
+        where = ".".join(filter(None, [where, found["field"]]))
+        message = "unknown parameter"
+    else:
+        message = (message[:1].lower() + message[1:]).replace("`", "")
+    return f"{where or 'params'}: {message}"

@@ -1,0 +1,89 @@
+"""The control plane's server: sockets in, calls to the dispatcher, answers out.
+
+It runs on one reactor, the one that owns the registry, and takes any number of addresses. Several
+requests of a client may be in flight; their answers carry their ids and come as they are ready.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from typing import Final
+
+from vbdev.address import Address, parse_address
+from vbdev.listen import Listener, open_listener
+from vbdev.reactor import Future, Reactor
+from vbdev.rpc.connection import Connection
+from vbdev.rpc.dispatch import Dispatcher
+
+__all__ = ["DRAIN_TIMEOUT_S", "MAX_CONNECTIONS", "RpcServer"]
+
+log = logging.getLogger(__name__)
+
+MAX_CONNECTIONS: Final = 64
+"""Clients at once (SPDK: SPDK_JSONRPC_MAX_CONNS); one more is closed as soon as it is there."""
+DRAIN_TIMEOUT_S: Final = 5.0
+"""How long `close` waits for requests in flight, in seconds."""
+
+
+class RpcServer:
+    """Serves a dispatcher's methods on a reactor. All of it belongs to the reactor's thread."""
+
+    def __init__(self, reactor: Reactor, dispatcher: Dispatcher) -> None:
+        self._reactor = reactor
+        self._dispatcher = dispatcher
+        self._listeners: list[Listener] = []
+        self._connections: set[Connection] = set()
+        self._drained: Future[None] | None = None
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where it listens, ports that the kernel chose included."""
+        return [listener.address for listener in self._listeners]
+
+    @property
+    def connection_count(self) -> int:
+        """Clients that are connected."""
+        return len(self._connections)
+
+    def listen(self, path: str) -> Address:
+        """Listen on a unix socket's path (or `unix:path`, or `tcp:host:port`). ListenError."""
+        listener = open_listener(parse_address(path, bare_path=True))
+        self._listeners.append(Listener(self._reactor, listener, self._connected))
+        return self._listeners[-1].address
+
+    async def close(self, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> None:
+        """Stop: no more requests; those in flight have `drain_timeout_s` to be answered."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        for connection in list(self._connections):
+            connection.finish()
+        if not self._connections:
+            return
+        drained: Future[None] = Future()
+        self._drained = drained
+
+        def give_up() -> None:
+            if not drained.done:
+                drained.set_result(None)
+
+        timer = self._reactor.call_later(drain_timeout_s * 1e6, give_up)
+        await drained
+        timer.cancel()
+        self._drained = None
+        for connection in list(self._connections):
+            log.warning("rpc server stops with requests in flight count=%d", connection.in_flight)
+            connection.drop("the server stops")
+
+    def _connected(self, connection: socket.socket) -> None:
+        if len(self._connections) >= MAX_CONNECTIONS:
+            log.warning("refusing an rpc client: %d are connected", MAX_CONNECTIONS)
+            connection.close()
+            return
+        self._connections.add(Connection(self._reactor, connection, self._dispatcher, self._closed))
+
+    def _closed(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if self._drained is not None and not self._connections and not self._drained.done:
+            self._drained.set_result(None)

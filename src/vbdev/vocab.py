@@ -1,0 +1,180 @@
+"""The words every floor shares: I/O types, statuses, limits, and the one table of errors.
+
+`Op` and `Status` carry SPDK's numbers and names (`enum spdk_bdev_io_type`,
+`enum spdk_bdev_io_status`), because clients see the names and modules compare the numbers.
+The compiled core has the same values in `core/types.pxd`; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import errno
+from enum import IntEnum, IntFlag
+from typing import Final
+
+__all__ = [
+    "BLOCK_SIZE_MULTIPLE",
+    "MAX_SIZE_BYTES",
+    "MAX_STACK_DEPTH",
+    "NBD_MAX_PAYLOAD_BYTES",
+    "OP_NAMES",
+    "WRITE_OPS",
+    "IoFlag",
+    "NbdError",
+    "Op",
+    "Status",
+    "nbd_error",
+    "status_errno",
+]
+
+
+class Op(IntEnum):
+    """I/O types, as `enum spdk_bdev_io_type` numbers them."""
+
+    READ = 1
+    WRITE = 2
+    UNMAP = 3
+    FLUSH = 4
+    RESET = 5
+    NVME_ADMIN = 6
+    NVME_IO = 7
+    NVME_IO_MD = 8
+    WRITE_ZEROES = 9
+    ZCOPY = 10
+    GET_ZONE_INFO = 11
+    ZONE_MANAGEMENT = 12
+    ZONE_APPEND = 13
+    COMPARE = 14
+    COMPARE_AND_WRITE = 15
+    ABORT = 16
+    SEEK_HOLE = 17
+    SEEK_DATA = 18
+    COPY = 19
+    NVME_IOV_MD = 20
+    NVME_NSSR = 21
+    WRITE_UNCORRECTABLE = 22
+
+
+OP_NAMES: Final[dict[Op, str]] = {op: op.name.lower() for op in Op}
+"""Names as `bdev_get_bdevs` prints them, in enum order."""
+
+WRITE_OPS: Final[frozenset[Op]] = frozenset(
+    {
+        Op.WRITE,
+        Op.UNMAP,
+        Op.FLUSH,
+        Op.NVME_ADMIN,
+        Op.NVME_IO,
+        Op.NVME_IO_MD,
+        Op.WRITE_ZEROES,
+        Op.ZCOPY,
+        Op.ZONE_MANAGEMENT,
+        Op.ZONE_APPEND,
+        Op.COMPARE_AND_WRITE,
+        Op.COPY,
+        Op.NVME_IOV_MD,
+        Op.NVME_NSSR,
+        Op.WRITE_UNCORRECTABLE,
+    }
+)
+"""What a read-only descriptor may not submit (SPDK: -EBADF)."""
+
+
+class Status(IntEnum):
+    """How an I/O ended, as `enum spdk_bdev_io_status` numbers it."""
+
+    AIO_ERROR = -8
+    ABORTED = -7
+    FIRST_FUSED_FAILED = -6
+    MISCOMPARE = -5
+    NOMEM = -4
+    SCSI_ERROR = -3
+    NVME_ERROR = -2
+    FAILED = -1
+    PENDING = 0
+    SUCCESS = 1
+
+
+class IoFlag(IntFlag):
+    """What travels with an I/O besides its type."""
+
+    FUA = 1
+    """On stable storage before it completes."""
+    NO_HOLE = 2
+    """WRITE_ZEROES that must leave the blocks allocated."""
+    FAST_ZERO = 4
+    """WRITE_ZEROES that must fail (ENOTSUP) where it would be no faster than writing."""
+    ZCOPY_POPULATE = 8
+    """ZCOPY start: the caller wants to read what is there."""
+    ZCOPY_END = 16
+    """ZCOPY: the second phase; the buffer goes back to the bdev."""
+    ZCOPY_COMMIT = 32
+    """ZCOPY end: what the caller wrote into the buffer becomes the blocks' content."""
+
+
+class NbdError(IntEnum):
+    """Error values of the NBD protocol (doc/proto.md, "Error values")."""
+
+    OK = 0
+    EPERM = 1
+    EIO = 5
+    ENOMEM = 12
+    EINVAL = 22
+    ENOSPC = 28
+    EOVERFLOW = 75
+    ENOTSUP = 95
+    ESHUTDOWN = 108
+
+
+MAX_STACK_DEPTH: Final = 80
+"""Frames in a BdevIO: layers that one I/O can pass, the leaf included."""
+BLOCK_SIZE_MULTIPLE: Final = 512
+"""Block sizes are multiples of this many bytes."""
+MAX_SIZE_BYTES: Final = 1 << 63
+"""Largest bdev, in bytes (8 EiB)."""
+NBD_MAX_PAYLOAD_BYTES: Final = 32 << 20
+"""Longest READ or WRITE that the NBD target takes, in bytes (what qemu and nbdkit use)."""
+
+_STATUS_ERRNO: Final[dict[Status, int]] = {
+    Status.SUCCESS: 0,
+    Status.PENDING: errno.EINPROGRESS,
+    Status.FAILED: errno.EIO,
+    Status.NVME_ERROR: errno.EIO,
+    Status.SCSI_ERROR: errno.EIO,
+    Status.NOMEM: errno.ENOMEM,
+    Status.MISCOMPARE: errno.EILSEQ,
+    Status.FIRST_FUSED_FAILED: errno.EIO,
+    Status.ABORTED: errno.ECANCELED,
+    Status.AIO_ERROR: errno.EIO,
+}
+
+_ERRNO_NBD: Final[dict[int, NbdError]] = {
+    0: NbdError.OK,
+    errno.EPERM: NbdError.EPERM,
+    errno.EACCES: NbdError.EPERM,
+    errno.EROFS: NbdError.EPERM,
+    errno.EBADF: NbdError.EPERM,
+    errno.ENOMEM: NbdError.ENOMEM,
+    errno.EINVAL: NbdError.EINVAL,
+    errno.ENOSPC: NbdError.ENOSPC,
+    errno.EDQUOT: NbdError.ENOSPC,
+    errno.EFBIG: NbdError.ENOSPC,
+    errno.EOVERFLOW: NbdError.EOVERFLOW,
+    errno.ENOTSUP: NbdError.ENOTSUP,
+    errno.ESHUTDOWN: NbdError.ESHUTDOWN,
+}
+
+
+def status_errno(status: int, detail: int = 0) -> int:
+    """Return the errno that says how an I/O ended.
+
+    `detail` is the errno that the layer gave with the status; where it gave none, the status
+    alone decides. SUCCESS is always 0.
+    """
+    if status == Status.SUCCESS:
+        return 0
+    return detail or _STATUS_ERRNO[Status(status)]
+
+
+def nbd_error(number: int) -> NbdError:
+    """Return the NBD error for an errno; one the protocol does not know becomes EIO."""
+    return _ERRNO_NBD.get(number, NbdError.EIO)

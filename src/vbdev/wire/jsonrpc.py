@@ -1,0 +1,241 @@
+"""JSON-RPC 2.0 over a stream, both roles, as SPDK's server understands it.
+
+`ServerCodec` turns bytes into requests (or into refusals, which are answers that need no method),
+`ClientCodec` turns bytes into responses; the `encode_*` functions render what goes the other way.
+Every message that is rendered ends with a newline, which SPDK's clients rely on to print it.
+
+How strict: `jsonrpc` may be missing, and is "2.0" if it is there; `id` is a string, a number or
+null; `params` is an object, an array or null (no method takes an array, but that is for the
+method's decoder to say, because the error code is the method's); any other member is refused.
+A request without an id, or with the id null, wants no result; an error it gets nevertheless.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from vbdev.wire.jsontext import DuplicateKey, JsonError, TextSplitter, decode
+
+__all__ = [
+    "INTERNAL_ERROR",
+    "INVALID_PARAMS",
+    "INVALID_REQUEST",
+    "MAX_ID_BYTES",
+    "MAX_REQUEST_BYTES",
+    "MAX_REQUEST_VALUES",
+    "MAX_RESPONSE_BYTES",
+    "METHOD_NOT_FOUND",
+    "PARSE_ERROR",
+    "Batch",
+    "ClientCodec",
+    "Id",
+    "Refusal",
+    "Request",
+    "Response",
+    "ServerCodec",
+    "encode_batch",
+    "encode_error",
+    "encode_request",
+    "encode_result",
+]
+
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
+METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
+INTERNAL_ERROR: Final = -32603
+
+MAX_REQUEST_BYTES: Final = 256 << 10
+"""Longest request, or batch of them (SPDK: its receive buffer)."""
+MAX_REQUEST_VALUES: Final = 8192
+"""Most JSON values in a request or batch (SPDK: SPDK_JSONRPC_MAX_VALUES)."""
+MAX_RESPONSE_BYTES: Final = 32 << 20
+"""Longest response that a client takes (SPDK: SPDK_JSONRPC_SEND_BUF_SIZE_MAX)."""
+MAX_ID_BYTES: Final = 128
+"""Longest id in UTF-8 (SPDK: SPDK_JSONRPC_ID_MAX_LEN)."""
+
+Id: TypeAlias = str | int | float | None
+
+_MEMBERS: Final = frozenset({"jsonrpc", "method", "params", "id"})
+_RESPONSE_MEMBERS: Final = frozenset({"jsonrpc", "id", "result", "error"})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A call. `params` is what the client gave, undecoded; None where it gave none."""
+
+    id: Id
+    method: str
+    params: Any = None
+
+    @property
+    def is_notification(self) -> bool:
+        """Whether the client wants no result."""
+        return self.id is None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error to answer with. With `close` nothing can follow: answer, then hang up."""
+
+    id: Id
+    code: int
+    message: str
+    data: str
+    close: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Calls that came in one array and are answered in one. Never empty."""
+
+    requests: tuple[Request | Refusal, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer: a result, or the error's code, message and data when `code` is not 0."""
+
+    id: Id
+    result: Any = None
+    code: int = 0
+    message: str = ""
+    data: Any = None
+
+
+class ServerCodec:
+    """The server's role: bytes in, requests and refusals out."""
+
+    def __init__(self) -> None:
+        self._splitter = TextSplitter(MAX_REQUEST_BYTES, MAX_REQUEST_VALUES)
+        self._closed = False
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What an unfinished request and those behind it hold in memory, in bytes."""
+        return self._splitter.buffered_bytes
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        """Take what arrived. After a refusal that closes it is thrown away."""
+        if not self._closed:
+            self._splitter.feed(data)
+
+    def next_event(self) -> Request | Batch | Refusal | None:
+        """Return the next event, or None until more is fed."""
+        if self._closed:
+            return None
+        try:
+            text = self._splitter.next_text()
+            if text is None:
+                return None
+            value = decode(text)
+        except JsonError as error:
+            # A text that is whole but malformed says as little about where the next one begins
+            # as one that is not: both end the stream.
+            self._closed = True
+            return Refusal(None, PARSE_ERROR, "Parse error", str(error), close=True)
+        if isinstance(value, list):
+            if not value:
+                return _invalid(None, "empty batch")
+            return Batch(tuple(_request(item) for item in value))
+        return _request(value)
+
+
+def _invalid(request_id: Id, reason: str) -> Refusal:
+    return Refusal(request_id, INVALID_REQUEST, "Invalid request", reason)
+
+
+def _request(value: Any) -> Request | Refusal:
+    if not isinstance(value, dict):
+        shown = repr(value) if isinstance(value, DuplicateKey) else "a request is an object"
+        return _invalid(None, shown)
+    request_id = value.get("id")
+    if not _is_id(request_id):
+        return _invalid(None, f"id: a string or number of at most {MAX_ID_BYTES} bytes, or null")
+    unknown = value.keys() - _MEMBERS
+    if unknown:
+        return _invalid(request_id, f"unknown member {min(unknown)}")
+    if value.get("jsonrpc", "2.0") != "2.0":
+        return _invalid(request_id, 'jsonrpc: must be "2.0"')
+    method = value.get("method")
+    if not isinstance(method, str):
+        return _invalid(request_id, "method: must be there, and a string")
+    params = value.get("params")
+    if not isinstance(params, dict | list | DuplicateKey | None):
+        return _invalid(request_id, "params: must be an object")
+    return Request(request_id, method, params)
+
+
+def _is_id(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value.encode()) <= MAX_ID_BYTES
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+class ClientCodec:
+    """The client's role: bytes in, responses out. JsonError: the server speaks no JSON-RPC."""
+
+    def __init__(self) -> None:
+        self._splitter = TextSplitter(MAX_RESPONSE_BYTES, MAX_RESPONSE_BYTES)
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        """Take what arrived."""
+        self._splitter.feed(data)
+
+    def next_event(self) -> Response | tuple[Response, ...] | None:
+        """Return the next response (a tuple of them for a batch), or None until more is fed."""
+        text = self._splitter.next_text()
+        if text is None:
+            return None
+        value = decode(text)
+        if isinstance(value, list):
+            return tuple(_response(item) for item in value)
+        return _response(value)
+
+
+def _response(value: Any) -> Response:
+    if not isinstance(value, dict) or value.keys() - _RESPONSE_MEMBERS:
+        raise JsonError("not a JSON-RPC response")
+    if ("result" in value) == ("error" in value) or not _is_id(value.get("id")):
+        raise JsonError("a response has an id, and either a result or an error")
+    if "result" in value:
+        return Response(value.get("id"), value["result"])
+    error = value["error"]
+    if not isinstance(error, dict):
+        raise JsonError("a response's error is an object")
+    code, message = error.get("code"), error.get("message")
+    if not isinstance(code, int) or not code or not isinstance(message, str):
+        raise JsonError("a response's error has a code and a message")
+    return Response(value.get("id"), None, code, message, error.get("data"))
+
+
+def encode_request(method: str, params: Any = None, request_id: Id = None) -> bytes:
+    """Render a call. Without an id it is a notification; params that are None are left out."""
+    message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+    if request_id is not None:
+        message["id"] = request_id
+    if params is not None:
+        message["params"] = params
+    return msgspec.json.encode(message) + b"\n"
+
+
+def encode_result(request_id: Id, result: Any) -> bytes:
+    """Render a result: whatever msgspec renders, else TypeError (or ValueError) from it."""
+    return msgspec.json.encode({"jsonrpc": "2.0", "id": request_id, "result": result}) + b"\n"
+
+
+def encode_error(request_id: Id, code: int, message: str, data: Any = None) -> bytes:
+    """Render an error. `data` is left out when it is None, as SPDK always does."""
+    error: dict[str, Any] = {"code": code, "message": message}
+    if data is not None:
+        error["data"] = data
+    return msgspec.json.encode({"jsonrpc": "2.0", "id": request_id, "error": error}) + b"\n"
+
+
+def encode_batch(responses: list[bytes]) -> bytes:
+    """Join rendered responses to one array; nothing at all where none is due."""
+    due = [response.rstrip(b"\n") for response in responses if response]
+    return b"[" + b",".join(due) + b"]\n" if due else b""
