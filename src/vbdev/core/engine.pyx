@@ -107,7 +107,8 @@ cdef class Engine(IoCore):
     pool_size: BdevIOs at most (SPDK: bdev_io_pool_size). Memory is touched as they are used.
     buffer_limit_bytes: data buffers handed out at once, at most.
     virtual: take time stamps from `set_virtual_time` instead of CLOCK_MONOTONIC.
-    on_module_error: called as (channel, exception, n) when a module raised with n I/Os failed.
+    on_module_error: called as (channel, exception, n) when a module raised and n I/Os failed
+        for it; with an IoOwner in the channel's place when that raised.
 
     """
 
@@ -166,6 +167,7 @@ cdef class Engine(IoCore):
         io.result = 0
         io.victim = NULL
         io.bounce = NULL
+        io.owner_data = NULL
         io.buf.size_class = -1
         return io
 
@@ -218,7 +220,10 @@ cdef class Engine(IoCore):
                     self.ready_owners.n -= 1
                     owner = <owner_state *>self.ready_owners.v[self.ready_owners.n]
                     owner.ready_queued = False
-                    (<IoOwner>owner.object).deliver()
+                    try:
+                        (<IoOwner>owner.object).deliver()
+                    except Exception as error:
+                        self._report(<object>owner.object, error, 0)
         finally:
             self.draining = False
         self.delivered += moved

@@ -109,6 +109,7 @@ cdef struct bdev_io:
     owner_state *owner      # who gets the completion
     uint64_t cookie         # the owner's
     uint64_t tag            # the owner's
+    void *owner_data        # the owner's
     buffer_ref buf          # the owner's, or the layer's that allocated for a READ
     void *leaf              # the leaf's, while it holds the I/O
     uint64_t leaf_value

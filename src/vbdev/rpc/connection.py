@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from vbdev.reactor import Reactor, gather
+from vbdev.reactor import Reactor, Task, gather
 from vbdev.rpc.dispatch import Dispatcher
 from vbdev.rpc.errors import INTERNAL_ERROR, RpcError
 from vbdev.wire.jsonrpc import (
@@ -167,7 +167,9 @@ class Connection:
             self._reactor.spawn(self._serve(event), name=f"rpc {event.method}")
         else:
             self.in_flight += len(event.requests)
-            self._reactor.spawn(self._serve_batch(event), name="rpc batch")
+            # Each starts now, as it would had it come alone, and before whatever comes next.
+            tasks = [self._reactor.spawn(self._answer(item)) for item in event.requests]
+            self._reactor.spawn(self._serve_batch(tasks), name="rpc batch")
 
     # Requests in flight
 
@@ -175,11 +177,9 @@ class Connection:
         response = await self._answer(request)
         self._finished(1, response)
 
-    async def _serve_batch(self, batch: Batch) -> None:
-        # Started in order, as they would be had they come one by one.
-        tasks = [self._reactor.spawn(self._answer(item), name="rpc") for item in batch.requests]
+    async def _serve_batch(self, tasks: Sequence[Task[bytes]]) -> None:
         responses = await gather(list(tasks))
-        self._finished(len(batch.requests), encode_batch(responses))
+        self._finished(len(tasks), encode_batch(responses))
 
     async def _answer(self, request: Request | Refusal) -> bytes:
         """Return the rendered response, empty where none is due. Never raises."""

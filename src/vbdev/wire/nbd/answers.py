@@ -42,13 +42,14 @@ def info_as_sent(request: ExportRequest, info: ExportInfo, *, structured: bool) 
         raise LocalProtocolError(
             f"export {request.export_name!r} of {info.size_bytes} bytes, not in 0..2^63 - 1"
         )
+    if not 0 <= info.flags < 1 << 16:
+        raise LocalProtocolError(f"transmission flags {int(info.flags):#x} do not fit 16 bits")
     # "Transmission flags": HAS_FLAGS MUST always be 1; SEND_DF MUST be clear if structured
     # replies have not been negotiated.
     flags = info.flags | TransmissionFlag.HAS_FLAGS
     if not structured:
-        flags &= ~TransmissionFlag.SEND_DF
-    if not 0 <= flags < 1 << 16:
-        raise LocalProtocolError(f"transmission flags {int(flags):#x} do not fit 16 bits")
+        # As ints, because `~` of an IntFlag drops the flags that have no names.
+        flags = TransmissionFlag(int(flags) & ~int(TransmissionFlag.SEND_DF))
     if request.option is Option.EXPORT_NAME:
         return ExportInfo(info.size_bytes, flags)
     sizes = info.block_sizes

@@ -123,7 +123,7 @@ class ReplyParser:
     """Splits what a server sends into replies.
 
     `context_ids` are those that the handshake brought: every successful BLOCK_STATUS must
-    tell about each of them. Events belong to a request that is over where `done` is set.
+    tell about each of them, and about no other. An event with `done` ends its request.
 
     >>> parser = ReplyParser(structured_replies=False)
     >>> parser.expect(Request(Command.READ, 0, cookie=7, offset_bytes=0, length_bytes=2))
@@ -266,7 +266,10 @@ class ReplyParser:
                 context_id = int.from_bytes(data[:_CONTEXT_ID_BYTES])
                 extents = tuple(EXTENT.iter_unpack(data[_CONTEXT_ID_BYTES:]))
                 event = BlockStatusChunk(cookie, context_id, extents, done)
-                fault = pending.add_status(context_id, extents)
+                if context_id in self._context_ids:
+                    fault = pending.add_status(context_id, extents)
+                else:
+                    fault = f"is of context {context_id}, which was not negotiated"
             case _:
                 event = self._error_chunk(pending, chunk_type, data, done=done)
         if fault is None and done:
@@ -303,10 +306,10 @@ class ReplyParser:
             return None
         if pending.request.command == Command.READ and not pending.covered:
             return "ends a successful read that has holes in it"
-        if pending.request.command == Command.BLOCK_STATUS and (
-            not pending.contexts or not pending.contexts >= self._context_ids
-        ):
-            return f"ends a block status of contexts {sorted(pending.contexts)} only"
+        # A successful block status MUST have one chunk per negotiated context.
+        missing = self._context_ids - pending.contexts
+        if pending.request.command == Command.BLOCK_STATUS and (missing or not pending.contexts):
+            return f"ends a block status without contexts {sorted(missing)}"
         return None
 
     def _find(self, cookie: int) -> PendingRequest:

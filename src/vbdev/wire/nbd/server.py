@@ -147,7 +147,8 @@ class ServerHandshake(Handshake[ServerEvent]):
         (flags,) = CLIENT_FLAGS.unpack(data)
         # "Client flags": the server MUST drop the TCP connection if the client sets an unknown
         # flag, or a flag that does not match something advertised by the server.
-        if flags & ~_OFFERED:
+        # As an int, because `~` of an IntFlag knows only the flags that have names.
+        if flags & ~int(_OFFERED):
             raise self._fail(f"client flags {flags:#x} go beyond the offered {int(_OFFERED):#x}")
         self._flags = HandshakeFlag(flags)
         self._enter(State.OPTION)

@@ -1,0 +1,374 @@
+"""The load generator's control: one workload on one bdev, for a time or a number of I/Os.
+
+    result = run(registry, BenchParams(bdev="Null0", workload="randread", seconds=1))
+    result.iops, result.latency_us.p99, result.batch_mean
+
+It does bdevperf's job. The bdev is opened through the registry as any client opens it, and the
+I/Os are made by `vbdev.core.loadgen`. The run ends orderly whatever ends it: no more is
+submitted, what is in flight comes back, the descriptor is closed.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from vbdev.bdev import Bdev, BdevError, BdevEvent
+from vbdev.core.engine import Engine
+from vbdev.core.loadgen import WORKLOADS, LoadGenerator
+from vbdev.reactor import Future, Timer
+from vbdev.registry import Registry
+from vbdev.vocab import Op, Status
+
+__all__ = [
+    "Bench",
+    "BenchParams",
+    "BenchResult",
+    "Latency",
+    "Layer",
+    "Mismatch",
+    "Progress",
+    "run",
+]
+
+NS_PER_S = 1_000_000_000
+US_PER_S = 1_000_000
+PROGRESS_US = US_PER_S
+READ_ONLY = frozenset({"read", "randread"})
+MIXED = frozenset({Op.READ, Op.WRITE})
+
+Ended = Literal["time", "count", "stopped", "failures", "removed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchParams:
+    """What to run. Give `seconds` or `num_ios`, or both: then whichever comes first."""
+
+    bdev: str
+    """Name, alias or UUID."""
+    workload: str = "randread"
+    """A key of `vbdev.core.loadgen.WORKLOADS`."""
+    io_size: int = 4096
+    """Bytes of each I/O; a multiple of the block size."""
+    queue_depth: int = 32
+    """I/Os in flight."""
+    seconds: float = 0.0
+    """How long to submit; 0 for no limit."""
+    num_ios: int = 0
+    """How many I/Os to submit, failures included; 0 for no limit."""
+    warmup_seconds: float = 0.0
+    """Run this long before, and measure nothing of it."""
+    rwmixread: int = 50
+    """Percentage of READs of `rw` and `randrw`."""
+    seed: int = 1
+    """Of offsets and data: the same seed submits the same I/Os."""
+    max_failures: int = 0
+    """Stop when more I/Os have failed; `verify` stops at the first."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the bdev."""
+        if self.workload not in WORKLOADS:
+            raise ValueError(f"workload is {self.workload!r}; one of {', '.join(WORKLOADS)}")
+        for field in ("seconds", "num_ios", "warmup_seconds"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field} is {getattr(self, field)}; at least 0")
+        if not self.seconds and not self.num_ios:
+            raise ValueError("seconds and num_ios are both 0; one must say when to stop")
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Microseconds from the submission of an I/O to the turn of the loop that delivered it."""
+
+    mean: float
+    p50: float
+    p99: float
+    p99_9: float
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One bdev of the stack, and how many I/Os its `submit` received at once, on average."""
+
+    bdev: str
+    kind: str
+    batch_mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """The first difference that `verify` met: 16 bytes at `offset` bytes into the bdev."""
+
+    offset: int
+    expected: bytes
+    found: bytes
+
+    def __str__(self) -> str:
+        return (
+            f"data differs at byte {self.offset}:"
+            f" expected {self.expected.hex()}, found {self.found.hex()}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How a run goes, once a second. Seconds and I/Os count from the end of the warm-up."""
+
+    seconds: float
+    ios: int
+    iops: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchResult:
+    """What a run measured, warm-up left out."""
+
+    iops: float
+    """I/Os that succeeded, per second."""
+    mib_per_s: float
+    """MiB that those I/Os covered, per second; 0 for FLUSH."""
+    latency_us: Latency
+    batch_mean: float
+    """I/Os that the bdev's `submit` received at once, on average."""
+    ios: int
+    """I/Os that succeeded."""
+    errors: int
+    """I/Os that failed, and of `verify` those that read other data than was written."""
+    errors_by_status: dict[str, int]
+    """Failures by the name of their `Status`."""
+    seconds: float
+    """From the first submission to the last completion."""
+    ended: Ended
+    """What ended the run."""
+    mismatch: Mismatch | None
+    layers: tuple[Layer, ...]
+    """From the top down, as far as each layer has one base."""
+    params: BenchParams
+
+    @property
+    def ok(self) -> bool:
+        """Whether every I/O succeeded and brought the right data."""
+        return self.errors == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of `vbdev bench --json`; figures to three decimals."""
+        mismatch = self.mismatch
+        return {
+            "iops": round(self.iops, 3),
+            "mib_per_s": round(self.mib_per_s, 3),
+            "latency_us": {key: round(us, 3) for key, us in asdict(self.latency_us).items()},
+            "batch_mean": round(self.batch_mean, 3),
+            "ios": self.ios,
+            "errors": self.errors,
+            "errors_by_status": dict(self.errors_by_status),
+            "seconds": round(self.seconds, 6),
+            "ended": self.ended,
+            "mismatch": mismatch
+            and {
+                "offset": mismatch.offset,
+                "expected": mismatch.expected.hex(),
+                "found": mismatch.found.hex(),
+            },
+            "layers": [
+                {"bdev": layer.bdev, "kind": layer.kind, "batch_mean": round(layer.batch_mean, 3)}
+                for layer in self.layers
+            ],
+            "params": asdict(self.params),
+        }
+
+
+class Bench:
+    """One run: `await bench.run()` on the registry's reactor, once. `stop` ends it early.
+
+    Parameters
+    ----------
+    registry: where the bdev is.
+    params: what to run.
+    on_progress: called every second with a `Progress`, on the reactor.
+
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        params: BenchParams,
+        on_progress: Callable[[Progress], object] | None = None,
+    ) -> None:
+        self.params = params
+        self._registry = registry
+        self._reactor = registry.reactor
+        self._on_progress = on_progress
+        self._generator: LoadGenerator | None = None
+        self._idle: Future[None] = Future()
+        self._ended: Ended | None = None
+        self._timers: list[Timer] = []
+
+    def stop(self) -> None:
+        """End the run when what is in flight has come back.
+
+        Any thread may call, and a signal handler: `run` then returns what was measured so far.
+        """
+        self._reactor.send_msg(self._end, "stopped")
+
+    async def run(self) -> BenchResult:
+        """Open the bdev, run, close it; return what was measured.
+
+        BdevError where the bdev can not be opened or can not do the workload, ValueError where
+        the parameters do not fit it.
+        """
+        params, engine = self.params, self._reactor.engine
+        if self._reactor.clock.virtual and (not params.num_ios or params.warmup_seconds):
+            raise ValueError(
+                "on a virtual clock time passes only while nothing is to do:"
+                f" num_ios is {params.num_ios}, and must say when to stop;"
+                f" warmup_seconds is {params.warmup_seconds}, and must be 0"
+            )
+        if not isinstance(engine, Engine):
+            raise TypeError(f"reactor {self._reactor.name} drives no engine")
+        check_ops(self._registry.get(params.bdev), params.workload)
+        descriptor = self._registry.open(
+            params.bdev,
+            write=params.workload not in READ_ONLY,
+            on_event=self._on_event,
+            holder="bench",
+        )
+        try:
+            generator = LoadGenerator(
+                engine,
+                descriptor.get_channel(),
+                workload=params.workload,
+                io_size=params.io_size,
+                queue_depth=params.queue_depth,
+                rwmixread=params.rwmixread,
+                seed=params.seed,
+                max_failures=params.max_failures,
+                on_end=self._on_end,
+            )
+            self._generator = generator
+            try:
+                return await self._measure(generator)
+            finally:
+                self._generator = None
+                generator.close()
+        finally:
+            descriptor.close()
+
+    async def _measure(self, generator: LoadGenerator) -> BenchResult:
+        params = self.params
+        if params.warmup_seconds and self._ended is None:
+            await self._phase(generator, params.warmup_seconds, 0)
+            if self._ended == "time":
+                self._ended = None
+                generator.reset_counters()
+        before = generator.layers()
+        if self._ended is None:
+            if self._on_progress is not None:
+                self._timers.append(self._reactor.call_later(PROGRESS_US, self._progress))
+            await self._phase(generator, params.seconds, params.num_ios)
+        return result_of(generator, params, self._ended or "count", before)
+
+    async def _phase(self, generator: LoadGenerator, seconds: float, num_ios: int) -> None:
+        """Run until the time is over, the I/Os are done, or something ends it."""
+        self._idle = Future()
+        if seconds:
+            self._timers.append(
+                self._reactor.call_later(seconds * US_PER_S, lambda: self._end("time"))
+            )
+        try:
+            generator.start(num_ios)
+            await self._idle
+        finally:
+            for timer in self._timers:
+                timer.cancel()
+            self._timers.clear()
+        if generator.mismatch or generator.failures > params_limit(self.params):
+            self._ended = "failures"
+
+    def _end(self, why: Ended) -> None:
+        if self._ended is None:
+            self._ended = why
+        if self._generator is not None:
+            self._generator.stop()
+
+    def _on_end(self) -> None:
+        self._idle.set_result(None)
+
+    def _on_event(self, event: BdevEvent) -> None:
+        if event is BdevEvent.REMOVE:
+            self._end("removed")
+
+    def _progress(self) -> None:
+        generator = self._generator
+        if generator is None or self._on_progress is None:
+            return
+        self._timers.append(self._reactor.call_later(PROGRESS_US, self._progress))
+        seconds = (self._reactor.clock.now_ns() - generator.started_ns) / NS_PER_S
+        self._on_progress(Progress(seconds, generator.ios, generator.ios / seconds))
+
+
+def run(
+    registry: Registry,
+    params: BenchParams,
+    on_progress: Callable[[Progress], object] | None = None,
+) -> BenchResult:
+    """Run to the end on the registry's reactor, which must not be running already."""
+    bench = Bench(registry, params, on_progress)
+    return registry.reactor.run_until_complete(bench.run(), f"bench {params.bdev}")
+
+
+def ops_of(workload: str) -> frozenset[Op]:
+    """Return the I/O types that a workload submits."""
+    op = WORKLOADS[workload][0]
+    return frozenset({Op(op)}) if op else MIXED
+
+
+def check_ops(bdev: Bdev, workload: str) -> None:
+    """Raise BdevError ENOTSUP where the bdev lacks an I/O type that the workload needs."""
+    missing = sorted(op.name for op in ops_of(workload) - bdev.ops)
+    if missing:
+        raise BdevError(
+            errno.ENOTSUP,
+            f"workload {workload} needs {', '.join(missing)}, which bdev {bdev.name} does not do",
+        )
+
+
+def params_limit(params: BenchParams) -> int:
+    """Return how many failures a run survives."""
+    return 0 if params.workload == "verify" else params.max_failures
+
+
+def result_of(
+    generator: LoadGenerator,
+    params: BenchParams,
+    ended: Ended,
+    before: list[tuple[Any, int, int]],
+) -> BenchResult:
+    """Turn a generator's counters into a result; `before` holds the layers' at the start."""
+    seconds = max(generator.ended_ns - generator.started_ns, 0) / NS_PER_S
+    # On a virtual clock no time may have passed; a rate then says nothing.
+    iops = generator.ios / seconds if seconds else 0.0
+    moved = 0 if params.workload == "flush" else params.io_size
+    layers = tuple(
+        Layer(layer.name, layer.kind, (ios - ios_before) / (batches - batches_before or 1))
+        for (layer, batches, ios), (_, batches_before, ios_before) in zip(
+            generator.layers(), before, strict=True
+        )
+    )
+    mismatch = generator.mismatch
+    p50, p99, p99_9 = (generator.latency_percentile_ns(p) / 1000 for p in (50, 99, 99.9))
+    return BenchResult(
+        iops=iops,
+        mib_per_s=iops * moved / (1 << 20),
+        latency_us=Latency(generator.latency_mean_ns / 1000, p50, p99, p99_9),
+        batch_mean=layers[0].batch_mean,
+        ios=generator.ios,
+        errors=generator.failures,
+        errors_by_status={Status(s).name: n for s, n in generator.errors().items()},
+        seconds=seconds,
+        ended=ended,
+        mismatch=Mismatch(*mismatch) if mismatch else None,
+        layers=layers,
+        params=params,
+    )

@@ -1,0 +1,861 @@
+"""NbdStream: the transmission phase of one NBD connection, requests in, replies out.
+
+One `recv` brings many requests; as many as are whole become one IOBatch for the export's channel.
+What completes at one turn is answered with one `sendmsg`, straight from the buffers that the leaf
+filled. A WRITE's payload stays where it was received: the I/O points into the receive chunk,
+which lives until the last such I/O is done. A payload too large for the chunk is received into a
+buffer of its own. Only a chunk with data in it is kept, so an idle connection holds no buffer.
+
+Bounds: `MAX_IN_FLIGHT` requests and `MAX_IN_FLIGHT_BYTES` of data (or one request) for a
+connection. While a peer does not take its replies, no request of it is looked at.
+
+Wire layout and error rules: NBD protocol, doc/proto.md, "Request message", "Simple reply
+message", "Structured reply chunk message". `wire/nbd.py` has the same in plain Python, which is
+what the tests compare with. Budget: 60 ns a request beside the system calls.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOSPC, EPERM, errno
+from libc.stddef cimport size_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memmove, strerror
+
+from vbdev.core.batch cimport IOBatch, new_batch
+from vbdev.core.engine cimport Channel, IoOwner
+from vbdev.core.types cimport (
+    FLAG_FAST_ZERO,
+    FLAG_FUA,
+    FLAG_NO_HOLE,
+    IO_SUCCESS,
+    OP_FLUSH,
+    OP_READ,
+    OP_UNMAP,
+    OP_WRITE,
+    OP_WRITE_ZEROES,
+    bdev_io,
+    buffer_ref,
+    iovec,
+)
+
+
+cdef extern from "sys/types.h":
+    ctypedef Py_ssize_t ssize_t
+
+cdef extern from "sys/socket.h" nogil:
+    cdef struct msghdr:
+        void *msg_name
+        uint32_t msg_namelen
+        iovec *msg_iov
+        size_t msg_iovlen
+        void *msg_control
+        size_t msg_controllen
+        int msg_flags
+    ssize_t sendmsg(int fd, const msghdr *msg, int flags)
+    ssize_t recvmsg(int fd, msghdr *msg, int flags)
+    int MSG_DONTWAIT, MSG_NOSIGNAL
+
+cdef extern from "endian.h" nogil:
+    uint16_t be16toh(uint16_t x)
+    uint32_t be32toh(uint32_t x)
+    uint64_t be64toh(uint64_t x)
+    uint16_t htobe16(uint16_t x)
+    uint32_t htobe32(uint32_t x)
+    uint64_t htobe64(uint64_t x)
+
+
+cdef enum:
+    REQUEST_MAGIC = 0x25609513
+    SIMPLE_REPLY_MAGIC = 0x67446698
+    STRUCTURED_REPLY_MAGIC = 0x668e33ef
+    REQUEST_BYTES = 28
+    CHUNK_HEADER_BYTES = 20
+
+    CMD_READ = 0
+    CMD_WRITE = 1
+    CMD_DISC = 2
+    CMD_FLUSH = 3
+    CMD_TRIM = 4
+    CMD_CACHE = 5
+    CMD_WRITE_ZEROES = 6
+    CMD_BLOCK_STATUS = 7
+
+    CMD_FLAG_FUA = 1
+    CMD_FLAG_NO_HOLE = 2
+    CMD_FLAG_DF = 4
+    CMD_FLAG_REQ_ONE = 8
+    CMD_FLAG_FAST_ZERO = 16
+
+    REPLY_FLAG_DONE = 1
+    REPLY_TYPE_OFFSET_DATA = 1
+    REPLY_TYPE_ERROR = 0x8001
+
+    EXPORT_READ_ONLY = 1 << 1
+    EXPORT_SEND_FLUSH = 1 << 2
+    EXPORT_SEND_FUA = 1 << 3
+    EXPORT_SEND_TRIM = 1 << 5
+    EXPORT_SEND_WRITE_ZEROES = 1 << 6
+    EXPORT_SEND_CACHE = 1 << 10
+    EXPORT_SEND_FAST_ZERO = 1 << 11
+
+    KIND_PLAIN = 0              # answered without data
+    KIND_READ = 1
+
+    CHUNK_BYTES = 256 << 10
+    IN_PLACE_BYTES = 64 << 10   # longer payloads get a buffer of their own
+    MAX_PAYLOAD = 32 << 20
+    MAX_IN_FLIGHT = 1024
+    MAX_IN_FLIGHT_BYTES = 16 << 20
+    MAX_SPECIALS = 64
+    SEND_IOVS = 1024
+    RECEIVE_ROUNDS = 4
+
+# Received bytes, shared by the connection and the WRITEs whose payload lies in them.
+cdef struct rx_chunk:
+    buffer_ref buf
+    uint32_t refs
+
+# One reply, or a part of one, that waits to be sent.
+cdef struct tx_entry:
+    uint8_t header[32]
+    uint32_t header_len
+    bdev_io *io             # whose data follows; freed once sent
+    PyObject *raw           # bytes to send instead
+    uint64_t charged        # bytes to take off in_flight_bytes once sent
+
+
+cdef inline uint16_t get16(const uint8_t *p) noexcept nogil:
+    cdef uint16_t x
+    memcpy(&x, p, 2)
+    return be16toh(x)
+
+
+cdef inline uint32_t get32(const uint8_t *p) noexcept nogil:
+    cdef uint32_t x
+    memcpy(&x, p, 4)
+    return be32toh(x)
+
+
+cdef inline uint64_t get64(const uint8_t *p) noexcept nogil:
+    cdef uint64_t x
+    memcpy(&x, p, 8)
+    return be64toh(x)
+
+
+cdef inline void put16(uint8_t *p, uint16_t x) noexcept nogil:
+    x = htobe16(x)
+    memcpy(p, &x, 2)
+
+
+cdef inline void put32(uint8_t *p, uint32_t x) noexcept nogil:
+    x = htobe32(x)
+    memcpy(p, &x, 4)
+
+
+cdef inline void put64(uint8_t *p, uint64_t x) noexcept nogil:
+    x = htobe64(x)
+    memcpy(p, &x, 8)
+
+
+cdef class NbdStream(IoOwner):
+    """One connection after its handshake. The socket stays the caller's to close.
+
+    Parameters
+    ----------
+    channel: of the export's bdev; all I/O goes there.
+    fd: the connected socket, non-blocking.
+    transmission_flags: as negotiated; a command they do not offer is EINVAL.
+    structured: structured replies were negotiated.
+    nbd_error: function from (status, errno) to the protocol's error value.
+    on_change: called without arguments when `wants_read`, `wants_write`, `closed`, `specials`
+        or `idle` may have changed. Never from inside a method of this object that the caller
+        called: after those, look yourself.
+    early: bytes that were received behind the handshake.
+
+    """
+
+    cdef Channel channel
+    cdef int fd
+    cdef uint32_t export_flags
+    cdef bint structured
+    cdef object nbd_error
+    cdef object on_change
+    cdef uint64_t size_bytes
+    cdef uint32_t block_size
+
+    cdef rx_chunk *rx
+    cdef size_t rx_start
+    cdef size_t rx_end
+    cdef bdev_io *partial
+    cdef size_t partial_have
+    cdef uint64_t skip
+
+    cdef tx_entry *tx
+    cdef size_t tx_cap
+    cdef size_t tx_head
+    cdef size_t tx_n
+    cdef size_t tx_sent
+    cdef iovec *iovs
+
+    cdef uint64_t in_flight_bytes
+    cdef readonly uint64_t requests
+    cdef readonly uint64_t batches
+    cdef readonly uint64_t receives
+    cdef readonly uint64_t sends
+    cdef readonly bint wants_read
+    cdef readonly bint wants_write
+    cdef readonly bint closed
+    cdef readonly bint starved
+    cdef readonly bint disconnecting
+    cdef readonly str reason
+    cdef readonly uint64_t sent_bytes
+    cdef list specials_
+    cdef size_t specials_waiting    # of which Python has not answered yet
+    cdef bint busy
+
+    def __cinit__(self, engine, *args, **kwargs):
+        self.iovs = <iovec *>malloc(SEND_IOVS * sizeof(iovec))
+        if self.iovs == NULL:
+            raise MemoryError
+
+    def __init__(self, engine, Channel channel not None, int fd, *, uint32_t transmission_flags,
+                 bint structured, nbd_error, on_change, const uint8_t[::1] early=b""):
+        self.channel = channel
+        self.fd = fd
+        self.export_flags = transmission_flags
+        self.structured = structured
+        self.nbd_error = nbd_error
+        self.on_change = on_change
+        self.block_size = channel.s.block_size
+        self.size_bytes = channel.s.num_blocks * channel.s.block_size
+        self.wants_read = True
+        self.specials_ = []
+        if early.shape[0]:
+            if early.shape[0] > CHUNK_BYTES or not self._new_chunk():
+                self._close("more data behind the handshake than a connection may send ahead")
+                return
+            memcpy(self.rx.buf.base, &early[0], early.shape[0])
+            self.rx_end = early.shape[0]
+
+    def __dealloc__(self):
+        cdef size_t i
+        while self.tx_n:
+            self._drop_entry()
+        free(self.tx)
+        free(self.iovs)
+        if self.rx != NULL:
+            self._release_chunk(self.rx)
+
+    # What the target asks
+
+    @property
+    def idle(self):
+        """Whether nothing is in flight and nothing waits to be sent."""
+        return self.o.in_flight == 0 and self.tx_n == 0
+
+    @property
+    def held_bytes(self):
+        """Bytes of data in flight or unsent."""
+        return self.in_flight_bytes
+
+    def take_specials(self):
+        """Return requests that Python answers, [(command, flags, cookie, offset, length)]."""
+        specials, self.specials_ = self.specials_, []
+        return specials
+
+    # Receiving
+
+    def receive(self):
+        """Read what the socket has, submit what is whole. Call when readable; never raises."""
+        cdef int round
+        cdef Py_ssize_t got
+        cdef bint filled
+        self.busy = True
+        for round in range(RECEIVE_ROUNDS):
+            if self.closed or not self.wants_read:
+                break
+            got = self._recv(&filled)
+            if got == 0:
+                break
+            self._process()
+            if not filled:
+                break  # the socket had no more; epoll tells when it has
+        self.busy = False
+
+    def process(self):
+        """Look again at what was received: after a pause, or once at the start."""
+        self.busy = True
+        if not self.closed:
+            self._process()
+        self.busy = False
+
+    cdef Py_ssize_t _recv(self, bint *filled) except -2:
+        """Receive once: bytes that came, 0 for none (then possibly `closed`)."""
+        cdef iovec iov[2]
+        cdef msghdr msg
+        cdef int count = 0
+        cdef size_t room, wanted = 0, take
+        cdef ssize_t got
+        cdef int error = 0
+        if self.rx == NULL and not self._new_chunk():
+            self._starve()
+            return 0
+        if self.rx_start == self.rx_end:
+            if self.rx.refs == 1:
+                self.rx_start = self.rx_end = 0
+        if self.rx_end + REQUEST_BYTES > CHUNK_BYTES and not self._fresh_chunk():
+            return 0
+        if self.partial != NULL:
+            iov[0].iov_base = <char *>self.partial.buf.base + self.partial_have
+            iov[0].iov_len = self.partial.iovs[0].iov_len - self.partial_have
+            count = 1
+        room = CHUNK_BYTES - self.rx_end
+        iov[count].iov_base = <char *>self.rx.buf.base + self.rx_end
+        iov[count].iov_len = room
+        count += 1
+        wanted = iov[0].iov_len + (iov[1].iov_len if count == 2 else 0)
+        msg.msg_name = NULL
+        msg.msg_namelen = 0
+        msg.msg_iov = iov
+        msg.msg_iovlen = count
+        msg.msg_control = NULL
+        msg.msg_controllen = 0
+        msg.msg_flags = 0
+        with nogil:
+            while True:
+                got = recvmsg(self.fd, &msg, MSG_DONTWAIT)
+                if got >= 0 or errno != EINTR:
+                    break
+            if got < 0:
+                error = errno
+        self.receives += 1
+        if got < 0:
+            if error != EAGAIN:
+                self._close(strerror(error).decode())
+            self._let_go_of_empty_chunk()
+            return 0
+        if got == 0:
+            middle = self.partial != NULL or self.rx_start != self.rx_end
+            self._close("client went away in the middle of a request" if middle
+                        else "client went away")
+            return 0
+        filled[0] = <size_t>got == wanted
+        take = got
+        if self.partial != NULL:
+            if take > iov[0].iov_len:
+                take = iov[0].iov_len
+            self.partial_have += take
+            take = got - take
+        self.rx_end += take
+        return got
+
+    cdef int _process(self) except -1:
+        """Turn whole requests into one batch and submit it."""
+        cdef IOBatch ios = new_batch(self.engine)
+        self._scan(ios)
+        if ios.n:
+            self.batches += 1
+            self.requests += ios.n
+            self.channel.submit_batch(ios)
+        self._let_go_of_empty_chunk()
+        if self.tx_n and not self.wants_write:
+            self._send()
+        return 0
+
+    cdef int _scan(self, IOBatch ios) except -1:
+        cdef const uint8_t *p
+        cdef size_t have, need
+        cdef uint16_t flags, command
+        cdef uint64_t cookie, offset
+        cdef uint32_t length
+        cdef int error
+        cdef bdev_io *io
+        if self.partial != NULL:
+            if self.partial_have < self.partial.iovs[0].iov_len:
+                return 0
+            ios.append(self.partial)
+            self.partial = NULL
+        while self.rx != NULL and not self.closed and not self.disconnecting:
+            have = self.rx_end - self.rx_start
+            if self.skip:
+                if self.skip >= have:
+                    self.skip -= have
+                    self.rx_start = self.rx_end
+                    break
+                self.rx_start += self.skip
+                have -= self.skip
+                self.skip = 0
+            if have < REQUEST_BYTES:
+                break
+            if self._full():
+                self.wants_read = False
+                break
+            p = <const uint8_t *>self.rx.buf.base + self.rx_start
+            if get32(p) != REQUEST_MAGIC:
+                self._close(f"request magic is 0x{get32(p):08x}, not 0x{REQUEST_MAGIC:08x}")
+                break
+            flags = get16(p + 4)
+            command = get16(p + 6)
+            cookie = get64(p + 8)
+            offset = get64(p + 16)
+            length = get32(p + 24)
+            if command == CMD_DISC:
+                self.rx_start += REQUEST_BYTES
+                self.disconnecting = True
+                self.wants_read = False
+                break
+            error = self._check(command, flags, offset, length)
+            if error:
+                self.rx_start += REQUEST_BYTES
+                if command == CMD_WRITE:
+                    self.skip = length
+                self._reply_error(command, cookie, error)
+                continue
+            if command == CMD_BLOCK_STATUS:
+                self.rx_start += REQUEST_BYTES
+                self.specials_.append((command, flags, cookie, offset, length))
+                self.specials_waiting += 1
+                continue
+            need = REQUEST_BYTES
+            if command == CMD_WRITE and length <= IN_PLACE_BYTES:
+                need += length
+                if have < need:
+                    if self.rx_start + need > CHUNK_BYTES:
+                        self._fresh_chunk()
+                    break
+            io = self.new_io()
+            if io == NULL:
+                self._starve()
+                break
+            io.cookie = cookie
+            io.tag = KIND_PLAIN
+            io.offset_blocks = offset // self.block_size
+            io.num_blocks = length // self.block_size
+            if flags & CMD_FLAG_FUA:
+                io.flags = FLAG_FUA
+            if command == CMD_READ:
+                io.op = OP_READ
+                io.tag = KIND_READ
+                io.flags = 0
+                self.in_flight_bytes += length
+            elif command == CMD_WRITE:
+                io.op = OP_WRITE
+                self.in_flight_bytes += length
+                io.iovcnt = 1
+                io.iov_inline[0].iov_len = length
+                if length <= IN_PLACE_BYTES:
+                    io.iov_inline[0].iov_base = <void *>(p + REQUEST_BYTES)
+                    io.owner_data = self.rx
+                    self.rx.refs += 1
+                elif not self._receive_apart(io, have, length):
+                    break
+                elif self.partial != NULL:
+                    break
+                else:
+                    need += length
+            elif command == CMD_FLUSH:
+                io.op = OP_FLUSH
+                io.offset_blocks = 0
+                io.num_blocks = self.channel.s.num_blocks
+            elif command == CMD_TRIM:
+                io.op = OP_UNMAP
+            elif command == CMD_CACHE:
+                io.op = OP_READ
+                io.flags = 0
+                self.in_flight_bytes += length
+            else:
+                io.op = OP_WRITE_ZEROES
+                if flags & CMD_FLAG_NO_HOLE:
+                    io.flags |= FLAG_NO_HOLE
+                if flags & CMD_FLAG_FAST_ZERO:
+                    io.flags |= FLAG_FAST_ZERO
+            self.rx_start += need
+            ios.append(io)
+        return 0
+
+    cdef bint _receive_apart(self, bdev_io *io, size_t have, uint32_t length) except -1:
+        """Give a long WRITE a buffer of its own and move what is here of its payload."""
+        cdef size_t here = have - REQUEST_BYTES
+        if here > length:
+            here = length
+        if not self.engine.buffers.get(length, self.engine.buffers.limit_bytes < length, &io.buf):
+            self.in_flight_bytes -= length
+            self.free_io(io)
+            self._starve()
+            return False
+        io.iov_inline[0].iov_base = io.buf.base
+        memcpy(io.buf.base, <char *>self.rx.buf.base + self.rx_start + REQUEST_BYTES, here)
+        if here < length:
+            self.rx_start = self.rx_end
+            self.partial = io
+            self.partial_have = here
+        return True
+
+    cdef int _check(self, uint16_t command, uint16_t flags, uint64_t offset,
+                    uint32_t length) noexcept nogil:
+        """Return 0, or the errno to refuse a request with (proto.md, "Request types")."""
+        cdef uint32_t offered = self.export_flags
+        cdef uint16_t allowed = CMD_FLAG_FUA if offered & EXPORT_SEND_FUA else 0
+        cdef bint writes = False
+        if command == CMD_READ:
+            if self.structured:
+                allowed |= CMD_FLAG_DF
+        elif command == CMD_WRITE:
+            writes = True
+        elif command == CMD_FLUSH:
+            if not offered & EXPORT_SEND_FLUSH or offset or length:
+                return EINVAL
+            return EINVAL if flags & ~allowed else 0
+        elif command == CMD_TRIM:
+            if not offered & EXPORT_SEND_TRIM:
+                return EPERM if offered & EXPORT_READ_ONLY else EINVAL
+            writes = True
+        elif command == CMD_CACHE:
+            if not offered & EXPORT_SEND_CACHE:
+                return EINVAL
+        elif command == CMD_WRITE_ZEROES:
+            if not offered & EXPORT_SEND_WRITE_ZEROES:
+                return EPERM if offered & EXPORT_READ_ONLY else EINVAL
+            writes = True
+            allowed |= CMD_FLAG_NO_HOLE
+            if offered & EXPORT_SEND_FAST_ZERO:
+                allowed |= CMD_FLAG_FAST_ZERO
+        elif command == CMD_BLOCK_STATUS:
+            if not self.structured:
+                return EINVAL
+            allowed |= CMD_FLAG_REQ_ONE
+        else:
+            return EINVAL
+        if flags & ~allowed:
+            return EINVAL
+        if writes and offered & EXPORT_READ_ONLY:
+            return EPERM
+        if length == 0 or offset % self.block_size or length % self.block_size:
+            return EINVAL
+        if offset > self.size_bytes or length > self.size_bytes - offset:
+            return ENOSPC if command == CMD_WRITE or command == CMD_WRITE_ZEROES else EINVAL
+        if length > MAX_PAYLOAD and (command == CMD_READ or command == CMD_WRITE
+                                     or command == CMD_CACHE):
+            return EINVAL
+        return 0
+
+    cdef bint _full(self) noexcept nogil:
+        return (self.o.in_flight >= MAX_IN_FLIGHT or self.in_flight_bytes >= MAX_IN_FLIGHT_BYTES
+                or self.tx_n >= MAX_IN_FLIGHT or self.wants_write
+                or self.specials_waiting >= MAX_SPECIALS)
+
+    cdef void _starve(self) noexcept:
+        """No memory now: stop reading; whoever drives this calls `resume` again soon."""
+        self.starved = True
+        self.wants_read = False
+
+    def resume(self):
+        """Go on after a pause if there is room again."""
+        self.starved = False
+        self._resume()
+
+    cdef int _resume(self) except -1:
+        if (self.wants_read or self.closed or self.disconnecting or self.starved
+                or self._full()):
+            return 0
+        self.wants_read = True
+        self._process()
+        return 0
+
+    # Receive memory
+
+    cdef bint _new_chunk(self) noexcept:
+        cdef rx_chunk *chunk = <rx_chunk *>calloc(1, sizeof(rx_chunk))
+        if chunk == NULL:
+            return False
+        if not self.engine.buffers.get(CHUNK_BYTES, False, &chunk.buf):
+            free(chunk)
+            return False
+        chunk.refs = 1
+        self.rx = chunk
+        self.rx_start = self.rx_end = 0
+        return True
+
+    cdef void _release_chunk(self, rx_chunk *chunk) noexcept:
+        chunk.refs -= 1
+        if chunk.refs == 0:
+            self.engine.buffers.put(&chunk.buf)
+            free(chunk)
+
+    cdef bint _fresh_chunk(self) noexcept:
+        """Move the bytes not looked at yet to where there is room behind them."""
+        cdef rx_chunk *old = self.rx
+        cdef size_t start = self.rx_start, left = self.rx_end - self.rx_start
+        if old.refs == 1:
+            memmove(old.buf.base, <char *>old.buf.base + start, left)
+            self.rx_start = 0
+            self.rx_end = left
+            return True
+        if not self._new_chunk():
+            self.rx = old
+            self._starve()
+            return False
+        memcpy(self.rx.buf.base, <char *>old.buf.base + start, left)
+        self.rx_end = left
+        self._release_chunk(old)
+        return True
+
+    cdef void _let_go_of_empty_chunk(self) noexcept:
+        if self.rx != NULL and self.rx_start == self.rx_end:
+            self._release_chunk(self.rx)
+            self.rx = NULL
+            self.rx_start = self.rx_end = 0
+
+    # Completing and replying
+
+    cdef int deliver(self) except -1:
+        cdef size_t i
+        cdef bdev_io *io
+        cdef bint read_before = self.wants_read, write_before = self.wants_write
+        cdef bint closed_before = self.closed
+        for i in range(self.o.ready.n):
+            io = self.o.ready.v[i]
+            if io.owner_data != NULL:
+                self._release_chunk(<rx_chunk *>io.owner_data)
+                io.owner_data = NULL
+            self._reply(io)
+        self.o.ready.n = 0
+        if self.tx_n and not self.wants_write and not self.closed:
+            self._send()
+        self._resume()
+        if not self.busy and (
+                read_before != self.wants_read or write_before != self.wants_write
+                or closed_before != self.closed or self.starved or self.specials_
+                or (self.o.in_flight == 0 and (self.closed or self.disconnecting))):
+            self.on_change()
+        return 0
+
+    cdef int _reply(self, bdev_io *io) except -1:
+        cdef tx_entry *entry
+        cdef uint64_t data = io.num_blocks * self.block_size if (
+            io.op == OP_READ or io.op == OP_WRITE) else 0
+        cdef uint32_t error = 0
+        if self.closed:
+            self.in_flight_bytes -= data
+            self.free_io(io)
+            return 0
+        if io.status != IO_SUCCESS:
+            error = self.nbd_error(io.status, io.err)
+        entry = self._new_entry()
+        if io.tag == KIND_READ and self.structured:
+            if error:
+                self._chunk_header(entry, REPLY_TYPE_ERROR, io.cookie, 6)
+                put32(entry.header + CHUNK_HEADER_BYTES, error)
+                put16(entry.header + CHUNK_HEADER_BYTES + 4, 0)
+                entry.header_len = CHUNK_HEADER_BYTES + 6
+            else:
+                self._chunk_header(entry, REPLY_TYPE_OFFSET_DATA, io.cookie,
+                                   <uint32_t>(data + 8))
+                put64(entry.header + CHUNK_HEADER_BYTES, io.offset_blocks * self.block_size)
+                entry.header_len = CHUNK_HEADER_BYTES + 8
+        else:
+            self._simple_header(entry, io.cookie, error)
+        if io.tag == KIND_READ and not error:
+            entry.io = io
+            entry.charged = data
+        else:
+            self.in_flight_bytes -= data
+            self.free_io(io)
+        return 0
+
+    cdef int _reply_error(self, uint16_t command, uint64_t cookie, int number) except -1:
+        cdef tx_entry *entry = self._new_entry()
+        cdef uint32_t error = self.nbd_error(-1, number)
+        if self.structured and (command == CMD_READ or command == CMD_BLOCK_STATUS):
+            self._chunk_header(entry, REPLY_TYPE_ERROR, cookie, 6)
+            put32(entry.header + CHUNK_HEADER_BYTES, error)
+            put16(entry.header + CHUNK_HEADER_BYTES + 4, 0)
+            entry.header_len = CHUNK_HEADER_BYTES + 6
+        else:
+            self._simple_header(entry, cookie, error)
+        return 0
+
+    def reply_raw(self, bytes message not None):
+        """Send a reply that Python made, behind those that wait already."""
+        cdef tx_entry *entry
+        if self.specials_waiting:
+            self.specials_waiting -= 1
+        if self.closed:
+            return
+        entry = self._new_entry()
+        Py_INCREF(message)
+        entry.raw = <PyObject *>message
+        self.busy = True
+        if not self.wants_write:
+            self._send()
+        self._resume()
+        self.busy = False
+
+    cdef void _simple_header(self, tx_entry *entry, uint64_t cookie, uint32_t error) noexcept nogil:
+        put32(entry.header, SIMPLE_REPLY_MAGIC)
+        put32(entry.header + 4, error)
+        put64(entry.header + 8, cookie)
+        entry.header_len = 16
+
+    cdef void _chunk_header(self, tx_entry *entry, uint16_t kind, uint64_t cookie,
+                            uint32_t length) noexcept nogil:
+        put32(entry.header, STRUCTURED_REPLY_MAGIC)
+        put16(entry.header + 4, REPLY_FLAG_DONE)
+        put16(entry.header + 6, kind)
+        put64(entry.header + 8, cookie)
+        put32(entry.header + 16, length)
+
+    # Sending
+
+    cdef tx_entry *_new_entry(self) except NULL:
+        """Return a cleared entry at the end of the queue, a ring that grows."""
+        cdef tx_entry *grown
+        cdef tx_entry *entry
+        cdef size_t cap, i
+        if self.tx_n == self.tx_cap:
+            cap = self.tx_cap * 2 if self.tx_cap else 16
+            grown = <tx_entry *>malloc(cap * sizeof(tx_entry))
+            if grown == NULL:
+                raise MemoryError
+            for i in range(self.tx_n):
+                grown[i] = self.tx[(self.tx_head + i) & (self.tx_cap - 1)]
+            free(self.tx)
+            self.tx = grown
+            self.tx_cap = cap
+            self.tx_head = 0
+        entry = &self.tx[(self.tx_head + self.tx_n) & (self.tx_cap - 1)]
+        entry.header_len = 0
+        entry.io = NULL
+        entry.raw = NULL
+        entry.charged = 0
+        self.tx_n += 1
+        return entry
+
+    cdef void _drop_entry(self) noexcept:
+        """Forget the first entry: sent, or never to be."""
+        cdef tx_entry *entry = &self.tx[self.tx_head]
+        if entry.io != NULL:
+            self.free_io(entry.io)
+        if entry.raw != NULL:
+            Py_DECREF(<object>entry.raw)
+        self.in_flight_bytes -= entry.charged
+        self.tx_head = (self.tx_head + 1) & (self.tx_cap - 1)
+        self.tx_n -= 1
+        self.tx_sent = 0
+
+    cdef size_t _entry_bytes(self, tx_entry *entry) noexcept:
+        if entry.raw != NULL:
+            return PyBytes_GET_SIZE(<object>entry.raw)
+        return entry.header_len + entry.charged
+
+    def send(self):
+        """Go on sending. Call when the socket is writable again."""
+        self.busy = True
+        if not self.closed:
+            self._send()
+            self._resume()
+        self.busy = False
+
+    cdef int _send(self) except -1:
+        """Send what waits, as many replies in one call as fit."""
+        cdef msghdr msg
+        cdef size_t count, i, skip, left, total
+        cdef uint32_t j
+        cdef ssize_t sent
+        cdef tx_entry *entry
+        cdef int error = 0
+        msg.msg_name = NULL
+        msg.msg_namelen = 0
+        msg.msg_control = NULL
+        msg.msg_controllen = 0
+        msg.msg_flags = 0
+        self.wants_write = False
+        while self.tx_n and not self.closed:
+            count = 0
+            total = 0
+            skip = self.tx_sent
+            for i in range(self.tx_n):
+                entry = &self.tx[(self.tx_head + i) & (self.tx_cap - 1)]
+                if count + 2 + (entry.io.iovcnt if entry.io != NULL else 0) > SEND_IOVS:
+                    break
+                if entry.raw != NULL:
+                    self.iovs[count].iov_base = PyBytes_AS_STRING(<object>entry.raw)
+                    self.iovs[count].iov_len = PyBytes_GET_SIZE(<object>entry.raw)
+                    count += 1
+                    continue
+                self.iovs[count].iov_base = entry.header
+                self.iovs[count].iov_len = entry.header_len
+                count += 1
+                if entry.io != NULL:
+                    for j in range(entry.io.iovcnt):
+                        self.iovs[count] = entry.io.iovs[j]
+                        count += 1
+            i = 0
+            while skip:
+                left = self.iovs[i].iov_len
+                if skip < left:
+                    self.iovs[i].iov_base = <char *>self.iovs[i].iov_base + skip
+                    self.iovs[i].iov_len = left - skip
+                    break
+                skip -= left
+                i += 1
+            msg.msg_iov = self.iovs + i
+            msg.msg_iovlen = count - i
+            for j in range(<uint32_t>i, <uint32_t>count):
+                total += self.iovs[j].iov_len
+            with nogil:
+                while True:
+                    sent = sendmsg(self.fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL)
+                    if sent >= 0 or errno != EINTR:
+                        break
+                if sent < 0:
+                    error = errno
+            self.sends += 1
+            if sent < 0:
+                if error == EAGAIN:
+                    self.wants_write = True
+                else:
+                    self._close(strerror(error).decode())
+                return 0
+            self.sent_bytes += sent
+            self.tx_sent += sent
+            while self.tx_n:
+                left = self._entry_bytes(&self.tx[self.tx_head])
+                if self.tx_sent < left:
+                    break
+                skip = self.tx_sent - left
+                self._drop_entry()
+                self.tx_sent = skip
+            if <size_t>sent < total:
+                self.wants_write = True  # the socket is full; it would only say EAGAIN
+                return 0
+        return 0
+
+    # The end
+
+    def finish(self):
+        """Take no further request; replies to those in flight are still sent, until `idle`."""
+        self.disconnecting = True
+        self.wants_read = False
+
+    def shut(self, str reason not None):
+        """Take no further request and send no further reply; I/O in flight goes on to its end."""
+        self._close(reason)
+
+    cdef void _close(self, str reason) noexcept:
+        if self.closed:
+            return
+        self.closed = True
+        self.reason = reason
+        self.wants_read = self.wants_write = False
+        while self.tx_n:
+            self._drop_entry()
+        if self.partial != NULL:
+            self.in_flight_bytes -= self.partial.iovs[0].iov_len
+            self.free_io(self.partial)
+            self.partial = NULL
+        if self.rx != NULL:
+            self._release_chunk(self.rx)
+            self.rx = NULL
+            self.rx_start = self.rx_end = 0

@@ -1,0 +1,1 @@
+"""Targets: what serves bdevs to the world over a protocol. Siblings; none imports another."""

@@ -1,0 +1,74 @@
+"""An export: a bdev under a name, and what NBD can say of it.
+
+Every promise in the transmission flags follows from the bdev: SEND_FUA where it keeps FUA,
+CAN_MULTI_CONN where a FLUSH covers all channels, and so on (proto.md, "Transmission flags").
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vbdev.bdev import Bdev, Descriptor
+from vbdev.vocab import NBD_MAX_PAYLOAD_BYTES, Op
+from vbdev.wire.nbd import BlockSizes, ExportInfo, TransmissionFlag
+
+if TYPE_CHECKING:
+    from vbdev.targets.nbd.connection import NbdConnection
+
+__all__ = ["META_CONTEXT", "Export"]
+
+META_CONTEXT = "base:allocation"
+"""The one metadata context that is served."""
+
+
+class Export:
+    """A bdev, opened, under an export name. `connections` are those in transmission."""
+
+    def __init__(
+        self, name: str, descriptor: Descriptor, *, read_only: bool, description: str
+    ) -> None:
+        self.name = name
+        self.descriptor = descriptor
+        self.read_only = read_only
+        self.description = description
+        self.connections: set[NbdConnection] = set()
+
+    @property
+    def bdev(self) -> Bdev:
+        """The bdev behind it."""
+        return self.descriptor.bdev
+
+    def info(self) -> ExportInfo:
+        """Return size, transmission flags and block sizes, as they are now."""
+        bdev = self.bdev
+        preferred = 4096
+        while preferred < min(max(bdev.phys_block_size, bdev.block_size), 1 << 25):
+            preferred *= 2
+        return ExportInfo(
+            size_bytes=bdev.size_bytes,
+            flags=self.flags(),
+            block_sizes=BlockSizes(bdev.block_size, preferred, NBD_MAX_PAYLOAD_BYTES),
+            name=self.name,
+            description=self.description or f"{bdev.product_name} {bdev.name}",
+        )
+
+    def flags(self) -> TransmissionFlag:
+        """Return the promises that the bdev keeps."""
+        bdev, flag = self.bdev, TransmissionFlag
+        flags = flag.HAS_FLAGS | flag.SEND_DF | flag.SEND_CACHE
+        # Without a cache that could lose anything, a FLUSH has nothing to do and FUA is free.
+        if Op.FLUSH in bdev.ops:
+            flags |= flag.SEND_FLUSH
+        if bdev.multi_conn:
+            flags |= flag.CAN_MULTI_CONN
+        if self.read_only:
+            return flags | flag.READ_ONLY
+        if bdev.fua or not bdev.write_cache:
+            flags |= flag.SEND_FUA
+        if Op.UNMAP in bdev.ops:
+            flags |= flag.SEND_TRIM
+        if Op.WRITE_ZEROES in bdev.ops:
+            flags |= flag.SEND_WRITE_ZEROES
+            if bdev.fast_zero:
+                flags |= flag.SEND_FAST_ZERO
+        return flags

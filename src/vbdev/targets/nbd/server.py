@@ -1,0 +1,210 @@
+"""The NBD server: listeners, exports, connections.
+
+An export holds a descriptor, so a bdev that is exported is in use, and `vbdev ls` says by whom.
+When the bdev goes away its export goes first: clients get the replies to what is in flight and
+are disconnected, and the descriptor is closed.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+
+from vbdev.address import Address, parse_address
+from vbdev.bdev import BdevError, BdevEvent
+from vbdev.core.engine import Engine
+from vbdev.listen import Listener, open_listener
+from vbdev.reactor import Future, Reactor
+from vbdev.registry import Registry
+from vbdev.targets.nbd.connection import NbdConnection
+from vbdev.targets.nbd.export import Export
+from vbdev.vocab import Op
+
+__all__ = ["NbdServer"]
+
+log = logging.getLogger(__name__)
+
+DRAIN_US = 5_000_000
+"""How long clients have to take the replies to what is in flight when an export goes."""
+MAX_NAME_BYTES = 4096
+
+
+class NbdServer:
+    """Serves exports on any number of addresses. Belongs to one reactor."""
+
+    def __init__(self, registry: Registry, reactor: Reactor) -> None:
+        self.registry = registry
+        self.reactor = reactor
+        self.exports: dict[str, Export] = {}
+        self.default_export: str | None = None
+        self._listeners: dict[str, Listener] = {}
+        self._connections: set[NbdConnection] = set()
+        self._waiting: list[tuple[Export | None, Future[None]]] = []
+
+    # Addresses
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where it listens."""
+        return [listener.address for listener in self._listeners.values()]
+
+    def listen(self, address: str) -> Address:
+        """Listen on `unix:/path` or `tcp:host:port` and return the address in use."""
+        listener = Listener(self.reactor, open_listener(parse_address(address)), self._connected)
+        self._listeners[str(listener.address)] = listener
+        log.info("nbd server listens address=%s", listener.address)
+        return listener.address
+
+    def unlisten(self, address: str) -> None:
+        """Stop listening on an address; connections stay. BdevError ENOENT for an unknown one."""
+        key = str(parse_address(address))
+        if key not in self._listeners:
+            known = ", ".join(self._listeners) or "none"
+            raise BdevError(
+                errno.ENOENT, f"no NBD server listens on {address}; addresses: {known}"
+            )
+        self._listeners.pop(key).close()
+
+    # Exports
+
+    def add_export(
+        self,
+        bdev_name: str,
+        export_name: str | None = None,
+        *,
+        read_only: bool = False,
+        description: str = "",
+    ) -> Export:
+        """Export a bdev. The first export is also the default one (the empty name).
+
+        Raises BdevError: ENODEV without such a bdev, EEXIST when the name is taken, EPERM when a
+        module has claimed the bdev and the export is not read-only.
+        """
+        name = bdev_name if export_name is None else export_name
+        for text, what in ((name, "export name"), (description, "description")):
+            if len(text.encode()) > MAX_NAME_BYTES:
+                raise BdevError(
+                    errno.ENAMETOOLONG,
+                    f"{what} of {len(text.encode())} bytes; {MAX_NAME_BYTES} are the most",
+                )
+        if name in self.exports:
+            raise BdevError(
+                errno.EEXIST,
+                f"export {name!r} exists: it serves bdev {self.exports[name].bdev.name}",
+            )
+        read_only = read_only or Op.WRITE not in self.registry.get(bdev_name).ops
+        descriptor = self.registry.open(
+            bdev_name,
+            write=not read_only,
+            on_event=lambda event: self._bdev_event(export, event),
+            holder=f"nbd export {name!r}",
+        )
+        export = Export(name, descriptor, read_only=read_only, description=description)
+        self.exports[name] = export
+        if self.default_export is None:
+            self.default_export = name
+        log.info("nbd export added name=%s bdev=%s read_only=%s", name, bdev_name, read_only)
+        return export
+
+    def find_export(self, name: str) -> Export | None:
+        """Return the export that a client means; the empty name is the default one."""
+        if not name and "" not in self.exports and self.default_export is not None:
+            name = self.default_export
+        return self.exports.get(name)
+
+    async def remove_export(self, name: str) -> None:
+        """Take an export away: no new client, the present ones are disconnected in order."""
+        export = self.exports.get(name)
+        if export is None:
+            known = ", ".join(map(repr, self.exports)) or "none"
+            raise BdevError(errno.ENOENT, f"there is no export {name!r}; exports: {known}")
+        await self._retire(export)
+
+    async def _retire(self, export: Export) -> None:
+        del self.exports[export.name]
+        if self.default_export == export.name:
+            self.default_export = next(iter(self.exports), None)
+        await self._drain(export)
+        export.descriptor.close()
+        log.info("nbd export removed name=%s", export.name)
+
+    def _bdev_event(self, export: Export, event: BdevEvent) -> None:
+        if event is BdevEvent.REMOVE and self.exports.get(export.name) is export:
+            self.reactor.spawn(self._retire(export), f"removal of export {export.name}")
+        elif event is BdevEvent.RESIZE:
+            # NBD has no message for it: clients that connect from now on see the new size.
+            log.info("nbd export resized name=%s bytes=%d", export.name, export.bdev.size_bytes)
+
+    # Connections
+
+    def _connected(self, connection: socket.socket) -> None:
+        self._connections.add(NbdConnection(self, connection))
+
+    def connection_ended(self, connection: NbdConnection) -> None:
+        """Forget a connection that has closed its socket."""
+        self._connections.discard(connection)
+        for export, future in list(self._waiting):
+            if not self._clients_of(export) and not future.done:
+                future.set_result(None)
+
+    @property
+    def connection_count(self) -> int:
+        """Clients that are connected, in handshake or in transmission."""
+        return len(self._connections)
+
+    def is_short_of_memory(self) -> bool:
+        """Whether I/Os or connections wait for memory now."""
+        engine = self.reactor.engine
+        assert isinstance(engine, Engine)
+        return engine.waiting > 0 or any(
+            c.stream is not None and c.stream.starved for c in self._connections
+        )
+
+    def _clients_of(self, export: Export | None) -> list[NbdConnection]:
+        """Return the connections of an export; of None, all."""
+        return list(self._connections if export is None else export.connections)
+
+    async def _drain(self, export: Export | None) -> None:
+        """Disconnect in order; those who take no replies are dropped after DRAIN_US."""
+        drained: Future[None] = Future()
+        self._waiting.append((export, drained))
+
+        def hurry() -> None:
+            for connection in self._clients_of(export):
+                connection.drop(f"took no replies for {DRAIN_US // 1_000_000} s at the end")
+
+        timer = self.reactor.call_later(DRAIN_US, hurry)
+        for connection in self._clients_of(export):
+            connection.finish()
+        if not self._clients_of(export) and not drained.done:
+            drained.set_result(None)
+        await drained
+        timer.cancel()
+        self._waiting.remove((export, drained))
+
+    async def close(self) -> None:
+        """Stop: no new clients, replies to what is in flight, exports given up."""
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+        await self._drain(None)
+        for export in list(self.exports.values()):
+            await self._retire(export)
+
+    # Configuration
+
+    def config(self) -> list[dict[str, object]]:
+        """Return the RPC calls that make the same listeners and exports again."""
+        calls: list[dict[str, object]] = [
+            {"method": "nbd_server_start", "params": {"address": str(address)}}
+            for address in self.addresses
+        ]
+        for export in self.exports.values():
+            params: dict[str, object] = {"bdev_name": export.bdev.name, "export_name": export.name}
+            if export.read_only:
+                params["read_only"] = True
+            if export.description:
+                params["description"] = export.description
+            calls.append({"method": "nbd_export_add", "params": params})
+        return calls

@@ -1,0 +1,221 @@
+"""The dispatcher: SPDK's codes and texts letter for letter, the detail beside them."""
+
+import errno
+import os
+from typing import Annotated, Any
+
+import msgspec
+import pytest
+
+from vbdev.reactor import Reactor, VirtualClock
+from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method, State
+from vbdev.rpc.errors import RpcError, error_from_errno, error_from_exception
+from vbdev.wire.jsontext import decode
+
+
+class Params(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    name: str
+    num_blocks: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 1
+    ratio: float = 0.5
+    ready: bool = False
+    names: list[str] = []
+    inner: dict[str, int] = {}
+
+
+async def echo(params):
+    return params
+
+
+def run(dispatcher, name, params=None):
+    reactor = Reactor(clock=VirtualClock())
+    try:
+        return reactor.run_until_complete(dispatcher.call(name, params))
+    finally:
+        reactor.close()
+
+
+def failure(dispatcher, name, params=None):
+    with pytest.raises(RpcError) as found:
+        run(dispatcher, name, params)
+    return (found.value.code, found.value.message, found.value.data)
+
+
+@pytest.fixture
+def dispatcher():
+    dispatcher = Dispatcher()
+    dispatcher.register(Method("echo", echo, Params))
+    dispatcher.register(Method("bare", echo))
+    dispatcher.register(
+        Method(
+            "passthru",
+            echo,
+            Params,
+            decode_error_code=-32603,
+            decode_error_text=DECODE_OBJECT_FAILED,
+        )
+    )
+    return dispatcher
+
+
+def test_table(dispatcher):
+    assert dispatcher.names() == ["echo", "bare", "passthru"]
+    assert dispatcher.get("bare").params is None
+    assert dispatcher.get("none") is None
+    with pytest.raises(ValueError, match="echo is registered already"):
+        dispatcher.register(Method("echo", echo))
+    dispatcher.unregister("echo")
+    assert failure(dispatcher, "echo") == (-32601, "Method not found", "echo")
+    with pytest.raises(KeyError):
+        dispatcher.unregister("echo")
+    dispatcher.register(Method("echo", echo))
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "value"),
+    [
+        ("1e3", "num_blocks", 1000),
+        ("10.0", "num_blocks", 10),
+        ("2", "ratio", 2.0),
+        ("2.0", "ratio", 2.0),
+        ("true", "ready", True),
+        ('["a"]', "names", ["a"]),
+    ],
+)
+def test_decoding(dispatcher, text, field, value):
+    params = decode(f'{{"name":"n","{field}":{text}}}'.encode())
+    found = getattr(run(dispatcher, "echo", params), field)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        ('{"name":1}', "name: expected str, got int"),
+        ('{"name":null}', "name: expected str, got null"),
+        ('{"name":"n","num_blocks":"x"}', "num_blocks: expected int, got str"),
+        ('{"name":"n","num_blocks":1.5}', "num_blocks: expected int, got float"),
+        ('{"name":"n","num_blocks":true}', "num_blocks: expected int, got bool"),
+        ('{"name":"n","num_blocks":-1}', "num_blocks: expected int >= 0"),
+        ('{"name":"n","num_blocks":1e6}', "num_blocks: expected int <= 100000"),
+        ('{"name":"n","ready":1}', "ready: expected bool, got int"),
+        ('{"name":"n","ready":"true"}', "ready: expected bool, got str"),
+        ('{"name":"n","names":["a",2]}', "names[1]: expected str, got int"),
+        ('{"name":"n","size":1}', "size: unknown parameter"),
+        ("{}", "name: required, and missing"),
+        ("null", "name: required, and missing"),
+        ("[]", "params: expected object, got array"),
+        ('{"name":"a","name":"b"}', "duplicate key 'name'"),
+        ('{"name":"n","inner":{"a":1,"a":2}}', "inner: expected object, got DuplicateKey"),
+    ],
+)
+def test_decode_errors_name_the_field(dispatcher, text, detail):
+    params = decode(text.encode())
+    assert failure(dispatcher, "echo", params) == (-32602, "Invalid parameters", detail)
+    assert failure(dispatcher, "passthru", params) == (
+        -32603,
+        "spdk_json_decode_object failed",
+        detail,
+    )
+
+
+def test_a_struct_s_own_check_is_a_decode_error():
+    class Checked(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+        low: int
+        high: int
+
+        def __post_init__(self):
+            if self.low > self.high:
+                raise ValueError("low: above high")
+
+    dispatcher = Dispatcher()
+    dispatcher.register(Method("m", echo, Checked))
+    assert failure(dispatcher, "m", {"low": 2, "high": 1})[:2] == (-32602, "Invalid parameters")
+    assert "low: above high" in failure(dispatcher, "m", {"low": 2, "high": 1})[2]
+
+
+def test_nested_errors_name_the_whole_path():
+    class Inner(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+        a: int
+
+    class Outer(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+        inner: list[Inner]
+
+    dispatcher = Dispatcher()
+    dispatcher.register(Method("m", echo, Outer))
+    assert failure(dispatcher, "m", {"inner": [{}]})[2] == "inner[0].a: required, and missing"
+    assert failure(dispatcher, "m", {"inner": [{"a": 1, "b": 1}]})[2] == (
+        "inner[0].b: unknown parameter"
+    )
+
+
+def test_a_method_without_params(dispatcher):
+    assert run(dispatcher, "bare") is None
+    for params in ({}, {"a": 1}, []):
+        assert failure(dispatcher, "bare", params) == (
+            -32602,
+            "bare requires no parameters",
+            None,
+        )
+
+
+class BdevError(Exception):
+    def __init__(self, number: Any, text: str) -> None:
+        super().__init__(text)
+        self.errno = number
+
+
+def raising(error):
+    async def handler(_params):
+        raise error
+
+    dispatcher = Dispatcher()
+    dispatcher.register(Method("m", handler))
+    return dispatcher
+
+
+def test_failures():
+    missing = raising(BdevError(errno.ENODEV, "bdev Malloc0: no such bdev"))
+    assert failure(missing, "m") == (-19, "No such device", "bdev Malloc0: no such bdev")
+    file = raising(FileNotFoundError(errno.ENOENT, "No such file or directory", "/x"))
+    assert failure(file, "m")[:2] == (-2, os.strerror(errno.ENOENT))
+    assert "/x" in failure(file, "m")[2]
+    own = RpcError(-32602, "Failed to create 2 split bdevs", "detail")
+    assert failure(raising(own), "m") == (-32602, "Failed to create 2 split bdevs", "detail")
+    assert str(own) == "Failed to create 2 split bdevs (-32602): detail"
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("secret"), OSError("no number"), BdevError("5", "x"), BdevError(-5, "x")]
+)
+def test_bugs_are_internal_errors_and_logged(error, caplog):
+    assert failure(raising(error), "m") == (-32603, "Internal error", "m: see the log")
+    assert "Traceback" in caplog.text
+    assert "method=m" in caplog.text
+
+
+def test_errno_helpers():
+    assert (error_from_errno(17).code, error_from_errno(17).message) == (-17, "File exists")
+    assert error_from_exception(ValueError()) is None
+
+
+def test_states():
+    dispatcher = Dispatcher(State.STARTUP)
+    dispatcher.register(Method("late", echo))
+    dispatcher.register(Method("early", echo, states=State.STARTUP))
+    dispatcher.register(Method("both", echo, states=State.STARTUP | State.RUNTIME))
+    assert dispatcher.names(current=True) == ["early", "both"]
+    assert failure(dispatcher, "late")[:2] == (
+        -1,
+        "Method may only be called after framework is initialized using framework_start_init RPC.",
+    )
+    dispatcher.state = State.RUNTIME
+    assert dispatcher.names(current=True) == ["late", "both"]
+    assert failure(dispatcher, "early")[:2] == (
+        -1,
+        (
+            "Method may only be called before framework is initialized. Use --wait-for-rpc"
+            " command line parameter and then issue this RPC before the framework_start_init RPC."
+        ),
+    )
+    assert run(dispatcher, "both") is None

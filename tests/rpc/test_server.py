@@ -1,0 +1,491 @@
+"""The RPC server and client over real sockets: well-behaved clients, and the other ones."""
+
+import contextlib
+import errno
+import json
+import socket
+import threading
+import time
+
+import msgspec
+import pytest
+
+from vbdev.listen import ListenError
+from vbdev.reactor import Future, Reactor
+from vbdev.rpc import connection as connection_module
+from vbdev.rpc.client import RpcClient
+from vbdev.rpc.connection import MAX_IN_FLIGHT, PAUSE_UNSENT_BYTES
+from vbdev.rpc.dispatch import Dispatcher, Method
+from vbdev.rpc.errors import RpcError
+from vbdev.rpc.server import MAX_CONNECTIONS, RpcServer
+from vbdev.wire.jsonrpc import ClientCodec, encode_request
+
+
+class Size(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    size: int = 1
+
+
+class Text(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    text: str
+
+
+class Daemon:
+    """A server with a few methods on a reactor in its own thread."""
+
+    def __init__(self, path):
+        self.path = path
+        self.reactor = Reactor()
+        self.dispatcher = Dispatcher()
+        self.server = RpcServer(self.reactor, self.dispatcher)
+        self.calls = []
+        self.gate = Future()
+        for method in (
+            Method("echo", self.echo, Text),
+            Method("big", self.big, Size),
+            Method("held", self.held),
+            Method("missing", self.missing),
+            Method("unrenderable", self.unrenderable),
+        ):
+            self.dispatcher.register(method)
+        self.server.listen(path)
+        self.thread = threading.Thread(target=self.reactor.run)
+        self.thread.start()
+
+    async def echo(self, params):
+        self.calls.append(params.text)
+        return params.text
+
+    async def big(self, params):
+        self.calls.append(params.size)
+        return "x" * params.size
+
+    async def held(self, _params):
+        self.calls.append("held")
+        await self.gate
+        return "released"
+
+    async def missing(self, _params):
+        raise OSError(errno.ENODEV, "no bdev Malloc9")
+
+    async def unrenderable(self, _params):
+        return object()
+
+    def ask(self, function):
+        box, done = [], threading.Event()
+        self.reactor.send_msg(lambda: (box.append(function()), done.set()))
+        assert done.wait(10)
+        return box[0]
+
+    def release(self):
+        self.ask(lambda: self.gate.set_result(None))
+
+    def connections(self):
+        return self.ask(lambda: list(self.server._connections))
+
+    def close_server(self, drain_timeout_s=5.0):
+        closed = threading.Event()
+
+        async def close():
+            await self.server.close(drain_timeout_s)
+            closed.set()
+
+        self.reactor.send_msg(lambda: self.reactor.spawn(close()))
+        return closed
+
+    def stop(self):
+        assert self.close_server(0.1).wait(10)
+        self.reactor.stop()
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+        self.reactor.close()
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    daemon = Daemon(str(tmp_path / "rpc.sock"))
+    yield daemon
+    daemon.stop()
+
+
+@pytest.fixture
+def raw(daemon):
+    with contextlib.ExitStack() as stack:
+
+        def connect():
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.settimeout(10)
+            client.connect(daemon.path)
+            return client
+
+        yield connect
+
+
+def until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def assert_idle(daemon):
+    """It sleeps, and stays asleep."""
+    time.sleep(0.05)
+    before = (daemon.reactor.sleeps, daemon.reactor.busy_turns)
+    time.sleep(0.1)
+    assert (daemon.reactor.sleeps, daemon.reactor.busy_turns) == before
+
+
+def read_lines(client, count):
+    data = b""
+    while data.count(b"\n") < count:
+        chunk = client.recv(1 << 16)
+        assert chunk, data
+        data += chunk
+    assert data.endswith(b"\n")
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def read_to_end(client):
+    data = b""
+    with contextlib.suppress(ConnectionResetError):  # it had not read all we sent
+        while chunk := client.recv(1 << 16):
+            data += chunk
+    return [json.loads(line) for line in data.splitlines()]
+
+
+# One client
+
+
+def test_call(daemon):
+    with RpcClient(daemon.path) as client:
+        assert client.call("echo", text="é😀") == "é😀"
+        assert client.call("big", size=3_000_000) == "x" * 3_000_000
+        assert client.call("big") == "x"
+        with pytest.raises(RpcError) as failure:
+            client.call("missing")
+        assert (failure.value.code, failure.value.message) == (-19, "No such device")
+        assert "Malloc9" in failure.value.data
+        with pytest.raises(RpcError, match=r"Method not found \(-32601\): nope"):
+            client.call("nope")
+        with pytest.raises(RpcError, match="text: expected str, got int"):
+            client.call("echo", text=1)
+
+
+def test_tcp(daemon):
+    address = daemon.ask(lambda: daemon.server.listen("tcp:127.0.0.1:0"))
+    assert address.port
+    assert daemon.ask(lambda: daemon.server.addresses)[1] == address
+    with RpcClient(str(address)) as client:
+        assert client.call("echo", text="a") == "a"
+
+
+def test_the_address_is_taken(daemon):
+    with pytest.raises(ListenError, match="living server"):
+        RpcServer(daemon.reactor, daemon.dispatcher).listen(daemon.path)
+
+
+def test_a_result_that_can_not_be_rendered(daemon, caplog):
+    with RpcClient(daemon.path) as client:
+        with pytest.raises(RpcError, match="Internal error"):
+            client.call("unrenderable")
+        assert client.call("echo", text="still here") == "still here"
+    assert "unrenderable" in caplog.text
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_request_in_pieces(raw):
+    client = raw()
+    for byte in b' {"id":1,"method":"echo","params":{"text":"slow"}} ':
+        client.send(bytes([byte]))
+    assert read_lines(client, 1) == [{"jsonrpc": "2.0", "id": 1, "result": "slow"}]
+
+
+def test_half_a_request_costs_only_its_buffer(daemon, raw):
+    client = raw()
+    client.send(b'{"id":1,"method":"echo","par')
+    with RpcClient(daemon.path) as other:
+        assert other.call("echo", text="b") == "b"
+    (half,) = [c for c in daemon.connections() if c._codec.buffered_bytes]
+    assert half._codec.buffered_bytes == 28
+    assert_idle(daemon)
+    client.send(b'ams":{"text":"c"}}')
+    assert read_lines(client, 1)[0]["result"] == "c"
+
+
+def test_notifications_get_errors_and_no_results(daemon, raw):
+    client = raw()
+    for request_id in (b"", b',"id":null'):
+        client.send(b'{"method":"echo","params":{"text":"n"}%s}' % request_id)
+        client.send(b'{"method":"missing"%s}' % request_id)
+        (answer,) = read_lines(client, 1)
+        assert (answer["id"], answer["error"]["code"]) == (None, -19)
+    assert daemon.calls == ["n", "n"]
+
+
+def test_answers_come_in_order_of_completion(daemon, raw):
+    client = raw()
+    client.send(encode_request("held", None, 1) + encode_request("echo", {"text": "e"}, 2))
+    assert read_lines(client, 1)[0]["id"] == 2
+    daemon.release()
+    assert read_lines(client, 1)[0] == {"jsonrpc": "2.0", "id": 1, "result": "released"}
+
+
+@pytest.mark.usefixtures("daemon")
+def test_thousand_requests_at_once(raw):
+    client = raw()
+    stream = b"".join(encode_request("echo", {"text": str(n)}, n) for n in range(1000))
+    client.sendall(stream)
+    answers = read_lines(client, 1000)
+    assert {answer["id"]: answer["result"] for answer in answers} == {
+        n: str(n) for n in range(1000)
+    }
+
+
+def test_more_in_flight_than_may_be(daemon, raw):
+    client = raw()
+    client.sendall(b"".join(encode_request("held", None, n + 1) for n in range(1500)))
+    until(lambda: len(daemon.calls) == MAX_IN_FLIGHT)
+    (connection,) = daemon.connections()
+    assert connection.in_flight == MAX_IN_FLIGHT
+    assert_idle(daemon)
+    daemon.release()
+    assert len(read_lines(client, 1500)) == 1500
+
+
+def test_batches(daemon, raw):
+    client = raw()
+    client.send(
+        b'[{"id":1,"method":"echo","params":{"text":"a"}},{"method":"echo","params":{"text":"b"}},'
+        b'{"id":3,"method":"missing"},7]'
+    )
+    (answer,) = read_lines(client, 1)
+    assert [(part["id"], part.get("result")) for part in answer] == [
+        (1, "a"),
+        (3, None),
+        (None, None),
+    ]
+    client.send(b"[]")
+    assert read_lines(client, 1)[0]["error"]["code"] == -32600
+    client.send(b'[{"method":"echo","params":{"text":"c"}}]{"id":9,"method":"big"}')
+    assert read_lines(client, 1)[0]["id"] == 9
+    assert daemon.calls == ["a", "b", "c", 1]
+
+
+def test_parse_error_is_answered_and_the_connection_closed(daemon, raw):
+    client = raw()
+    client.send(encode_request("echo", {"text": "before"}, 1) + b"{]" + b'{"method":"held"}')
+    answers = {answer["id"]: answer for answer in read_to_end(client)}
+    assert answers[1]["result"] == "before"
+    assert answers[None]["error"]["code"] == -32700
+    until(lambda: not daemon.connections())
+    assert daemon.calls == ["before"]
+
+
+def test_parse_error_waits_for_what_is_in_flight(daemon, raw):
+    client = raw()
+    client.send(encode_request("held", None, 1) + b"}")
+    assert read_lines(client, 1)[0]["error"]["code"] == -32700
+    daemon.release()
+    assert read_to_end(client)[0]["result"] == "released"
+
+
+# Clients that leave
+
+
+def test_a_client_that_has_sent_all_still_gets_its_answers(daemon, raw):
+    client = raw()
+    client.send(encode_request("held", None, 1) + encode_request("echo", {"text": "e"}, 2))
+    client.shutdown(socket.SHUT_WR)
+    assert read_lines(client, 1)[0]["id"] == 2
+    daemon.release()
+    assert [answer["id"] for answer in read_to_end(client)] == [1]
+    until(lambda: not daemon.connections())
+
+
+def test_a_client_that_hangs_up_while_a_request_runs(daemon, raw):
+    client = raw()
+    client.send(encode_request("held", None, 1))
+    until(lambda: daemon.calls)
+    client.close()
+    assert_idle(daemon)
+    daemon.release()
+    until(lambda: not daemon.connections())
+
+
+def test_notifications_of_a_client_that_has_left_are_carried_out(daemon, raw):
+    client = raw()
+    client.sendall(b"".join(encode_request("echo", {"text": str(n)}) for n in range(2000)))
+    client.close()
+    until(lambda: len(daemon.calls) == 2000)
+    until(lambda: not daemon.connections())
+
+
+def test_a_full_connection_that_hangs_up_does_not_spin(daemon, raw):
+    client = raw()
+    client.sendall(b"".join(encode_request("held") for _ in range(1500)))
+    until(lambda: len(daemon.calls) == MAX_IN_FLIGHT)
+    client.close()
+    assert_idle(daemon)
+    daemon.release()
+    until(lambda: len(daemon.calls) == 1500)
+    until(lambda: not daemon.connections())
+
+
+# Clients that misbehave
+
+
+def test_a_client_that_never_reads_is_not_read_from(daemon, raw):
+    client = raw()
+    request = encode_request("big", {"size": 100_000}, 1)
+    client.setblocking(False)
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while sent < 100_000:
+            sent += client.send(request * 10) // len(request)
+    until(lambda: daemon.connections()[0].unsent_bytes > PAUSE_UNSENT_BYTES)
+    time.sleep(0.1)
+    (connection,) = daemon.connections()
+    most = PAUSE_UNSENT_BYTES + 2 * connection_module.STARTS_PER_TURN * 101_000
+    assert connection.unsent_bytes < most
+    calls = len(daemon.calls)
+    assert_idle(daemon)
+    assert len(daemon.calls) == calls
+    with RpcClient(daemon.path) as other:
+        assert other.call("echo", text="b") == "b"
+    client.setblocking(True)
+    client.settimeout(10)
+    codec, answered = ClientCodec(), 0
+    while answered < calls + 50:  # it goes on as soon as the client reads
+        codec.feed(client.recv(1 << 20))
+        while codec.next_event() is not None:
+            answered += 1
+
+
+def test_a_client_that_never_reads_is_dropped_in_the_end(daemon, raw, monkeypatch, caplog):
+    monkeypatch.setattr(connection_module, "MAX_UNSENT_BYTES", 3 << 20)
+    client = raw()
+    client.send(encode_request("big", {"size": 2 << 20}, 1) * 3)
+    until(lambda: not daemon.connections())
+    assert "does not read its answers" in caplog.text
+    with RpcClient(daemon.path) as other:
+        assert other.call("echo", text="b") == "b"
+
+
+def test_one_client_too_many_is_closed_at_once(daemon, raw):
+    clients = [raw() for _ in range(MAX_CONNECTIONS)]
+    until(lambda: len(daemon.connections()) == MAX_CONNECTIONS)
+    assert raw().recv(1) == b""
+    clients[0].send(encode_request("echo", {"text": "a"}, 1))
+    assert read_lines(clients[0], 1)[0]["result"] == "a"
+    clients[0].close()
+    until(lambda: len(daemon.connections()) == MAX_CONNECTIONS - 1)
+    clients[1].send(b"{]")
+    with RpcClient(daemon.path) as another:
+        assert another.call("echo", text="b") == "b"
+
+
+# Stopping
+
+
+def test_close_lets_requests_in_flight_finish(daemon, raw):
+    client, idle = raw(), raw()
+    client.send(encode_request("held", None, 1))
+    until(lambda: daemon.calls)
+    closed = daemon.close_server()
+    assert idle.recv(1) == b""
+    client.send(encode_request("echo", {"text": "too late"}, 2))
+    with pytest.raises(OSError, match=r"refused|No such file"):
+        raw()
+    assert not closed.wait(0.05)
+    daemon.release()
+    assert [answer["id"] for answer in read_to_end(client)] == [1]
+    assert closed.wait(10)
+    assert daemon.calls == ["held"]
+
+
+def test_close_does_not_wait_for_ever(daemon, raw, caplog):
+    client = raw()
+    client.send(encode_request("held", None, 1))
+    until(lambda: daemon.calls)
+    assert daemon.close_server(0.05).wait(10)
+    assert client.recv(1) == b""
+    assert "in flight count=1" in caplog.text
+    daemon.release()  # its end finds nobody
+
+
+def test_close_flushes(daemon, raw):
+    client = raw()
+    client.send(encode_request("big", {"size": 5 << 20}, 1))
+    until(lambda: daemon.calls)
+    closed = daemon.close_server()
+    assert len(read_to_end(client)[0]["result"]) == 5 << 20
+    assert closed.wait(10)
+
+
+# The client
+
+
+def test_client_says_what_is_wrong(tmp_path):
+    missing = str(tmp_path / "none.sock")
+    with pytest.raises(ConnectionError, match=f"no vbdev daemon listens on {missing}"):
+        RpcClient(missing)
+    with pytest.raises(ConnectionError, match=r"listens on tcp:127\.0\.0\.1:1"):
+        RpcClient("tcp:127.0.0.1:1")
+    with pytest.raises(ConnectionError, match="can not connect: Not a directory"):
+        RpcClient("/dev/null/x")
+    with pytest.raises(ListenError):
+        RpcClient("")
+
+
+def test_client_times_out_and_goes_on(daemon):
+    with RpcClient(daemon.path, timeout_s=0.05) as client:
+        with pytest.raises(TimeoutError, match=r"no answer to held within 0.05 s"):
+            client.call("held")
+        daemon.release()
+        client._timeout_s = 10
+        assert client.call("echo", text="a") == "a"  # and not "released"
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [(b"", "hung up before it answered m"), (b"SSH-2.0\r\n", "does not speak JSON-RPC")],
+)
+def test_client_against_another_server(tmp_path, answer, text):
+    path = str(tmp_path / "other.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def serve():
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with RpcClient(path) as client, pytest.raises(ConnectionError, match=text):
+            client.call("m")
+        thread.join()
+
+
+# SPDK's own client
+
+
+@pytest.mark.client
+def test_spdk_s_client(daemon):
+    spdk_client = pytest.importorskip("spdk.rpc.client")
+    with spdk_client.JSONRPCClient(daemon.path, timeout=10) as client:
+        assert client.call("echo", {"text": "a"}) == "a"
+        assert client.big(size=200_000) == "x" * 200_000
+        with pytest.raises(spdk_client.JSONRPCException) as failure:
+            client.call("missing")
+        assert '"code": -19' in failure.value.message
+        assert '"message": "No such device"' in failure.value.message
+    with spdk_client.JSONRPCClient(daemon.path, timeout=10, batch_mode=True) as client:
+        client.echo(text="a")
+        client.missing()
+        client.send_batch()
+        results, errors = client.handle_batch_response(client.recv())
+        assert results == ["a"]
+        assert [error["code"] for error in errors] == [-19]

@@ -1,0 +1,406 @@
+"""Addresses, and who may listen where: private from the first moment, stale files taken over."""
+
+import errno
+import fcntl
+import os
+import re
+import socket
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from vbdev import listen
+from vbdev.listen import (
+    ACCEPT_PAUSE_US,
+    ACCEPTS_PER_WAKE,
+    Address,
+    Listener,
+    ListenError,
+    bound_address,
+    open_listener,
+    parse_address,
+)
+from vbdev.reactor import Reactor
+
+
+@pytest.fixture
+def reactor():
+    reactor = Reactor()
+    yield reactor
+    reactor.close()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "s.sock")
+
+
+def connect(address):
+    client = socket.socket(socket.AF_UNIX if address.is_unix else socket.AF_INET)
+    try:
+        client.connect(address.path or (address.host, address.port))
+    except OSError:
+        client.close()
+        raise
+    return client
+
+
+def turn(reactor, times=5):
+    for _ in range(times):
+        reactor.poll()
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("unix:/run/x", Address(path="/run/x")),
+        ("unix:x", Address(path="x")),
+        ("unix:tcp:x:1", Address(path="tcp:x:1")),
+        ("tcp:127.0.0.1:10809", Address(host="127.0.0.1", port=10809)),
+        ("tcp:localhost:0", Address(host="localhost")),
+        ("tcp:[::1]:65535", Address(host="::1", port=65535)),
+    ],
+)
+def test_addresses_round_trip(text, address):
+    assert parse_address(text) == address
+    assert str(address) == text
+    assert parse_address(str(address)) == address
+
+
+def test_bare_path():
+    assert parse_address("/run/x", bare_path=True) == Address(path="/run/x")
+    assert parse_address("tcp:h:1", bare_path=True) == Address(host="h", port=1)
+    with pytest.raises(ListenError, match="write unix:/path or tcp"):
+        parse_address("/run/x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "unix:",
+        "unix:a\0b",
+        "tcp:",
+        "tcp:host",
+        "tcp::1",
+        "tcp:host:",
+        "tcp:host:x",
+        "tcp:host:-1",
+        "tcp:host:65536",
+        "tcp:host:²",
+        "tcp:::1:80",
+        "tcp:[host]:80",
+        "tcp:[::1:80",
+        "tcp:[]:80",
+        "ftp:x",
+    ],
+)
+def test_bad_addresses(text):
+    with pytest.raises(ListenError):
+        parse_address(text)
+
+
+def test_path_too_long():
+    assert parse_address("unix:" + "x" * 107).path
+    with pytest.raises(ListenError, match="108 bytes; a unix socket takes at most 107") as failure:
+        parse_address("unix:" + "x" * 108)
+    assert failure.value.errno == errno.ENAMETOOLONG
+    with pytest.raises(ListenError):
+        parse_address("unix:" + "é" * 54)
+
+
+# Sockets
+
+
+@pytest.mark.parametrize("mask", [0, 0o077, 0o777])
+def test_a_unix_socket_is_private_from_the_start(path, mask, monkeypatch):
+    modes = []
+
+    class Spy(socket.socket):
+        def listen(self, backlog):
+            modes.append(stat.S_IMODE(Path(path).stat().st_mode))
+            super().listen(backlog)
+
+        def bind(self, name):
+            super().bind(name)
+            modes.append(stat.S_IMODE(Path(path).stat().st_mode))
+
+    monkeypatch.setattr(listen.socket, "socket", Spy)
+    before = os.umask(mask)
+    try:
+        open_listener(Address(path=path)).close()
+    finally:
+        os.umask(before)
+    assert modes == [0o600 & ~mask] * 2
+
+
+def test_a_stale_socket_is_taken_over(path):
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(path)
+    dead.close()
+    with open_listener(Address(path=path)) as listener:
+        assert not listener.getblocking()
+        assert bound_address(listener) == Address(path=path)
+        connect(Address(path=path)).close()
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_living_server_is_left_alone(path, is_full):
+    with socket.socket(socket.AF_UNIX) as living:
+        living.bind(path)
+        living.listen(0)
+        waiting = connect(Address(path=path)) if is_full else None
+        who = "" if is_full else rf" \(process {os.getpid()}\)"
+        with pytest.raises(ListenError, match=f"in use by a living server{who}") as failure:
+            open_listener(Address(path=path))
+        assert failure.value.errno == errno.EADDRINUSE
+        assert path in str(failure.value)
+        assert Path(path).exists()
+        if waiting:
+            waiting.close()
+
+
+def test_a_file_is_left_alone(path):
+    Path(path).write_text("precious")
+    with pytest.raises(ListenError, match="no socket") as failure:
+        open_listener(Address(path=path))
+    assert failure.value.errno == errno.EEXIST
+    assert Path(path).read_text() == "precious"
+
+
+def test_a_dangling_link_is_left_alone(path):
+    Path(path).symlink_to("nowhere")
+    with pytest.raises(ListenError, match="no socket"):
+        open_listener(Address(path=path))
+
+
+def test_missing_directory(tmp_path):
+    with pytest.raises(ListenError, match="No such file or directory") as failure:
+        open_listener(Address(path=str(tmp_path / "no" / "s")))
+    assert failure.value.errno == errno.ENOENT
+
+
+def test_one_of_many_that_start_together_wins(path):
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(path)
+    dead.close()
+    won, lost, barrier = [], [], threading.Barrier(8)
+
+    def start():
+        barrier.wait()
+        try:
+            won.append(open_listener(Address(path=path)))
+        except ListenError as error:
+            lost.append(error.errno)
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert lost == [errno.EADDRINUSE] * 7
+    connect(Address(path=path)).close()
+    won[0].close()
+
+
+def test_a_directory_that_somebody_keeps_locked_is_an_error(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(listen, "LOCK_TIMEOUT_S", 0.05)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    with pytest.raises(ListenError, match="locked"):
+        open_listener(Address(path=path))
+    os.close(fd)
+    open_listener(Address(path=path)).close()
+
+
+def test_tcp_port_in_use_and_port_zero():
+    with open_listener(Address(host="127.0.0.1")) as listener:
+        address = bound_address(listener)
+        assert address.port
+        with pytest.raises(
+            ListenError, match=re.escape(f"{address}: Address already in use")
+        ) as failure:
+            open_listener(address)
+        assert failure.value.errno == errno.EADDRINUSE
+
+
+def test_tcp_host_that_does_not_exist():
+    with pytest.raises(ListenError, match=r"tcp:no\.invalid:1") as failure:
+        open_listener(Address(host="no.invalid", port=1))
+    assert failure.value.errno > 0
+
+
+def test_a_second_address_of_a_host_will_do(monkeypatch):
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, 0))
+        for host in ("192.0.2.1", "127.0.0.1")
+    ]
+    monkeypatch.setattr(listen.socket, "getaddrinfo", lambda *_, **__: found)
+    with open_listener(Address(host="two.example")) as listener:
+        assert bound_address(listener).host == "127.0.0.1"
+
+
+# Accepting
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_connections_are_handed_on(reactor, path, kind):
+    address = Address(path=path) if kind == "unix" else Address(host="127.0.0.1")
+    accepted = []
+    listener = Listener(reactor, open_listener(address), accepted.append)
+    client = connect(listener.address)
+    turn(reactor)
+    assert len(accepted) == 1
+    assert not accepted[0].getblocking()
+    if kind == "tcp":
+        assert accepted[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    listener.close()
+    listener.close()
+    client.close()
+    accepted[0].close()
+    with pytest.raises(OSError, match=r"refused|No such file"):
+        connect(listener.address)
+
+
+def test_a_crowd_is_accepted_a_few_per_turn(reactor, path):
+    accepted = []
+    listener = Listener(reactor, open_listener(Address(path=path)), accepted.append)
+    clients = [connect(listener.address) for _ in range(ACCEPTS_PER_WAKE + 5)]
+    reactor.poll()
+    assert len(accepted) == ACCEPTS_PER_WAKE
+    reactor.poll()
+    assert len(accepted) == len(clients)
+    listener.close()
+    for each in clients + accepted:
+        each.close()
+
+
+def test_a_handler_that_fails_costs_one_connection(reactor, path, caplog):
+    accepted = []
+
+    def fail_first(connection):
+        if not accepted:
+            accepted.append(None)
+            raise ValueError("first")
+        accepted.append(connection)
+
+    listener = Listener(reactor, open_listener(Address(path=path)), fail_first)
+    clients = [connect(listener.address) for _ in range(2)]
+    turn(reactor)
+    assert len(accepted) == 2
+    assert clients[0].recv(1) == b""
+    assert "first" in caplog.text
+    listener.close()
+    for each in [*clients, accepted[1]]:
+        each.close()
+
+
+def test_a_handler_may_close_the_listener(reactor, path):
+    accepted = []
+
+    def close(connection):
+        accepted.append(connection)
+        listener.close()
+
+    listener = Listener(reactor, open_listener(Address(path=path)), close)
+    clients = [connect(listener.address) for _ in range(2)]
+    turn(reactor)
+    assert len(accepted) == 1
+    for each in clients + accepted:
+        each.close()
+
+
+class Short:
+    """A listening socket of a process that has no descriptors left."""
+
+    def __init__(self, listener):
+        self._listener = listener
+        self.attempts = 0
+        self.number = errno.EMFILE
+
+    def __getattr__(self, name):
+        return getattr(self._listener, name)
+
+    def accept(self):
+        self.attempts += 1
+        if self.number:
+            raise OSError(self.number, os.strerror(self.number))
+        return self._listener.accept()
+
+
+def test_out_of_descriptors_pauses_and_logs_once(path, caplog):
+    class StillClock:
+        virtual = False
+        now = 0
+
+        def now_ns(self):
+            return self.now
+
+    clock = StillClock()
+    reactor = Reactor(clock=clock)
+    accepted = []
+    short = Short(open_listener(Address(path=path)))
+    listener = Listener(reactor, short, accepted.append)
+    client = connect(listener.address)
+    for attempt in (1, 2, 3):
+        turn(reactor, 50)
+        assert short.attempts == attempt
+        clock.now += ACCEPT_PAUSE_US * 1000
+    assert caplog.text.count("accepting nothing") == 1
+    short.number = 0
+    turn(reactor, 50)
+    assert len(accepted) == 1
+    short.number = errno.ENFILE
+    second = connect(listener.address)
+    turn(reactor)
+    assert caplog.text.count("accepting nothing") == 2
+    listener.close()  # while it pauses
+    clock.now += ACCEPT_PAUSE_US * 1000
+    turn(reactor)
+    for each in (client, second, accepted[0]):
+        each.close()
+    reactor.close()
+
+
+def test_a_client_that_has_gone_costs_nothing(reactor, path):
+    short = Short(open_listener(Address(path=path)))
+    short.number = errno.ECONNABORTED
+    listener = Listener(reactor, short, lambda _: None)
+    client = connect(listener.address)
+    reactor.poll()
+    assert short.attempts == ACCEPTS_PER_WAKE
+    listener.close()
+    client.close()
+
+
+def test_close_removes_its_own_file_and_no_other(reactor, path):
+    listener = Listener(reactor, open_listener(Address(path=path)), lambda _: None)
+    listener.close()
+    assert not Path(path).exists()
+    listener = Listener(reactor, open_listener(Address(path=path)), lambda _: None)
+    Path(path).rename(path + ".old")
+    other = open_listener(Address(path=path))
+    listener.close()
+    assert Path(path).exists()
+    connect(Address(path=path)).close()
+    other.close()
+
+
+def test_close_after_the_file_has_gone(reactor, path):
+    listener = Listener(reactor, open_listener(Address(path=path)), lambda _: None)
+    Path(path).unlink()
+    listener.close()
+
+
+def test_a_relative_path_is_remembered_as_absolute(reactor, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listener = Listener(reactor, open_listener(Address(path="r.sock")), lambda _: None)
+    monkeypatch.chdir("/")
+    listener.close()
+    assert not (tmp_path / "r.sock").exists()
