@@ -243,6 +243,18 @@ class Bdev:
         """Capacity in bytes."""
         return self.num_blocks * self.block_size
 
+    def channels(self) -> list[Channel]:
+        """Return the channels that are open."""
+        return [c for d in self.descriptors for c in d.channels.values()]
+
+    def iostat(self) -> IoTotals:
+        """Return what all channels, open and closed, have counted."""
+        total = IoTotals()
+        total.add(self.totals)
+        for channel in self.channels():
+            total.add(channel)
+        return total
+
     def refused_flags(self) -> int:
         """Flags whose promise this bdev can not keep."""
         return int(IoFlag.FUA) if self.write_cache and not self.fua else 0
@@ -325,7 +337,11 @@ class VirtualBdev(Bdev):
 
 
 class IoTotals:
-    """Counters of channels that are closed, so that a bdev's figures never go back."""
+    """Counters of I/O, added up: of channels that are closed, or of all that a bdev has.
+
+    stats: {"read"|"write"|"unmap"|"copy": (ops, blocks, latency_ns, longest_ns, shortest_ns)}.
+    errors: {status: count}.
+    """
 
     __slots__ = ("errors", "stats")
 
@@ -333,20 +349,32 @@ class IoTotals:
         self.stats: dict[str, tuple[int, int, int, int, int]] = {}
         self.errors: dict[int, int] = {}
 
-    def add(self, channel: Channel) -> None:
-        """Add a channel's counters to these."""
-        for name, (ops, blocks, latency, longest, shortest) in channel.stats().items():
+    def add(self, other: Channel | IoTotals) -> None:
+        """Add a channel's counters, or other totals, to these."""
+        stats, errors = (
+            (other.stats, other.errors)
+            if isinstance(other, IoTotals)
+            else (other.stats(), other.errors())
+        )
+        for name, (ops, blocks, latency, longest, shortest) in stats.items():
             have = self.stats.get(name, (0, 0, 0, 0, 0))
-            shortest_known = min(shortest, have[4]) if ops and have[0] else shortest or have[4]
             self.stats[name] = (
                 have[0] + ops,
                 have[1] + blocks,
                 have[2] + latency,
                 max(have[3], longest),
-                shortest_known,
+                min(filter(None, (have[4], shortest)), default=0),
             )
-        for status, count in channel.errors().items():
+        for status, count in errors.items():
             self.errors[status] = self.errors.get(status, 0) + count
+
+    def reset(self, *, counts: bool, extremes: bool, errors: bool) -> None:
+        """Set counters back to nothing: sums, longest and shortest, errors."""
+        for name, (ops, blocks, latency, longest, shortest) in self.stats.items():
+            kept = (0, 0, 0) if counts else (ops, blocks, latency)
+            self.stats[name] = (*kept, *((0, 0) if extremes else (longest, shortest)))
+        if errors:
+            self.errors.clear()
 
 
 class Descriptor:

@@ -31,7 +31,6 @@ from vbdev.bdev import (
     Descriptor,
     VirtualBdev,
 )
-from vbdev.core.engine import Channel
 from vbdev.reactor import Future, Reactor
 from vbdev.vocab import BLOCK_SIZE_MULTIPLE, MAX_STACK_DEPTH
 
@@ -333,7 +332,3 @@ class Registry:
                 {"method": f"bdev_{creation.cls.kind}_create", "params": source.config_params()}
             )
         return calls
-
-    def channels(self, bdev: Bdev) -> list[Channel]:
-        """Return the open channels of a bdev."""
-        return [c for d in bdev.descriptors for c in d.channels.values()]

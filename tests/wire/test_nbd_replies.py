@@ -284,6 +284,12 @@ def test_broken_reply(name, size):
         parser.feed(b"")
 
 
+def test_block_status_can_not_succeed_without_any_context():
+    parser = parser_for(True, [STATUS], context_ids=())
+    with pytest.raises(RemoteProtocolError, match="without contexts"):
+        parse(parser, [encode_chunk_none(3)])
+
+
 def test_read_in_too_many_pieces():
     parser = parser_for(True, [Request(Command.READ, 0, 1, 0, 1 << 20)])
     pieces = [data(2 * at, b"x") for at in range(MAX_CHUNK_PIECES + 1)]

@@ -320,6 +320,12 @@ def test_wrong_answer_is_ours_and_changes_nothing(name):
         assert server.state is State.OPTION
 
 
+def test_small_export_may_have_a_maximum_below_the_preferred_size():
+    server, _ = asked(GO)
+    server.answer_export(ExportInfo(512, block_sizes=BlockSizes(512, 4096, 512)))
+    assert server.state is State.TRANSMISSION
+
+
 def test_long_refusal_is_cut_between_characters():
     server, _ = asked(GO)
     server.refuse(OptionReply.ERR_POLICY, "ä" * 4096 + "\0")

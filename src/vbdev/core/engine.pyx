@@ -536,13 +536,25 @@ cdef class Channel:
                             ("unmap", STAT_UNMAP), ("copy", STAT_COPY)):
             stat = self.s.stats[<int>index]
             out[name] = (stat.ops, stat.blocks, stat.latency_ns, stat.max_latency_ns,
-                         stat.min_latency_ns if stat.ops else 0)
+                         stat.min_latency_ns if stat.min_latency_ns != <uint64_t>-1 else 0)
         return out
 
     def errors(self):
         """Return {status: count} of I/Os that failed."""
         cdef int i
         return {-i: self.s.errors[i] for i in range(1, NUM_ERROR_STATUSES) if self.s.errors[i]}
+
+    def reset_stats(self, bint counts, bint extremes, bint errors):
+        """Set counters back to nothing: sums, longest and shortest, errors."""
+        cdef int i
+        for i in range(STAT_CLASSES):
+            if counts:
+                self.s.stats[i].ops = self.s.stats[i].blocks = self.s.stats[i].latency_ns = 0
+            if extremes:
+                self.s.stats[i].max_latency_ns = 0
+                self.s.stats[i].min_latency_ns = <uint64_t>-1
+        if errors:
+            memset(self.s.errors, 0, sizeof(self.s.errors))
 
     def close(self):
         """Leave the engine. Only without outstanding I/O."""

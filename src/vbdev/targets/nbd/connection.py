@@ -259,7 +259,7 @@ class NbdConnection:
             if number:
                 stream.reply_raw(encode_chunk_error(cookie, nbd_error(number), ""))
             else:
-                stream.reply_raw(encode_chunk_block_status(cookie, CONTEXT_ID, extents))
+                stream.reply_raw(encode_chunk_block_status(cookie, CONTEXT_ID, extents, done=True))
             self._look()
 
         find_extents(

@@ -47,7 +47,7 @@ class ReceiveBuffer:
 
     def take(self, length_bytes: int) -> bytes | None:
         """Return and remove the next `length_bytes`, or None where fewer have arrived."""
-        if len(self._data) < length_bytes or self._skip_bytes:
+        if len(self._data) < length_bytes:
             return None
         with memoryview(self._data) as view:
             taken = bytes(view[:length_bytes])

@@ -1,0 +1,197 @@
+"""The application: configuration in, reactor, registry, RPC server and targets, orderly stop.
+
+Everything starts in `App.start` and ends in `App.stop`, in the opposite order: no new RPC, no new
+client, replies to what is in flight, exports, then bdevs from the top of each stack, each of which
+flushes what it holds. A stop that can not finish says who is in its way.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vbdev.bdev import Bdev, BdevError, VirtualBdev
+from vbdev.config import load_config
+from vbdev.core.engine import Channel, Engine
+from vbdev.modules import MODULES
+from vbdev.reactor import Reactor
+from vbdev.registry import Registry
+from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
+from vbdev.rpc.dispatch import Dispatcher
+from vbdev.rpc.errors import RpcError
+from vbdev.rpc.framework_methods import register_framework_methods
+from vbdev.rpc.nbd_methods import register_nbd_methods
+from vbdev.rpc.server import RpcServer
+from vbdev.targets.nbd import NbdServer
+
+__all__ = ["App", "AppError"]
+
+log = logging.getLogger(__name__)
+
+STOP_US = 30_000_000
+"""How long an orderly stop may take before it says who holds it up and gives up."""
+ENTRY_POINTS = "vbdev.modules"
+
+
+class AppError(Exception):
+    """Something that was asked for at the start can not be done; the message is for a person."""
+
+
+class App:
+    """One daemon: a reactor, its bdevs, its control plane and its targets."""
+
+    def __init__(self, reactor: Reactor | None = None) -> None:
+        self.reactor = reactor or Reactor()
+        self.engine = Engine(virtual=self.reactor.clock.virtual)
+        self.engine.on_module_error = report_module_error
+        self.reactor.engine = self.engine
+        self.registry = Registry(self.reactor)
+        self.nbd = NbdServer(self.registry, self.reactor)
+        self.dispatcher = Dispatcher()
+        self.rpc = RpcServer(self.reactor, self.dispatcher)
+        self.modules: dict[str, type[Bdev]] = {}
+        self.exit_status = 0
+        self._stopping = False
+        register_framework_methods(
+            self.dispatcher,
+            {"bdev": ([], self.registry.config), "nbd": (["bdev"], self.nbd.config)},
+        )
+        register_bdev_methods(self.dispatcher, self.registry)
+        register_nbd_methods(self.dispatcher, self.nbd)
+        for module in MODULES:
+            self.add_module(module)
+
+    # Modules
+
+    def add_module(self, module: type[Bdev]) -> None:
+        """Offer a module under its kind. AppError when another has that kind."""
+        kind = getattr(module, "kind", None)
+        if not isinstance(kind, str) or not kind.isidentifier():
+            raise AppError(f"module {module.__qualname__}: kind is {kind!r}; give it a name")
+        if kind in self.modules:
+            raise AppError(
+                f"module kind {kind!r} of {module.__module__} is taken by"
+                f" {self.modules[kind].__module__}"
+            )
+        if "product_name" not in vars(module):
+            module.product_name = kind
+        self.modules[kind] = module
+        register_module(self.dispatcher, self.registry, module)
+
+    def load_installed_modules(self) -> None:
+        """Offer what installed packages have in the entry point group `vbdev.modules`."""
+        for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+            try:
+                self.add_module(entry.load())
+            except Exception as error:
+                raise AppError(f"module {entry.name} of {entry.value}: {error}") from error
+
+    def load_module_file(self, path: str) -> list[str]:
+        """Offer the modules that a Python file defines and return their kinds."""
+        file = Path(path)
+        if not file.is_file():
+            raise AppError(f"module file {path}: no such file")
+        name = f"vbdev_module_{file.stem}"
+        spec = importlib.util.spec_from_file_location(name, file)
+        if spec is None or spec.loader is None:
+            raise AppError(f"module file {path}: not a Python file (*.py)")
+        python = importlib.util.module_from_spec(spec)
+        sys.modules[name] = python  # msgspec and pickle look classes up by their module
+        try:
+            spec.loader.exec_module(python)
+        except Exception as error:
+            raise AppError(f"module file {path}: {type(error).__name__}: {error}") from error
+        found = [
+            value
+            for value in vars(python).values()
+            if isinstance(value, type) and issubclass(value, Bdev) and value.__module__ == name
+        ]
+        if not found:
+            raise AppError(f"module file {path} defines no subclass of Bdev or VirtualBdev")
+        for module in found:
+            self.add_module(module)
+        return [module.kind for module in found]
+
+    # Creation
+
+    def create(self, kind: str, params: dict[str, Any]) -> str:
+        """Create a bdev from decoded parameters, before `run`; return its name."""
+        module = self.modules.get(kind)
+        if module is None:
+            raise AppError(f"unknown kind {kind!r}; kinds: {', '.join(sorted(self.modules))}")
+        try:
+            decoded = msgspec.convert(params, module.Params)
+            return self.reactor.run_until_complete(self.registry.create(module, decoded))
+        except msgspec.ValidationError as error:
+            raise AppError(f"{kind}: {error}") from error
+        except (BdevError, OSError) as error:
+            raise AppError(str(error)) from error
+
+    def apply_config(self, path: str) -> None:
+        """Carry out a configuration file. ConfigError and AppError say what is wrong where."""
+        for call in load_config(path):
+            try:
+                self.reactor.run_until_complete(self.dispatcher.call(call.method, call.params))
+            except RpcError as error:
+                raise AppError(f"{call.where}: {call.method}: {error}") from error
+
+    def topmost(self) -> list[Bdev]:
+        """Return the bdevs that no vbdev stands on."""
+        bases = {b.base.name for b in self.registry if isinstance(b, VirtualBdev)}
+        return [bdev for bdev in self.registry if bdev.name not in bases]
+
+    # Running
+
+    def run(self) -> int:
+        """Serve until SIGINT or SIGTERM; return the exit status."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, _frame: self.request_stop(number))
+        self.reactor.run()
+        return self.exit_status
+
+    def request_stop(self, number: int = signal.SIGTERM) -> None:
+        """Begin the orderly stop; asked again, stop at once with status 1."""
+        if self._stopping:
+            log.error("stopping at once: signal %s came again", signal.Signals(number).name)
+            self.exit_status = 1
+            self.reactor.stop()
+            return
+        self._stopping = True
+        self.reactor.send_msg(lambda: self.reactor.spawn(self.stop(), "stop"))
+
+    async def stop(self) -> None:
+        """Stop everything in order, then the reactor."""
+        timer = self.reactor.call_later(STOP_US, self._give_up)
+        try:
+            await self.rpc.close()
+            await self.nbd.close()
+            await self.registry.close()
+        except Exception:
+            log.exception("the stop failed")
+            self.exit_status = 1
+        timer.cancel()
+        self.reactor.stop()
+
+    def _give_up(self) -> None:
+        for bdev in self.registry:
+            holders = ", ".join(bdev.holders()) or "nobody"
+            outstanding = sum(channel.outstanding for channel in bdev.channels())
+            log.error(
+                "bdev %s is still there after %d s: state %s, held by %s, %d I/Os outstanding",
+                bdev.name, STOP_US // 1_000_000, bdev.state.value, holders, outstanding,
+            )
+        self.exit_status = 1
+        self.reactor.stop()
+
+
+def report_module_error(source: object, error: BaseException, failed: int) -> None:
+    """Say which bdev's module raised (the engine calls this, once for a batch)."""
+    who = f"bdev {source.bdev.name} ({source.bdev.kind})" if isinstance(source, Channel) else source
+    log.error("%s raised %r; %d I/Os failed for it", who, error, failed, exc_info=error)

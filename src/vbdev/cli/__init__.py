@@ -1,0 +1,55 @@
+"""The command line: `vbdev serve | rpc | ls | bench | demo`, one file each.
+
+Results go to stdout, talk goes to stderr; exit status 0, 1 for a failure, 2 for wrong usage.
+A subcommand's file is imported when it is called, so that `vbdev rpc` starts without the core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from vbdev import __version__
+
+__all__ = ["build_parser", "main"]
+
+COMMANDS = {
+    "serve": "serve a stack of block devices over NBD, with a JSON-RPC control plane",
+    "rpc": "call a JSON-RPC method of a running daemon",
+    "ls": "show a running daemon's bdevs as a tree",
+    "bench": "measure a stack of block devices, in this process",
+    "demo": "show a passthru disk served to a real NBD client, with the figures",
+}
+
+
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser; with `only`, the other subcommands have no options (and no imports)."""
+    parser = argparse.ArgumentParser(
+        prog="vbdev",
+        description="A disk you can program: user-space block devices, stacked live.",
+    )
+    parser.add_argument("--version", action="version", version=f"vbdev {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if only in (None, name):
+            module = importlib.import_module(f"vbdev.cli.{name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line (default: sys.argv) and return its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    only = next((word for word in argv if word in COMMANDS), None)
+    arguments = build_parser(only if only else "").parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our output has seen enough
+        sys.stderr.close()
+        return 1
+    return status

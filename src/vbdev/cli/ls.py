@@ -1,0 +1,90 @@
+"""`vbdev ls`: the bdevs of a daemon as a tree, with sizes, claims and who uses what."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from vbdev.address import ListenError
+from vbdev.cli.rpc import add_socket_argument
+from vbdev.rpc.client import RpcClient
+from vbdev.rpc.errors import RpcError
+from vbdev.sizes import show_size
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `vbdev ls`."""
+    add_socket_argument(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON array")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the tree; 1 when no daemon is there."""
+    try:
+        with RpcClient(arguments.rpc_socket) as client:
+            entries = client.call("vbdev_get_stack")
+    except (RpcError, ConnectionError, TimeoutError, ListenError) as error:
+        print(f"vbdev ls: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(json.dumps(entries, indent=2))
+    elif sys.stdout.isatty():
+        show_on_terminal(entries)
+    else:
+        print("\n".join(lines(entries)))
+    return 0
+
+
+def label(entry: dict[str, Any]) -> str:
+    """Return one bdev in one line."""
+    words = [entry["name"], entry["kind"]]
+    if entry["num_blocks"]:
+        words.append(show_size(entry["num_blocks"] * entry["block_size"]))
+        words.append(f"({entry['num_blocks']} x {entry['block_size']} B)")
+    if entry["state"] != "ready":
+        words.append(f"[{entry['state']}: {entry['base']}]" if not entry["num_blocks"]
+                     else f"[{entry['state']}]")
+    others = [holder for holder in entry["holders"] if holder != entry["claim"]]
+    if entry["claim"]:
+        words.append(f"claimed by {entry['claim']}")
+    if others:
+        words.append(f"open by {', '.join(others)}")
+    if entry["outstanding"]:
+        words.append(f"{entry['outstanding']} I/Os outstanding")
+    return "  ".join(words)
+
+
+def children(entries: list[dict[str, Any]], name: str | None) -> list[dict[str, Any]]:
+    """Return what stands on a bdev; of None, what stands on nothing that is there."""
+    names = {entry["name"] for entry in entries}
+    if name is None:
+        return [entry for entry in entries if entry["base"] not in names]
+    return [entry for entry in entries if entry["base"] == name]
+
+
+def lines(entries: list[dict[str, Any]], name: str | None = None, indent: str = "") -> list[str]:
+    """Return the tree as plain text, bases first, what stands on them below."""
+    out = []
+    for entry in children(entries, name):
+        out.append(indent + label(entry))
+        out += lines(entries, entry["name"], indent + "  ")
+    return out
+
+
+def show_on_terminal(entries: list[dict[str, Any]]) -> None:
+    """Draw the tree."""
+    from rich.console import Console
+    from rich.text import Text
+    from rich.tree import Tree
+
+    def grow(tree: Tree, name: str | None) -> None:
+        for entry in children(entries, name):
+            text = Text(label(entry))
+            text.stylize("bold", 0, len(entry["name"]))
+            grow(tree.add(text), entry["name"])
+
+    root = Tree("bdevs" if entries else "no bdevs", guide_style="dim")
+    grow(root, None)
+    Console(highlight=False).print(root)

@@ -1,0 +1,76 @@
+"""`vbdev rpc METHOD [key=value ...]`: one call, its result as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from vbdev.address import ListenError
+from vbdev.rpc.client import RpcClient
+from vbdev.rpc.errors import RpcError
+
+
+def default_socket() -> str:
+    """Return where a daemon of this user listens when nothing else is said."""
+    directory = os.environ.get("XDG_RUNTIME_DIR")
+    if directory and Path(directory).is_dir():
+        return f"{directory}/vbdev.sock"
+    user = os.getuid()
+    return f"/var/tmp/vbdev-{user}.sock" if user else "/var/tmp/vbdev.sock"  # noqa: S108 - as SPDK
+
+
+def add_socket_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --rpc-socket."""
+    parser.add_argument(
+        "-s",
+        "--rpc-socket",
+        metavar="PATH",
+        default=default_socket(),
+        help="unix socket, or tcp:host:port, of the daemon (default: %(default)s)",
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `vbdev rpc`."""
+    add_socket_argument(parser)
+    parser.add_argument(
+        "--timeout", type=float, default=60, metavar="SECONDS", help="default: %(default)g"
+    )
+    parser.add_argument("method", metavar="METHOD", help="see: vbdev rpc rpc_get_methods")
+    parser.add_argument(
+        "params",
+        nargs="*",
+        metavar="key=value",
+        help="parameters; a value that is JSON (8, true, [1]) is taken as JSON, else as text",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Call and print; 1 when the daemon answers with an error or is not there."""
+    params: dict[str, Any] = {}
+    for word in arguments.params:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            print(f"vbdev rpc: {word!r} is not key=value", file=sys.stderr)
+            return 2
+        params[key] = value_of(value)
+    try:
+        with RpcClient(arguments.rpc_socket, arguments.timeout) as client:
+            result = client.call(arguments.method, **params)
+    except (RpcError, ConnectionError, TimeoutError, ListenError) as error:
+        print(f"vbdev rpc: {arguments.method}: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(result, indent=2))
+    return 0
+
+
+def value_of(text: str) -> Any:
+    """Return what a word means: JSON where it is JSON, text otherwise."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

@@ -1,0 +1,109 @@
+"""`vbdev serve`: a daemon in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+
+from vbdev import __version__
+from vbdev.address import Address, ListenError
+from vbdev.app import App, AppError
+from vbdev.bdev import Bdev, BdevError, VirtualBdev
+from vbdev.cli.rpc import default_socket
+from vbdev.cli.words import add_stack_arguments, build_stack
+from vbdev.config import ConfigError
+from vbdev.sizes import show_size
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `vbdev serve`."""
+    add_stack_arguments(parser)
+    parser.add_argument(
+        "--nbd",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="serve NBD on unix:/path or tcp:host:port; repeat for more",
+    )
+    parser.add_argument("--config", metavar="FILE", help="carry out SPDK's JSON configuration")
+    parser.add_argument(
+        "--rpc-socket",
+        metavar="PATH",
+        default=default_socket(),
+        help="unix socket of the control plane (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--log-level", choices=LEVELS, default="warning", help="default: %(default)s"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal; 0 after an orderly stop."""
+    logging.basicConfig(
+        level=arguments.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    app = App()
+    try:
+        return start(app, arguments)
+    except (AppError, ConfigError, ListenError, BdevError) as error:
+        print(f"vbdev serve: {error}", file=sys.stderr)
+        app.reactor.run_until_complete(app.stop())
+        return 1
+
+
+def start(app: App, arguments: argparse.Namespace) -> int:
+    """Build what was asked for, say what there is, and serve it."""
+    # The control plane's socket comes first: one daemon for each, and a second one is to find out
+    # before it touches any file.
+    rpc = app.rpc.listen(arguments.rpc_socket)
+    top = build_stack(app, arguments)
+    if arguments.config is not None:
+        app.apply_config(arguments.config)
+    if top is not None and (arguments.nbd or not app.nbd.exports):
+        app.nbd.add_export(top, read_only=arguments.read_only)
+        app.nbd.default_export = top
+    for address in arguments.nbd:
+        app.nbd.listen(address)
+    print("\n".join(describe(app, rpc)), flush=True)
+    return app.run()
+
+
+def describe(app: App, rpc: Address) -> list[str]:
+    """Return what a person wants to know now, the command to try included."""
+    lines = [f"vbdev {__version__}"]
+    for bdev in app.topmost():
+        lines.append(f"  bdev   {chain(bdev)}, {show_size(bdev.size_bytes)}")
+    for name, export in app.nbd.exports.items():
+        default = " (default)" if name == app.nbd.default_export else ""
+        mode = "read-only" if export.read_only else "read-write"
+        lines.append(f"  export {name}{default}, {mode}")
+    for address in app.nbd.addresses:
+        lines.append(f"  nbd    {address}")
+    lines.append(f"  rpc    {rpc}")
+    if app.nbd.addresses and app.nbd.exports:
+        lines.append(f"try: nbdinfo {shlex.quote(nbd_uri(app.nbd.addresses[0]))}")
+    else:
+        lines.append(f"try: vbdev ls --rpc-socket {shlex.quote(rpc.path)}")
+    return lines
+
+
+def chain(bdev: Bdev) -> str:
+    """Return a stack from the base up: `Malloc0 > Passthru0`."""
+    names = [f"{bdev.name}"]
+    while isinstance(bdev, VirtualBdev):
+        bdev = bdev.base
+        names.append(bdev.name)
+    return " > ".join(reversed(names))
+
+
+def nbd_uri(address: Address) -> str:
+    """Return the NBD URI of an address's default export."""
+    if address.is_unix:
+        return f"nbd+unix:///?socket={address.path}"
+    return f"nbd://{str(address).removeprefix('tcp:')}"

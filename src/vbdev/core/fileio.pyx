@@ -1,0 +1,280 @@
+"""FileJob: I/Os carried out with blocking system calls, by a worker thread without the GIL.
+
+What has no asynchronous form (fallocate, ioctl, lseek) goes this way, what the ring left half
+done, and everything where the kernel forbids io_uring. A worker reads the I/Os and writes its
+answers beside them, into the job; what they mean for the I/Os is decided on the reactor's thread.
+"""
+
+from libc.errno cimport EBADF, EINTR, EINVAL, EIO, ENXIO, EOPNOTSUPP as ENOTSUP, errno
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from vbdev.core.linux cimport (
+    AT_EMPTY_PATH,
+    BLKDISCARD,
+    BLKZEROOUT,
+    FALLOC_KEEP_SIZE,
+    FALLOC_PUNCH_HOLE,
+    FALLOC_ZERO_RANGE,
+    MAP_ANONYMOUS,
+    MAP_FAILED,
+    MAP_PRIVATE,
+    PROT_READ,
+    RWF_DSYNC,
+    SEEK_DATA,
+    SEEK_HOLE,
+    STATX_DIOALIGN,
+    SYS_pwritev2,
+    SYS_statx,
+    fallocate as sys_fallocate,
+    fdatasync,
+    ioctl,
+    lseek,
+    mmap,
+    preadv,
+    pwritev,
+    syscall,
+)
+from vbdev.core.types cimport (
+    FLAG_FAST_ZERO,
+    FLAG_NO_HOLE,
+    OP_READ,
+    OP_SEEK_DATA,
+    OP_SEEK_HOLE,
+    OP_UNMAP,
+    OP_WRITE,
+    OP_WRITE_ZEROES,
+    bdev_io,
+    iovec,
+)
+
+cdef enum:
+    WINDOW = 64             # iovecs that one call of a transfer takes
+    ZERO_BYTES = 1 << 20
+
+# Read-only, private and never written: all of it is the kernel's one page of zeroes. Pages are
+# aligned enough for O_DIRECT.
+cdef char *zeroes = <char *>mmap(NULL, ZERO_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+if <void *>zeroes == MAP_FAILED:
+    raise MemoryError("no address space for a region of zeroes")
+
+
+cdef class FileJob:
+    """Some I/Os for one worker. `execute` blocks; nothing else touches the job meanwhile."""
+
+    def __cinit__(self, Py_ssize_t n):
+        self.entries = <job_entry *>calloc(n, sizeof(job_entry))
+        if self.entries == NULL:
+            raise MemoryError
+        self.n = n
+
+    def __dealloc__(self):
+        free(self.entries)
+
+    def __len__(self):
+        return self.n
+
+    def execute(self):
+        """Carry out every I/O. The answers are in the job; no I/O is completed."""
+        with nogil:
+            self.run()
+
+    def refuse(self, int number):
+        """Answer every I/O with an errno instead of carrying it out."""
+        cdef Py_ssize_t i
+        for i in range(self.n):
+            self.entries[i].err = number
+
+    cdef void run(self) noexcept nogil:
+        cdef Py_ssize_t i
+        cdef job_entry *entry
+        for i in range(self.n):
+            entry = &self.entries[i]
+            if entry.sync:
+                entry.err = sync_data(entry.file.sync_fd)
+            elif entry.io.op == OP_READ or entry.io.op == OP_WRITE:
+                entry.err = transfer(entry)
+            elif entry.io.op == OP_WRITE_ZEROES:
+                entry.err = write_zeroes(entry.file, entry.io)
+            elif entry.io.op == OP_UNMAP:
+                entry.err = unmap(entry.file, entry.io)
+            elif entry.io.op == OP_SEEK_DATA or entry.io.op == OP_SEEK_HOLE:
+                entry.err = seek(entry)
+            else:
+                entry.err = ENOTSUP
+
+
+cdef int sync_data(int fd) noexcept nogil:
+    while fdatasync(fd) < 0:
+        if errno != EINTR:
+            return errno
+    return 0
+
+
+cdef int transfer(job_entry *entry) noexcept nogil:
+    """Move what is left of a READ or WRITE; a call that stops short is followed by another."""
+    cdef iovec window[WINDOW]
+    cdef bdev_io *io = entry.io
+    cdef uint64_t at = io.offset_blocks * entry.file.block_size
+    cdef uint64_t skip = entry.done
+    cdef uint64_t done = entry.done
+    cdef uint32_t i = 0
+    cdef int count
+    cdef int64_t moved
+    while True:
+        while i < io.iovcnt and skip >= io.iovs[i].iov_len:
+            skip -= io.iovs[i].iov_len
+            i += 1
+        if i == io.iovcnt:
+            return 0
+        count = 0
+        while count < WINDOW and i + count < io.iovcnt:
+            window[count] = io.iovs[i + count]
+            count += 1
+        window[0].iov_base = <char *>window[0].iov_base + skip
+        window[0].iov_len -= skip
+        if io.op == OP_READ:
+            moved = preadv(entry.file.fd, window, count, at + done)
+        elif entry.dsync:
+            moved = syscall(SYS_pwritev2, entry.file.fd, <void *>window, <long>count,
+                            <long>(at + done), <long>0, <long>RWF_DSYNC)
+            if moved < 0 and (errno == ENOTSUP or errno == EINVAL and done == 0):
+                # A file system without RWF_DSYNC: an fdatasync follows. One that objects to
+                # something else says so again.
+                entry.dsync = 0
+                continue
+        else:
+            moved = pwritev(entry.file.fd, window, count, at + done)
+        if moved < 0:
+            if errno == EINTR:
+                continue
+            # O_DIRECT refuses to go on in the middle of a block, where a file that was cut
+            # short ends.
+            return EIO if errno == EINVAL and done else errno
+        if moved == 0:
+            return EIO  # the file has been cut short under us
+        done += moved
+        skip += moved
+
+
+cdef int allocate(const file_params *file, int mode, uint64_t at, uint64_t length) noexcept nogil:
+    while sys_fallocate(file.fd, mode | FALLOC_KEEP_SIZE, at, length) < 0:
+        if errno != EINTR:
+            return errno
+    return 0
+
+
+cdef int device_range(
+        const file_params *file, unsigned long request, uint64_t at, uint64_t length
+) noexcept nogil:
+    cdef uint64_t span[2]
+    span[0] = at
+    span[1] = length
+    return errno if ioctl(file.fd, request, span) < 0 else 0
+
+
+cdef int unmap(const file_params *file, const bdev_io *io) noexcept nogil:
+    cdef uint64_t at = io.offset_blocks * file.block_size
+    cdef uint64_t length = io.num_blocks * file.block_size
+    if file.is_device:
+        return device_range(file, BLKDISCARD, at, length)
+    return allocate(file, FALLOC_PUNCH_HOLE, at, length)
+
+
+cdef int write_zeroes(const file_params *file, const bdev_io *io) noexcept nogil:
+    """Zero a range the cheapest way that its flags allow.
+
+    A hole reads as zeroes and costs nothing, but a later write may find no space: NO_HOLE forbids
+    it. On a device, punching is the zeroing that deallocates and never falls back to writing.
+    """
+    cdef uint64_t at = io.offset_blocks * file.block_size
+    cdef uint64_t length = io.num_blocks * file.block_size
+    cdef int err = ENOTSUP
+    if not io.flags & FLAG_NO_HOLE:
+        err = allocate(file, FALLOC_PUNCH_HOLE, at, length)
+    if err == ENOTSUP and not file.is_device:
+        err = allocate(file, FALLOC_ZERO_RANGE, at, length)
+    if err == ENOTSUP and not io.flags & FLAG_FAST_ZERO:
+        if file.is_device:
+            return device_range(file, BLKZEROOUT, at, length)
+        return write_plain_zeroes(file.fd, at, length)
+    return err
+
+
+cdef int write_plain_zeroes(int fd, uint64_t at, uint64_t length) noexcept nogil:
+    cdef iovec piece
+    cdef int64_t moved
+    piece.iov_base = zeroes
+    while length:
+        piece.iov_len = length if length < ZERO_BYTES else ZERO_BYTES
+        moved = pwritev(fd, &piece, 1, at)
+        if moved < 0:
+            if errno == EINTR:
+                continue
+            return errno
+        if moved == 0:
+            return EIO
+        at += moved
+        length -= moved
+    return 0
+
+
+cdef int seek(job_entry *entry) noexcept nogil:
+    """Find data, or a hole, in whole blocks: a block with any data in it is data."""
+    cdef const file_params *file = entry.file
+    cdef uint64_t block = entry.io.offset_blocks
+    cdef bint data = entry.io.op == OP_SEEK_DATA
+    cdef int64_t found = -1
+    while True:
+        if block >= file.num_blocks:
+            break
+        found = lseek(file.fd, block * file.block_size, SEEK_DATA if data else SEEK_HOLE)
+        if found < 0:
+            if errno != ENXIO:
+                return errno
+            break
+        if data:
+            block = <uint64_t>found // file.block_size
+            break
+        if <uint64_t>found <= block * file.block_size:
+            break
+        # A hole that begins inside a block: does it last until the next one?
+        block = (<uint64_t>found + file.block_size - 1) // file.block_size
+        if block * file.block_size == <uint64_t>found:
+            break
+    # No data behind: there is none. No hole behind: the end counts as one.
+    if data and (found < 0 or block >= file.num_blocks):
+        entry.result = <uint64_t>-1
+    else:
+        entry.result = block if block < file.num_blocks else file.num_blocks
+    return 0
+
+
+# Probes, for whoever opens a file
+
+def dio_alignment(int fd):
+    """Return (memory, offset) alignment in bytes that O_DIRECT needs, (0, 0) where it is refused.
+
+    None where the kernel or the file system does not say (before Linux 6.1; tmpfs).
+    """
+    cdef char answer[256]
+    cdef uint32_t mask, memory, offset
+    if syscall(SYS_statx, <long>fd, <const char *>b"", <long>AT_EMPTY_PATH,
+               <long>STATX_DIOALIGN, <void *>answer) < 0:
+        return None
+    memcpy(&mask, answer, 4)
+    if not mask & STATX_DIOALIGN:
+        return None
+    memcpy(&memory, answer + 0x98, 4)  # stx_dio_mem_align
+    memcpy(&offset, answer + 0x9c, 4)  # stx_dio_offset_align
+    return memory, offset
+
+
+def can_punch(int fd, uint64_t size):
+    """Say whether the file system can punch holes in the regular file `fd` of `size` bytes.
+
+    Tried a good way beyond its end, with KEEP_SIZE: there is nothing there to change.
+    """
+    return sys_fallocate(fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, size + (1 << 20), 4096) == 0

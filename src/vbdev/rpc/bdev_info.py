@@ -1,0 +1,112 @@
+"""What the control plane says of a bdev: `bdev_get_bdevs`, `bdev_get_iostat`, the stack.
+
+Field names, types and order are SPDK's (SEMANTICS A.18, A.21).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vbdev.bdev import Bdev, IoTotals, VirtualBdev
+from vbdev.registry import Registry
+from vbdev.vocab import OP_NAMES, Status
+
+__all__ = ["describe", "iostat", "stack"]
+
+
+def describe(bdev: Bdev) -> dict[str, Any]:
+    """Return one element of `bdev_get_bdevs`."""
+    info: dict[str, Any] = {
+        "name": bdev.name,
+        "aliases": list(bdev.aliases),
+        "product_name": bdev.product_name,
+        "block_size": bdev.block_size,
+        "num_blocks": bdev.num_blocks,
+        "preferred_write_alignment": bdev.preferred_write_alignment,
+        "preferred_write_granularity": bdev.preferred_write_granularity,
+        "optimal_write_size": bdev.optimal_write_size,
+        "preferred_unmap_alignment": bdev.preferred_unmap_alignment,
+        "preferred_unmap_granularity": bdev.preferred_unmap_granularity,
+        "uuid": str(bdev.uuid),
+    }
+    if bdev.numa_id is not None:
+        info["numa_id"] = bdev.numa_id
+    info["assigned_rate_limits"] = {
+        "rw_ios_per_sec": 0,
+        "rw_mbytes_per_sec": 0,
+        "r_mbytes_per_sec": 0,
+        "w_mbytes_per_sec": 0,
+    }
+    info["claimed"] = bdev.claim is not None
+    if bdev.claim is not None:
+        info["claim_type"] = bdev.claim.kind
+    info["zoned"] = False
+    info["supported_io_types"] = {name: op in bdev.ops for op, name in OP_NAMES.items()}
+    info["driver_specific"] = bdev.dump_info()
+    return info
+
+
+def iostat(totals: IoTotals, block_size: int) -> dict[str, Any]:
+    """Return the counters of one bdev or channel. Ticks are nanoseconds."""
+    none = (0, 0, 0, 0, 0)
+    read, write, unmap, copy = (
+        totals.stats.get(name, none) for name in ("read", "write", "unmap", "copy")
+    )
+    info: dict[str, Any] = {}
+    for verb, (ops, blocks, *_) in (
+        ("read", read),
+        ("written", write),
+        ("unmapped", unmap),
+        ("copied", copy),
+    ):
+        noun = {"written": "write", "unmapped": "unmap", "copied": "copy"}.get(verb, verb)
+        info[f"bytes_{verb}"] = blocks * block_size
+        info[f"num_{noun}_ops"] = ops
+    for noun, (_, _, latency, longest, shortest) in (
+        ("read", read),
+        ("write", write),
+        ("unmap", unmap),
+        ("copy", copy),
+    ):
+        info[f"{noun}_latency_ticks"] = latency
+        info[f"max_{noun}_latency_ticks"] = longest
+        info[f"min_{noun}_latency_ticks"] = shortest
+    if totals.errors:
+        info["io_error"] = {
+            Status(status).name.lower(): count for status, count in sorted(totals.errors.items())
+        }
+    return info
+
+
+def stack(registry: Registry) -> list[dict[str, Any]]:
+    """Return every bdev with its base, its claim and who has it open; then what still waits."""
+    entries: list[dict[str, Any]] = [
+        {
+            "name": bdev.name,
+            "kind": bdev.kind,
+            "block_size": bdev.block_size,
+            "num_blocks": bdev.num_blocks,
+            "base": bdev.base.name if isinstance(bdev, VirtualBdev) else None,
+            "state": bdev.state.value,
+            "claim": bdev.claim.holder if bdev.claim else None,
+            "holders": bdev.holders(),
+            "outstanding": sum(channel.outstanding for channel in bdev.channels()),
+        }
+        for bdev in registry
+    ]
+    entries += [
+        {
+            "name": name,
+            "kind": creation.cls.kind,
+            "block_size": 0,
+            "num_blocks": 0,
+            "base": creation.base_name,
+            "state": "waiting for its base",
+            "claim": None,
+            "holders": [],
+            "outstanding": 0,
+        }
+        for name, creation in registry.creations.items()
+        if registry.find(name) is None
+    ]
+    return entries

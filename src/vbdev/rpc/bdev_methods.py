@@ -1,0 +1,157 @@
+"""The `bdev_*` methods: the generic ones, and create and delete derived from each module."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any, Literal
+
+import msgspec
+
+from vbdev.bdev import Bdev, BdevError, BdevParams, IoTotals
+from vbdev.registry import Registry
+from vbdev.rpc.bdev_info import describe, iostat, stack
+from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method
+from vbdev.rpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
+
+__all__ = ["register_bdev_methods", "register_module"]
+
+SPDK_DECODE_FAILED = frozenset({"passthru", "malloc", "null", "aio", "uring"})
+"""Modules of which SPDK answers parameters that do not decode with -32603."""
+
+
+class Params(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Base of all parameters here."""
+
+
+class GetBdevsParams(Params):
+    """List bdevs, or one."""
+
+    name: str | None = None
+    """Name, alias or UUID of one bdev."""
+    timeout: int = 0
+    """How long to wait for it, in ms."""
+
+
+class GetIostatParams(Params):
+    """Counters of I/O since the bdev was made, or reset."""
+
+    names: list[str] | None = None
+    """Names of bdevs; all when absent."""
+    per_channel: bool = False
+    """One bdev's counters channel by channel."""
+    reset_mode: Literal["all", "maxmin", "error", "none"] = "none"
+    """What to set back after it was read."""
+
+
+class DeleteParams(Params):
+    """Delete a bdev."""
+
+    name: str
+    """Name of the bdev, as it was created."""
+
+
+def register_bdev_methods(dispatcher: Dispatcher, registry: Registry) -> None:
+    """Add the methods that are about any bdev."""
+
+    async def get_bdevs(params: GetBdevsParams) -> list[dict[str, Any]]:
+        if params.name is None:
+            return [describe(bdev) for bdev in registry]
+        waited_ms = 0
+        while registry.find(params.name) is None and waited_ms < params.timeout:
+            pause_ms = min(100, params.timeout - waited_ms)  # SPDK looks every 100 ms
+            await registry.reactor.sleep(pause_ms * 1000)
+            waited_ms += pause_ms
+        if params.timeout and registry.find(params.name) is None:
+            raise BdevError(
+                errno.ETIMEDOUT, f"no bdev {params.name!r} came within {params.timeout} ms"
+            )
+        return [describe(registry.get(params.name))]
+
+    async def get_iostat(params: GetIostatParams) -> dict[str, Any]:
+        head = {"tick_rate": 1_000_000_000, "ticks": registry.reactor.clock.now_ns()}
+        if params.per_channel and len(params.names or []) != 1:
+            raise BdevError(
+                errno.EINVAL, f"per_channel needs one name in names, not {params.names or []}"
+            )
+        bdevs = list(registry) if params.names is None else [registry.get(n) for n in params.names]
+        if params.per_channel:
+            channels = []
+            for channel in bdevs[0].channels():
+                totals = IoTotals()
+                totals.add(channel)
+                channels.append({"thread_id": 1, **iostat(totals, bdevs[0].block_size)})
+            result = {**head, "name": bdevs[0].name, "channels": channels}
+        else:
+            result = {
+                **head,
+                "bdevs": [
+                    {
+                        "name": bdev.name,
+                        **iostat(bdev.iostat(), bdev.block_size),
+                        "queue_depth_polling_period": 0,
+                    }
+                    for bdev in bdevs
+                ],
+            }
+        reset_iostat(bdevs, params.reset_mode)
+        return result
+
+    async def wait_for_examine(_params: None) -> bool:
+        return True  # a bdev's registration ends when its examination has
+
+    async def get_stack(_params: None) -> list[dict[str, Any]]:
+        return stack(registry)
+
+    dispatcher.register(
+        Method(
+            "bdev_get_bdevs", get_bdevs, GetBdevsParams, INTERNAL_ERROR, DECODE_OBJECT_FAILED
+        )
+    )
+    dispatcher.register(
+        Method(
+            "bdev_get_iostat", get_iostat, GetIostatParams, INTERNAL_ERROR, DECODE_OBJECT_FAILED
+        )
+    )
+    dispatcher.register(Method("bdev_wait_for_examine", wait_for_examine))
+    dispatcher.register(Method("vbdev_get_stack", get_stack))
+
+
+def reset_iostat(bdevs: list[Bdev], mode: str) -> None:
+    """Set counters back as `reset_mode` says."""
+    if mode == "none":
+        return
+    what = {
+        "counts": mode == "all",
+        "extremes": mode in ("all", "maxmin"),
+        "errors": mode in ("all", "error"),
+    }
+    for bdev in bdevs:
+        bdev.totals.reset(**what)
+        for channel in bdev.channels():
+            channel.reset_stats(**what)
+
+
+def register_module(dispatcher: Dispatcher, registry: Registry, module: type[Bdev]) -> None:
+    """Add `bdev_<kind>_create` and `bdev_<kind>_delete` of a module."""
+    kind = module.kind
+
+    async def create(params: BdevParams) -> str:
+        try:
+            return await registry.create(module, params)
+        except (BdevError, OSError) as error:
+            if kind != "uring":
+                raise
+            # SPDK has one answer to whatever goes wrong here.
+            raise RpcError(INTERNAL_ERROR, "Unable to create URING bdev.", str(error)) from error
+
+    async def delete(params: DeleteParams) -> bool:
+        await registry.delete(params.name, kind)
+        return True
+
+    decode = (
+        (INTERNAL_ERROR, DECODE_OBJECT_FAILED)
+        if kind in SPDK_DECODE_FAILED
+        else (INVALID_PARAMS, "Invalid parameters")
+    )
+    dispatcher.register(Method(f"bdev_{kind}_create", create, module.Params, *decode))
+    dispatcher.register(Method(f"bdev_{kind}_delete", delete, DeleteParams, *decode))

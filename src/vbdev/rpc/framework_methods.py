@@ -1,0 +1,77 @@
+"""The `spdk_*`, `rpc_*` and `framework_*` methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from vbdev import __version__
+from vbdev.rpc.dispatch import Dispatcher, Method, State
+from vbdev.rpc.errors import INVALID_PARAMS, RpcError
+
+__all__ = ["Subsystems", "register_framework_methods"]
+
+Subsystems = dict[str, tuple[list[str], Callable[[], list[dict[str, Any]]]]]
+"""{name: (what it depends on, its configuration as RPC calls)}, in the order of initialisation."""
+
+SPDK_MAJOR, SPDK_MINOR = 26, 9
+"""The SPDK release whose RPC methods are served."""
+
+
+class GetMethodsParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """List the RPC methods."""
+
+    current: bool = False
+    """Only those that can be called in the present state."""
+    include_aliases: bool = True
+    """Deprecated names too; there are none."""
+
+
+class GetConfigParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The configuration of a subsystem, as the RPC calls that make it again."""
+
+    name: str
+    """Name of the subsystem."""
+    with_batches: bool = False
+    """Allow calls that may run together to be grouped; they never are here."""
+
+
+def register_framework_methods(dispatcher: Dispatcher, subsystems: Subsystems) -> None:
+    """Add them to a dispatcher."""
+
+    async def get_version(_params: None) -> dict[str, Any]:
+        return {
+            "version": f"SPDK v{SPDK_MAJOR}.{SPDK_MINOR:02} vbdev {__version__}",
+            "fields": {
+                "major": SPDK_MAJOR,
+                "minor": SPDK_MINOR,
+                "patch": 0,
+                "suffix": f"-vbdev-{__version__}",
+            },
+        }
+
+    async def get_methods(params: GetMethodsParams) -> list[str]:
+        return dispatcher.names(current=params.current)
+
+    async def get_subsystems(_params: None) -> list[dict[str, Any]]:
+        return [
+            {"subsystem": name, "depends_on": depends_on}
+            for name, (depends_on, _) in subsystems.items()
+        ]
+
+    async def get_config(params: GetConfigParams) -> list[dict[str, Any]]:
+        if params.name not in subsystems:
+            raise RpcError(
+                INVALID_PARAMS,
+                f"Subsystem '{params.name}' not found",
+                f"subsystems: {', '.join(subsystems)}",
+            )
+        return subsystems[params.name][1]()
+
+    both = State.STARTUP | State.RUNTIME
+    dispatcher.register(Method("spdk_get_version", get_version, states=both))
+    dispatcher.register(Method("rpc_get_methods", get_methods, GetMethodsParams, states=both))
+    dispatcher.register(Method("framework_get_subsystems", get_subsystems))
+    dispatcher.register(Method("framework_get_config", get_config, GetConfigParams))

@@ -1,0 +1,86 @@
+"""The `nbd_*` methods: where the NBD target listens and what it exports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from vbdev.rpc.dispatch import Dispatcher, Method
+from vbdev.targets.nbd import NbdServer
+
+__all__ = ["register_nbd_methods"]
+
+
+class ServerParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """An address of the NBD server."""
+
+    address: str
+    """`unix:/path`, or `tcp:host:port`, port 0 for one that the kernel chooses."""
+
+
+class ExportAddParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Export a bdev."""
+
+    bdev_name: str
+    """Name, alias or UUID of the bdev."""
+    export_name: str | None = None
+    """Name that clients ask for; the bdev's when absent."""
+    read_only: bool = False
+    """Refuse every write with EPERM."""
+    description: str = ""
+    """For humans, shown by `nbdinfo`."""
+
+
+class ExportRemoveParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Take an export away; its clients are disconnected in order."""
+
+    export_name: str
+    """Name of the export."""
+
+
+def register_nbd_methods(dispatcher: Dispatcher, server: NbdServer) -> None:
+    """Add them to a dispatcher."""
+
+    async def start(params: ServerParams) -> str:
+        return str(server.listen(params.address))
+
+    async def stop(params: ServerParams) -> bool:
+        server.unlisten(params.address)
+        return True
+
+    async def export_add(params: ExportAddParams) -> str:
+        return server.add_export(
+            params.bdev_name,
+            params.export_name,
+            read_only=params.read_only,
+            description=params.description,
+        ).name
+
+    async def export_remove(params: ExportRemoveParams) -> bool:
+        await server.remove_export(params.export_name)
+        return True
+
+    async def get_exports(_params: None) -> list[dict[str, Any]]:
+        return [
+            {
+                "export_name": export.name,
+                "bdev_name": export.bdev.name,
+                "read_only": export.read_only,
+                "description": export.description,
+                "default": server.default_export == export.name,
+                "size_bytes": export.bdev.size_bytes,
+                "connections": len(export.connections),
+                "addresses": [str(address) for address in server.addresses],
+            }
+            for export in server.exports.values()
+        ]
+
+    for name, handler, params in (
+        ("nbd_server_start", start, ServerParams),
+        ("nbd_server_stop", stop, ServerParams),
+        ("nbd_export_add", export_add, ExportAddParams),
+        ("nbd_export_remove", export_remove, ExportRemoveParams),
+        ("nbd_get_exports", get_exports, None),
+    ):
+        dispatcher.register(Method(name, handler, params))
