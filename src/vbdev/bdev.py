@@ -403,6 +403,11 @@ class Descriptor:
         self._on_close: list[Callable[[], None]] = []
         self._requests: Requests | None = None
 
+    @property
+    def reactor(self) -> Reactor:
+        """The reactor that it, and its channels, belong to."""
+        return self._reactor
+
     def post_event(self, event: BdevEvent) -> None:
         """Tell the owner by message; dropped if it closes the descriptor before."""
         self._reactor.send_msg(self._deliver_event, event)

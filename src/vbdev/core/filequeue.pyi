@@ -23,6 +23,7 @@ class OpenFile:
         is_device: bool,
         direct: bool,
     ) -> OpenFile: ...
+    def resize(self, num_blocks: int) -> None: ...
 
 class FileEngine:
     ring: Ring | None

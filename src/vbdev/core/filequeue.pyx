@@ -180,6 +180,10 @@ cdef class OpenFile:
         """The errno of the first sync that failed, 0 as long as none has."""
         return self.sync_errno
 
+    def resize(self, uint64_t num_blocks):
+        """Follow the file's size; each FilePath there is has to be told too."""
+        self.file.num_blocks = num_blocks
+
 
 cdef class FileEngine:
     """One reactor's I/O on files. Belongs to that reactor's thread.
@@ -627,7 +631,7 @@ cdef class FilePath:
         return total
 
     def resize(self, uint64_t num_blocks):
-        """Follow the file's size. Only between I/Os that look at it (SEEK)."""
+        """Follow the file's size."""
         self.s.file.num_blocks = num_blocks
 
     def close(self):

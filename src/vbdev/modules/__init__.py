@@ -8,14 +8,18 @@ party's module needs no row: `vbdev serve --module FILE.py`, or an entry point i
 from __future__ import annotations
 
 from vbdev.bdev import Bdev
+from vbdev.modules.aio import Aio
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
+from vbdev.modules.uring import Uring
 
 __all__ = ["MODULES"]
 
 MODULES: tuple[type[Bdev], ...] = (
+    Aio,
     Malloc,
     Null,
     Passthru,
+    Uring,
 )

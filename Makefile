@@ -1,0 +1,84 @@
+# make demo   build, then show a passthru disk served to a real NBD client
+# make test   build, then run every check: lint, types, floors, tests on release and debug builds
+#
+# Both set up what they need: a virtual environment in .venv, the build, and (for the tests) the
+# NBD clients of Debian where they are missing and apt is there.
+
+PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find src meson.build pyproject.toml README.md -type f -not -name '*.pyc')
+DEBUG := build/debug-site
+ASAN := build/asan-site
+PIP_BUILD := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-build-isolation --no-deps
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test test-release test-debug test-asan lint clients bench fuzz clean
+
+demo: $(VENV)/release
+	$(BIN)/vbdev demo
+
+test: lint clients test-debug test-release
+
+test-release: $(VENV)/release $(VENV)/tools
+	$(BIN)/python -m pytest
+
+test-debug: $(DEBUG)/built $(VENV)/tools
+	PYTHONPATH=$(DEBUG) $(BIN)/python -m pytest tests/core tests/modules tests/targets \
+	  tests/test_registry.py tests/test_state_machine.py tests/test_bench.py
+
+test-asan: $(ASAN)/built $(VENV)/tools
+	PYTHONPATH=$(ASAN) LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+	  $(BIN)/python -m pytest tests/core tests/modules tests/targets tests/test_state_machine.py
+
+lint: $(VENV)/release $(VENV)/tools
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/cython-lint src
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clients:
+	@./tests/install-clients.sh
+
+bench: $(VENV)/release
+	$(BIN)/python bench/layer_cost.py
+	$(BIN)/python bench/nbd_peers.py
+
+fuzz: $(VENV)/release
+	$(BIN)/pip install --quiet --group fuzz
+	for f in fuzz/*.py; do $(BIN)/python $$f -max_total_time=60 || exit 1; done
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "vbdev needs Python 3.11 or later, with venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+$(VENV)/build-tools: $(BIN)/python pyproject.toml
+	$(BIN)/pip install --quiet meson-python meson ninja cython msgspec numpy rich
+	@touch $@
+
+$(VENV)/tools: $(VENV)/build-tools
+	$(BIN)/pip install --quiet --group lint --group test
+	@touch $@
+
+$(VENV)/release: $(VENV)/build-tools $(SOURCES)
+	$(PIP_BUILD) -Cbuild-dir=build/release .
+	@touch $@
+
+$(DEBUG)/built: $(VENV)/build-tools $(SOURCES)
+	rm -rf $(DEBUG)
+	$(PIP_BUILD) --target $(DEBUG) -Cbuild-dir=build/debug -Csetup-args=-Dbuildtype=debug .
+	@touch $@
+
+$(ASAN)/built: $(VENV)/build-tools $(SOURCES)
+	rm -rf $(ASAN)
+	$(PIP_BUILD) --target $(ASAN) -Cbuild-dir=build/asan -Csetup-args=-Dbuildtype=debug \
+	  -Csetup-args=-Db_sanitize=address,undefined -Csetup-args=-Db_lundef=false .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build

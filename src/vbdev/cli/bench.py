@@ -1,0 +1,123 @@
+"""`vbdev bench`: bdevperf's job on the words of `vbdev serve`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+
+from vbdev.app import App, AppError
+from vbdev.bdev import BdevError
+from vbdev.bench import Bench, BenchParams, BenchResult, Progress
+from vbdev.cli.words import add_stack_arguments, build_stack
+from vbdev.core.loadgen import WORKLOADS
+from vbdev.sizes import parse_size
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `vbdev bench`."""
+    add_stack_arguments(parser)
+    parser.add_argument(
+        "-w", "--workload", choices=tuple(WORKLOADS), default="randread", help="default: randread"
+    )
+    parser.add_argument(
+        "-q", "--queue-depth", type=int, default=32, metavar="N", help="I/Os in flight; default 32"
+    )
+    parser.add_argument(
+        "-o", "--io-size", type=size, default=4096, metavar="SIZE", help="default 4096"
+    )
+    parser.add_argument(
+        "-t", "--time", type=float, default=0, metavar="SECONDS", help="default 5"
+    )
+    parser.add_argument(
+        "-n", "--num-ios", type=int, default=0, metavar="N", help="stop after this many I/Os"
+    )
+    parser.add_argument(
+        "--warmup", type=float, default=0, metavar="SECONDS", help="run before measuring"
+    )
+    parser.add_argument(
+        "-M", "--rwmixread", type=int, default=50, metavar="PERCENT", help="reads of rw, randrw"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of offsets and data; default 1")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def size(text: str) -> int:
+    """Parse a size for argparse."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run and print; 1 when the stack can not be built or an I/O failed."""
+    logging.basicConfig(level="WARNING", stream=sys.stderr, format="%(levelname)s %(message)s")
+    app = App()
+    status = 1
+    try:
+        status = measure(app, arguments)
+    except (AppError, BdevError, ValueError) as error:
+        print(f"vbdev bench: {error}", file=sys.stderr)
+    app.reactor.run_until_complete(app.registry.close())
+    return status
+
+
+def measure(app: App, arguments: argparse.Namespace) -> int:
+    """Build the stack, run the load on its top, print the result."""
+    if arguments.base is None:
+        print("vbdev bench: which BASE? for example null:1TiB", file=sys.stderr)
+        return 2
+    top = build_stack(app, arguments)
+    assert top is not None
+    params = BenchParams(
+        bdev=top,
+        workload=arguments.workload,
+        io_size=arguments.io_size,
+        queue_depth=arguments.queue_depth,
+        seconds=arguments.time or (0 if arguments.num_ios else 5),
+        num_ios=arguments.num_ios,
+        warmup_seconds=arguments.warmup,
+        rwmixread=arguments.rwmixread,
+        seed=arguments.seed,
+    )
+    bench = Bench(app.registry, params, show_progress)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: bench.stop())
+    result = app.reactor.run_until_complete(bench.run())
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr)
+    print(json.dumps(result.to_dict()) if arguments.json else text(result))
+    return 0 if result.ok else 1
+
+
+def show_progress(progress: Progress) -> None:
+    """Say on stderr how it goes: one line that is rewritten on a terminal."""
+    line = f"{progress.seconds:.0f} s  {progress.iops:,.0f} IOPS"
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+    else:
+        print(line, file=sys.stderr, flush=True)
+
+
+def text(result: BenchResult) -> str:
+    """Return the result for a person."""
+    params, latency = result.params, result.latency_us
+    layers = " > ".join(f"{layer.bdev} (batch {layer.batch_mean:.1f})" for layer in result.layers)
+    lines = [
+        f"{params.workload}, {params.io_size} B, queue depth {params.queue_depth},"
+        f" {result.seconds:.2f} s on {layers}",
+        f"  IOPS      {result.iops:,.0f}",
+        f"  MiB/s     {result.mib_per_s:,.1f}",
+        f"  latency   mean {latency.mean:.2f} us, p50 {latency.p50:.2f}, p99 {latency.p99:.2f},"
+        f" p99.9 {latency.p99_9:.2f}",
+    ]
+    if result.ended not in ("time", "count"):
+        lines.append(f"  ended     early: {result.ended}")
+    if result.errors:
+        lines.append(f"  errors    {result.errors}: {result.errors_by_status}")
+    if result.mismatch is not None:
+        lines.append(f"  {result.mismatch}")
+    return "\n".join(lines)

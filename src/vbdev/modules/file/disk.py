@@ -1,0 +1,151 @@
+"""FileBdev: a bdev on a regular file or a block device. `uring` and `aio` differ in parameters.
+
+The file's size is the bdev's and is never changed; a file is never created. What a FLUSH promises,
+and why one that failed fails for ever, is told in `vbdev.core.filequeue`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+
+from vbdev.bdev import Bdev, BdevError
+from vbdev.core.batch import IOBatch
+from vbdev.core.engine import Channel
+from vbdev.core.filequeue import FilePath, OpenFile
+from vbdev.modules.file.opening import FileGeometry, close_file, open_file, size_of
+from vbdev.modules.file.service import FileService
+from vbdev.reactor import Future, Reactor
+from vbdev.vocab import WRITE_OPS, Op
+
+__all__ = ["FileBdev"]
+
+log = logging.getLogger(__name__)
+
+UNMAP_OPS = frozenset({Op.UNMAP, Op.WRITE_ZEROES})
+SEEK_OPS = frozenset({Op.SEEK_DATA, Op.SEEK_HOLE})
+
+
+class FileBdev(Bdev):
+    """A disk in a file. A subclass has the parameters and calls `open` in its `start`."""
+
+    ops = frozenset({Op.READ, Op.WRITE, Op.FLUSH, Op.RESET, Op.ABORT}) | UNMAP_OPS | SEEK_OPS
+    write_cache = True
+    fua = True
+
+    _geometry: FileGeometry
+    _file: OpenFile
+    _filename: str
+    _reactor: Reactor | None = None
+
+    def open(
+        self,
+        filename: str,
+        *,
+        block_size: int | None,
+        readonly: bool,
+        direct: bool | None,
+        deallocate: bool,
+    ) -> None:
+        """Open the file and take its geometry. deallocate: whether UNMAP and zeroing are wanted."""
+        who = f"{self.kind} bdev {self.name!r}"
+        # SPDK's clients send 0 for a block size that nobody gave.
+        geometry = open_file(
+            who, filename, readonly=readonly, direct=direct, block_size=block_size or None
+        )
+        self._geometry = geometry
+        self._filename = filename
+        self.block_size = geometry.block_size
+        self.num_blocks = geometry.size // geometry.block_size
+        self.phys_block_size = geometry.phys_block_size
+        self.required_alignment = geometry.alignment.bit_length() - 1
+        self.fast_zero = geometry.fast_zero and deallocate and not readonly
+        self.ops = type(self).ops
+        if readonly:
+            self.ops -= WRITE_OPS
+        if not deallocate:
+            self.ops -= UNMAP_OPS
+        if not geometry.can_unmap:
+            self.ops -= {Op.UNMAP}
+        if not geometry.can_seek:
+            self.ops -= SEEK_OPS
+        self._file = OpenFile(
+            geometry.fd,
+            geometry.sync_fd,
+            block_size=self.block_size,
+            num_blocks=self.num_blocks,
+            is_device=geometry.is_device,
+            direct=geometry.direct,
+        )
+
+    def create_channel(self, channel: Channel) -> FilePath:
+        """Go through the ring of the channel's reactor."""
+        assert channel.descriptor is not None
+        self._reactor = channel.descriptor.reactor
+        return FileService.of(self._reactor, channel.engine).attach(self._file, self.name)
+
+    def destroy_channel(self, channel: Channel) -> None:
+        """Leave the reactor's ring."""
+        assert channel.descriptor is not None
+        FileService.of(channel.descriptor.reactor, channel.engine).detach(channel.context)
+
+    def submit(self, channel: Channel, ios: IOBatch) -> None:
+        """Hand everything to the ring, or to workers."""
+        channel.context.submit(ios)
+
+    def rescan(self) -> None:
+        """Follow a size that somebody else has changed (bdev_aio_rescan, bdev_uring_rescan)."""
+        size = size_of(self._geometry.fd, is_device=self._geometry.is_device)
+        if size == 0 or size % self.block_size:
+            raise BdevError(
+                errno.EINVAL,
+                f"{self.kind} bdev {self.name!r}: {self._filename} now has {size} bytes, which is"
+                f" no multiple of the block size of {self.block_size}",
+            )
+        self.notify_blockcnt_change(size // self.block_size)
+        self._file.resize(self.num_blocks)
+        for channel in self.channels():
+            channel.context.resize(self.num_blocks)
+
+    async def stop(self) -> None:
+        """Make everything stable, then close the file: closing alone syncs nothing.
+
+        BdevError where that fails; the file is closed all the same.
+        """
+        try:
+            if Op.FLUSH in self.ops:
+                await self._sync()
+        except OSError as error:
+            number = error.errno or errno.EIO
+            message = (
+                f"{self.kind} bdev {self.name!r}: {self._filename} could not be synced at the end:"
+                f" {os.strerror(number)}; data written since the last FLUSH may be lost"
+            )
+            log.critical("%s", message)
+            raise BdevError(number, message) from error
+        finally:
+            close_file(self._geometry)
+
+    async def _sync(self) -> None:
+        """Run fdatasync on a thread, so that other bdevs' I/O goes on meanwhile."""
+        reactor = self._reactor
+        if reactor is None:  # nobody ever had a channel, so nothing was written
+            return
+        done: Future[None] = Future()
+
+        def work() -> None:
+            try:
+                os.fdatasync(self._geometry.sync_fd)
+            except OSError as error:
+                reactor.send_msg(done.set_exception, error)
+            else:
+                reactor.send_msg(done.set_result, None)
+
+        try:
+            threading.Thread(target=work, name=f"{self.name}-last-sync", daemon=True).start()
+        except RuntimeError:  # no thread to be had: better late than not at all
+            os.fdatasync(self._geometry.sync_fd)
+            return
+        await done

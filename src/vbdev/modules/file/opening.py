@@ -1,0 +1,292 @@
+"""Opening a file for a bdev: what it is, who else has it, how large, which alignment.
+
+Everything that can be wrong with a file is found here, before there is a bdev, and said with the
+file's name, the value and the bound. Nothing is created and nothing changes its size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import mmap
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vbdev.bdev import BdevError
+from vbdev.core.fileio import can_punch, dio_alignment
+
+__all__ = ["FileGeometry", "close_file", "open_file", "size_of"]
+
+log = logging.getLogger(__name__)
+
+MIN_BLOCK_SIZE = 512
+BLKGETSIZE64 = 0x80081272
+BLKSSZGET = 0x1268
+BLKPBSZGET = 0x127B
+
+FileKey = tuple[str, int, int]
+
+_open_files: dict[FileKey, str] = {}
+"""Which bdev has which file: the lock says that a file is taken, this says by whom."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileGeometry:
+    """An open file. Sizes in bytes.
+
+    fd: for data. sync_fd: the same file through a description of its own. alignment: of data in
+    memory, and of its pieces.
+    """
+
+    fd: int
+    sync_fd: int
+    key: FileKey
+    is_device: bool
+    direct: bool
+    size: int
+    block_size: int
+    phys_block_size: int
+    alignment: int
+    can_unmap: bool
+    can_seek: bool
+    fast_zero: bool
+
+
+def open_file(
+    who: str, filename: str, *, readonly: bool, direct: bool | None, block_size: int | None
+) -> FileGeometry:
+    """Open and lock a file and measure it; BdevError where it can not be a bdev.
+
+    who: the bdev, for messages. direct: O_DIRECT, or not, or (None) where it works.
+    block_size: bytes, or None for what the file asks for.
+    """
+    where = f"{who}: {filename}"
+    if block_size is not None and (block_size < MIN_BLOCK_SIZE or block_size & (block_size - 1)):
+        raise BdevError(
+            errno.EINVAL,
+            f"{where}: block_size {block_size} is no power of two of at least {MIN_BLOCK_SIZE}",
+        )
+    with contextlib.ExitStack() as undo:
+        fd, status = _open(where, filename, readonly=readonly)
+        undo.callback(os.close, fd)
+        is_device = stat.S_ISBLK(status.st_mode)
+        key = ("device", status.st_rdev, 0) if is_device else ("file", status.st_dev, status.st_ino)
+        if key in _open_files:
+            raise BdevError(errno.EBUSY, f"{where}: in use already, by {_open_files[key]}")
+        _lock(where, fd, readonly=readonly)
+        size = size_of(fd, is_device=is_device)
+        logical = _ioctl_int(fd, BLKSSZGET) if is_device else MIN_BLOCK_SIZE
+        align = 0
+        if direct is not False:
+            with _named(where):
+                align = _try_direct(fd, logical if is_device else 0)
+        if block_size is None:
+            block_size = logical
+            if align and size % align == 0:
+                block_size = max(logical, align)
+        _check_size(where, size, block_size, logical)
+        direct = _settle_direct(where, fd, direct, align, block_size)
+        sync_fd = _open_again(fd)
+        undo.callback(os.close, sync_fd)
+        unmaps = not readonly and (
+            _queue_limit(status.st_rdev, "discard_max_bytes") > 0
+            if is_device
+            else can_punch(fd, size)
+        )
+        geometry = FileGeometry(
+            fd=fd,
+            sync_fd=sync_fd,
+            key=key,
+            is_device=is_device,
+            direct=direct,
+            size=size,
+            block_size=block_size,
+            phys_block_size=_phys_block_size(fd, status, block_size, is_device=is_device),
+            alignment=align if direct else 1,
+            can_unmap=unmaps,
+            can_seek=_can_seek(fd),
+            fast_zero=(
+                _queue_limit(status.st_rdev, "write_zeroes_max_bytes") > 0 if is_device else unmaps
+            ),
+        )
+        _open_files[key] = who
+        undo.pop_all()
+    return geometry
+
+
+def close_file(geometry: FileGeometry) -> None:
+    """Unlock and close a file. What it holds is not synced by that."""
+    del _open_files[geometry.key]
+    # A ring may hold the file a little longer; the lock shall not wait for that.
+    with contextlib.suppress(OSError):
+        _set_lock(geometry.fd, fcntl.F_UNLCK)
+    os.close(geometry.sync_fd)
+    os.close(geometry.fd)
+
+
+def size_of(fd: int, *, is_device: bool) -> int:
+    """Return the size of an open file in bytes."""
+    if is_device:
+        answer = fcntl.ioctl(fd, BLKGETSIZE64, bytes(8))
+        return int(struct.unpack("=Q", answer)[0])
+    return os.fstat(fd).st_size
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        number = error.errno if isinstance(error, OSError) and error.errno else errno.EINVAL
+        text = os.strerror(number) if isinstance(error, OSError) else str(error)
+        raise BdevError(number, f"{where}: {text}") from error
+
+
+def _open(where: str, filename: str, *, readonly: bool) -> tuple[int, os.stat_result]:
+    with _named(where):
+        before = os.stat(filename)
+        # Looked at before it is opened, because opening some things has effects, or blocks.
+        _check_type(where, before.st_mode)
+        flags = os.O_RDONLY if readonly else os.O_RDWR
+        if stat.S_ISBLK(before.st_mode) and not readonly:
+            flags |= os.O_EXCL  # of a device: refused while it is mounted, or part of another
+        fd = os.open(filename, flags | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        _check_type(where, status.st_mode)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, status
+
+
+def _check_type(where: str, mode: int) -> None:
+    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+        return
+    names = {
+        stat.S_IFDIR: "a directory",
+        stat.S_IFCHR: "a character device",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFSOCK: "a socket",
+    }
+    number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+    what = names.get(stat.S_IFMT(mode), f"of type {stat.S_IFMT(mode):#o}")
+    raise BdevError(number, f"{where} is {what}; a regular file or a block device is needed")
+
+
+def _set_lock(fd: int, kind: int) -> None:
+    # struct flock: the whole file, wherever it ends. An open file description lock belongs to
+    # this opening alone: other opens of the process, or their closing, do not touch it.
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+
+
+def _lock(where: str, fd: int, *, readonly: bool) -> None:
+    """Keep other writers away (qemu takes locks of the same kind). Readers share."""
+    try:
+        _set_lock(fd, fcntl.F_RDLCK if readonly else fcntl.F_WRLCK)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            wanted = "reading" if readonly else "writing"
+            raise BdevError(
+                errno.EBUSY, f"{where} can not be locked for {wanted}: another program has it"
+            ) from error
+        # A file system without locks still makes a disk; it is for the operator to keep others off.
+        log.warning("file not locked: the file system has no locks where=%s error=%s", where, error)
+
+
+def _try_direct(fd: int, logical: int) -> int:
+    """Turn O_DIRECT on and return the alignment that it needs, in bytes; 0 where it is refused."""
+    stated = dio_alignment(fd)
+    if stated is not None and 0 in stated:
+        return 0
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return 0
+        raise
+    if stated is not None:
+        # One figure for both: each piece's address has to meet the first, its length the second.
+        return max(*stated, MIN_BLOCK_SIZE)
+    return logical or _probe_alignment(fd)
+
+
+def _probe_alignment(fd: int) -> int:
+    with mmap.mmap(-1, 8192) as page, memoryview(page) as view:
+        for align in (512, 4096):
+            with contextlib.suppress(OSError), view[align : 2 * align] as piece:
+                os.preadv(fd, [piece], 0)
+                return align
+    return 4096
+
+
+def _settle_direct(where: str, fd: int, wanted: bool | None, align: int, block_size: int) -> bool:
+    """Decide on O_DIRECT now that the block size is known, and set the flag accordingly."""
+    if align and block_size % align == 0:
+        return True
+    if wanted:
+        reason = (
+            f"needs blocks of a multiple of {align} bytes, and block_size is {block_size}"
+            if align
+            else "does not work on this file system"
+        )
+        raise BdevError(errno.EINVAL, f"{where}: direct is true, but O_DIRECT {reason}")
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT)
+    return False
+
+
+def _check_size(where: str, size: int, block_size: int, logical: int) -> None:
+    if size == 0:
+        raise BdevError(errno.EINVAL, f"{where} is empty: 0 bytes, and a bdev has at least 1 block")
+    if block_size % logical:
+        raise BdevError(
+            errno.EINVAL,
+            f"{where}: block_size {block_size} is no multiple of the device's {logical} bytes",
+        )
+    if size % block_size:
+        raise BdevError(
+            errno.EINVAL,
+            f"{where}: its size of {size} bytes is no multiple of the block size of {block_size}",
+        )
+
+
+def _open_again(fd: int) -> int:
+    """Open the same file a second time: a write-back error is told once to each description."""
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # no /proc here: syncs then share the description with FUA writes
+        return os.dup(fd)
+
+
+def _ioctl_int(fd: int, request: int) -> int:
+    return int(struct.unpack("=i", fcntl.ioctl(fd, request, bytes(4)))[0])
+
+
+def _phys_block_size(fd: int, status: os.stat_result, block_size: int, *, is_device: bool) -> int:
+    size = _ioctl_int(fd, BLKPBSZGET) if is_device else status.st_blksize
+    return size if size > block_size and size % block_size == 0 else block_size
+
+
+def _queue_limit(device: int, name: str) -> int:
+    """Return a limit of a block device's queue from sysfs; 0 where it says nothing."""
+    base = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    for queue in (base / "queue", base / ".." / "queue"):  # of a partition: the disk's
+        with contextlib.suppress(OSError, ValueError):
+            return int((queue / name).read_text())
+    return 0
+
+
+def _can_seek(fd: int) -> bool:
+    try:
+        os.lseek(fd, 0, os.SEEK_HOLE)
+    except OSError:
+        return False
+    return True

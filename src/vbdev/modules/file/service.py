@@ -1,0 +1,127 @@
+"""FileService: one reactor's ring and workers, shared by all files that it does I/O on.
+
+Made when the reactor's first channel to a file is, closed with the last. A reactor that sleeps is
+woken by the ring's descriptor; one that is awake looks at it each turn anyway.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+
+from vbdev.core.engine import Engine
+from vbdev.core.fileio import FileJob
+from vbdev.core.filequeue import FileEngine, FilePath, OpenFile
+from vbdev.core.uring import Ring
+from vbdev.modules.file.workers import NUM_WORKERS, Workers
+from vbdev.reactor import Reactor, Watch
+
+__all__ = ["NO_RING_VARIABLE", "FileService"]
+
+log = logging.getLogger(__name__)
+
+RING_ENTRIES = 256
+"""I/Os handed to the kernel in one system call."""
+MAX_UNDER_WAY = 4096
+"""I/Os with the kernel at once; more wait here."""
+RETRY_US = 1000
+"""How long to leave a kernel alone that has no memory for another I/O."""
+NO_RING_VARIABLE = "VBDEV_NO_IO_URING"
+"""Set in the environment, this keeps io_uring unused, as if the kernel forbade it."""
+
+_services: dict[Reactor, FileService] = {}
+_warned: set[str] = set()
+
+
+def _open_ring() -> Ring | None:
+    """Return a ring, or None where there is none to be had; why is said once."""
+    try:
+        if os.environ.get(NO_RING_VARIABLE):
+            raise OSError(errno.EPERM, f"{NO_RING_VARIABLE} is set")
+        return Ring(RING_ENTRIES, MAX_UNDER_WAY)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason not in _warned:
+        _warned.add(reason)
+        log.warning(
+            "io_uring is not available: file I/O goes through up to %d threads instead reason=%s",
+            NUM_WORKERS,
+            reason,
+        )
+    return None
+
+
+class FileService:
+    """What a reactor does file I/O with. Belongs to its thread; get it with `of`."""
+
+    num_workers = NUM_WORKERS
+
+    def __init__(self, reactor: Reactor, core: Engine) -> None:
+        self.engine = FileEngine(core, _open_ring(), self)
+        self._reactor = reactor
+        self._workers = Workers(reactor, self.engine.finish_job)
+        self._watch: Watch | None = None
+        if self.engine.ring is not None:
+            self._watch = reactor.watch(self.engine.ring.fd, readable=self.engine.reap)
+        self._paths: dict[OpenFile, FilePath] = {}
+        self._users: dict[FilePath, int] = {}
+        self._names: dict[OpenFile, str] = {}
+
+    @classmethod
+    def of(cls, reactor: Reactor, core: Engine) -> FileService:
+        """Return the reactor's service, made at the first call."""
+        service = _services.get(reactor)
+        if service is None:
+            service = _services[reactor] = cls(reactor, core)
+        return service
+
+    def attach(self, open_file: OpenFile, bdev_name: str) -> FilePath:
+        """Return this reactor's path to a file; all its channels to the bdev share one."""
+        path = self._paths.get(open_file)
+        if path is None:
+            path = self._paths[open_file] = FilePath(self.engine, open_file)
+            self._names[open_file] = bdev_name
+        self._users[path] = self._users.get(path, 0) + 1
+        return path
+
+    def detach(self, path: FilePath) -> None:
+        """Undo one `attach`. Without any left, ring and workers go too."""
+        self._users[path] -= 1
+        if self._users[path]:
+            return
+        path.close()
+        del self._users[path], self._paths[path.open_file], self._names[path.open_file]
+        if self._users:
+            return
+        del _services[self._reactor]
+        self._workers.close()
+        if self._watch is not None:
+            self._watch.close()
+        if self.engine.ring is not None:
+            self.engine.ring.close()
+
+    # What the engine asks for
+
+    def start_jobs(self, jobs: list[FileJob]) -> None:
+        """Execute jobs on the workers."""
+        self._workers.start(jobs)
+
+    def sync_failed(self, open_file: OpenFile) -> None:
+        """Say that what was acknowledged may be lost. Once for each file."""
+        number = open_file.failed_sync_errno
+        log.critical(
+            "sync failed, data written since the last FLUSH may be lost; every FLUSH and FUA fails"
+            " until the bdev is deleted and created again bdev=%s errno=%d (%s)",
+            self._names[open_file],
+            number,
+            os.strerror(number),
+        )
+
+    def stuck(self) -> None:
+        """Try again soon to hand I/Os to a kernel that has no room."""
+        self._reactor.call_later(RETRY_US, self._retry)
+
+    def _retry(self) -> None:
+        if _services.get(self._reactor) is self:
+            self.engine.retry()

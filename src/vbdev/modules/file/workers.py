@@ -1,0 +1,90 @@
+"""Threads for system calls that block: a few, started as they are needed.
+
+A worker executes a FileJob and hands it back by message. It never sees the engine: what the
+answers mean is decided on the reactor's thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from vbdev.core.fileio import FileJob
+from vbdev.reactor import Reactor
+
+__all__ = ["NUM_WORKERS", "Workers"]
+
+log = logging.getLogger(__name__)
+
+NUM_WORKERS = 8
+"""Threads at most, for each reactor: enough to keep a solid-state disk busy without a ring."""
+
+
+class Workers:
+    """The workers of one reactor. `finish(job)` is called there for each job that has ended."""
+
+    def __init__(self, reactor: Reactor, finish: Callable[[FileJob], None]) -> None:
+        self._reactor = reactor
+        self._finish = finish
+        self._jobs: queue.SimpleQueue[FileJob | None] = queue.SimpleQueue()
+        self._finished: deque[FileJob] = deque()
+        self._told = False
+        self._unfinished = 0
+        self._threads: list[threading.Thread] = []
+
+    def start(self, jobs: list[FileJob]) -> None:
+        """Queue jobs. Never blocks, never raises: without any thread, jobs fail with EAGAIN."""
+        for job in jobs:
+            self._unfinished += 1
+            if len(self._threads) < min(self._unfinished, NUM_WORKERS):
+                self._add_thread()
+            if self._threads:
+                self._jobs.put(job)
+            else:
+                job.refuse(errno.EAGAIN)
+                self._hand_back(job)
+
+    def _add_thread(self) -> None:
+        # A daemon: a system call that hangs must not keep the process from ending.
+        thread = threading.Thread(
+            target=self._work, name=f"{self._reactor.name}-file-{len(self._threads)}", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            log.error("worker not started reactor=%s error=%s", self._reactor.name, error)  # noqa: TRY400 - a sentence says it
+            return
+        self._threads.append(thread)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job.execute()
+            self._hand_back(job)
+
+    def _hand_back(self, job: FileJob) -> None:
+        # The flag is read after the append, and `_collect` clears it before it looks: one of
+        # the two always sees the other, and many jobs share one message.
+        self._finished.append(job)
+        if not self._told:
+            self._told = True
+            self._reactor.send_msg(self._collect)
+
+    def _collect(self) -> None:
+        self._told = False
+        while self._finished:
+            job = self._finished.popleft()
+            self._unfinished -= 1
+            self._finish(job)
+
+    def close(self) -> None:
+        """Let the threads end, and wait until they have. Only without unfinished jobs."""
+        assert self._unfinished == 0, self._unfinished
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()

@@ -1,0 +1,51 @@
+"""uring: a disk in a file or on a block device, through io_uring."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vbdev.bdev import BdevParams
+from vbdev.modules.file.disk import FileBdev
+
+
+class UringParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
+    """Create a bdev on an existing file or block device."""
+
+    filename: str
+    """Path of the file or block device."""
+    block_size: int | None = None
+    """Bytes, a power of two of at least 512; what the file asks for when absent."""
+    readonly: bool = False
+    """Never write; other readers may have the file too."""
+    direct: bool | None = None
+    """Bypass the page cache (O_DIRECT); where the file system allows it when absent."""
+
+
+class Uring(FileBdev):
+    """A disk in a file. Where the kernel forbids io_uring, threads do the I/O."""
+
+    kind = "uring"
+    product_name = "URING bdev"
+    Params = UringParams
+    params: UringParams
+
+    async def start(self) -> None:
+        """Open and lock the file."""
+        self.open(
+            self.params.filename,
+            block_size=self.params.block_size,
+            readonly=self.params.readonly,
+            direct=self.params.direct,
+            deallocate=True,
+        )
+
+    def dump_info(self) -> dict[str, Any]:
+        """Return `driver_specific` of `bdev_get_bdevs`."""
+        return {"uring": {"filename": self.params.filename}}
+
+    def config_params(self) -> dict[str, Any]:
+        """Return what makes the same bdev again; SPDK understands it where it can."""
+        params = super().config_params()
+        if not self.params.readonly:
+            del params["readonly"]
+        return params

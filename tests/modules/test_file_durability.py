@@ -1,0 +1,238 @@
+"""FLUSH and FUA keep their promise, and when they can not, they say so from then on.
+
+A description that can not be synced (a pipe) put in place of the file's makes every fdatasync
+fail, in the ring as on a thread. strace shows which system calls a FLUSH and a FUA become.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from vbdev.bdev import BdevError, IoError
+from vbdev.modules.file import service
+from vbdev.reactor import gather
+from vbdev.vocab import IoFlag, Op, Status
+
+DATA = bytes(4096)
+
+
+def break_syncs(bdev):
+    reader, writer = os.pipe()
+    os.dup2(reader, bdev._geometry.sync_fd, inheritable=False)
+    os.close(reader)
+    os.close(writer)
+
+
+@contextmanager
+def syncs_fail(bdev):
+    good = os.dup(bdev._geometry.sync_fd)
+    break_syncs(bdev)
+    try:
+        yield
+    finally:
+        os.dup2(good, bdev._geometry.sync_fd, inheritable=False)
+        os.close(good)
+
+
+async def fails(descriptor, *args, **kwargs):
+    with pytest.raises(IoError, match="Input/output error") as caught:
+        await descriptor.io(*args, **kwargs)
+    assert caught.value.status == Status.AIO_ERROR
+    assert caught.value.errno == errno.EIO
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_failed_sync_is_remembered_until_the_bdev_is_made_anew(stack, caplog, direct):
+    path = stack.path(1 << 20)
+    bdev = stack.create(path, direct=direct)
+    descriptor = stack.open()
+
+    async def main():
+        await descriptor.io(Op.WRITE, 0, 8, DATA)
+        with syncs_fail(bdev):
+            await fails(descriptor, Op.FLUSH)
+        # fdatasync would succeed now. The data that it failed to write is lost all the same.
+        await fails(descriptor, Op.FLUSH)
+        for op, data in ((Op.WRITE, DATA), (Op.WRITE_ZEROES, None), (Op.UNMAP, None)):
+            await fails(descriptor, op, 0, 8, data, flags=IoFlag.FUA)
+            await descriptor.io(op, 0, 8, data)
+        await descriptor.io(Op.READ, 0, 8, bytearray(4096))
+
+    stack.run(main())
+    said = [r for r in caplog.records if r.levelno == logging.CRITICAL]
+    assert len(said) == 1
+    assert "bdev=U0" in said[0].message
+    descriptor.close()
+    stack.run(stack.registry.unregister(bdev))
+    stack.create(path)
+    descriptor = stack.open()
+
+    async def again():
+        await descriptor.io(Op.FLUSH)
+        await descriptor.io(Op.WRITE, 0, 8, DATA, flags=IoFlag.FUA)
+
+    stack.run(again())
+
+
+def test_a_failure_reaches_every_sync_that_is_under_way_or_waits(stack):
+    bdev = stack.create(stack.path(1 << 20), direct=False)
+    stack.gather(6)
+    descriptor = stack.open("G0")
+    statuses = []
+
+    async def main():
+        done = [descriptor.io(Op.WRITE, i * 8, 8, DATA, flags=IoFlag.FUA) for i in range(3)]
+        done += [descriptor.io(Op.FLUSH) for _ in range(3)]
+        for future in done:
+            try:
+                statuses.append((await future).status)
+            except IoError as error:
+                statuses.append(error.status)
+
+    with syncs_fail(bdev):
+        stack.run(main())
+    assert statuses == [Status.AIO_ERROR] * 6
+
+
+@pytest.mark.parametrize("op", [Op.WRITE_ZEROES, Op.UNMAP, Op.WRITE])
+def test_fua_of_any_kind_needs_its_sync(stack, op):
+    bdev = stack.create(stack.path(1 << 20), direct=False)
+    descriptor = stack.open()
+
+    async def main():
+        with syncs_fail(bdev):
+            await descriptor.io(op, 0, 8, DATA if op is Op.WRITE else None)
+            await fails(descriptor, op, 0, 8, DATA if op is Op.WRITE else None, flags=IoFlag.FUA)
+
+    stack.run(main())
+
+
+@contextmanager
+def files_at_most(size):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_dsync_write_that_fails_is_remembered_too(stack):
+    stack.create(stack.path(1 << 20), direct=True)
+    descriptor = stack.open()
+
+    async def main():
+        with files_at_most(512 << 10), pytest.raises(IoError, match="File too large"):
+            await descriptor.io(Op.WRITE, 1024, 8, DATA, flags=IoFlag.FUA)
+        await fails(descriptor, Op.FLUSH)
+
+    stack.run(main())
+
+
+def test_a_plain_write_that_fails_is_not(stack):
+    stack.create(stack.path(1 << 20))
+    descriptor = stack.open()
+
+    async def main():
+        with files_at_most(512 << 10), pytest.raises(IoError, match="File too large"):
+            await descriptor.io(Op.WRITE, 1024, 8, DATA)
+        await descriptor.io(Op.FLUSH)
+
+    stack.run(main())
+
+
+def test_flushes_that_come_together_share_a_sync(ring_stack):
+    stack = ring_stack
+    stack.create(stack.path(1 << 20))
+    stack.gather(50)
+    descriptor = stack.open("G0")
+
+    async def main():
+        await gather([descriptor.io(Op.FLUSH) for _ in range(50)])
+        assert stack.service.engine.ring.submitted == 2  # the first one's, and one for the rest
+
+    stack.run(main())
+
+
+def test_stop_syncs_and_says_when_it_can_not(stack):
+    bdev = stack.create(stack.path(1 << 20))
+    descriptor = stack.open()
+
+    async def main():
+        await descriptor.io(Op.WRITE, 0, 8, DATA)
+        descriptor.close()
+        await stack.registry.unregister(bdev)
+
+    break_syncs(bdev)
+    with pytest.raises(BdevError, match="disk could not be synced at the end"):
+        stack.run(main())
+
+
+SCRIPT = """
+import sys
+from vbdev.core.engine import Engine
+from vbdev.modules.uring import Uring
+from vbdev.reactor import Reactor
+from vbdev.registry import Registry
+from vbdev.vocab import IoFlag, Op
+
+reactor = Reactor()
+reactor.engine = Engine()
+registry = Registry(reactor)
+
+async def main():
+    await registry.create(Uring, Uring.Params(
+        name="U0", filename=sys.argv[1], direct=sys.argv[2] == "direct"))
+    d = registry.open("U0", write=True, on_event=lambda event: None, holder="test")
+    fua = IoFlag.FUA
+    await d.io(Op.WRITE, 0, 8, bytes(4096))
+    await d.io(Op.FLUSH)
+    await d.io(Op.WRITE, 8, 8, bytes(4096), flags=fua)
+    await d.io(Op.WRITE_ZEROES, 0, 8, flags=fua)
+    await d.io(Op.UNMAP, 8, 8, flags=fua)
+    d.close()
+    await registry.unregister(registry.get("U0"))
+
+reactor.run_until_complete(main())
+"""
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_system_calls(tmp_path, direct):
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("no strace")
+    path, log = tmp_path / "disk", tmp_path / "log"
+    path.write_bytes(bytes(1 << 20))
+    calls = "trace=pwritev,pwritev2,fdatasync,fallocate"
+    subprocess.run(
+        [strace, "-f", "-o", log, "-e", calls, sys.executable, "-c", SCRIPT, path]
+        + ["direct" if direct else "buffered"],
+        env={**os.environ, service.NO_RING_VARIABLE: "1"},
+        check=True,
+        timeout=60,
+    )
+    lines = [line.split(None, 1)[1] for line in Path(log).read_text().splitlines()]
+    made = [line for line in lines if line.startswith(("pwritev", "fdatasync", "fallocate"))]
+    names = [line.split("(")[0] for line in made]
+    fua = ["pwritev2"] if direct else ["pwritev", "fdatasync"]
+    assert names == [
+        "fallocate",  # the probe
+        *["pwritev", "fdatasync"],
+        *fua,
+        *["fallocate", "fdatasync"],
+        *["fallocate", "fdatasync"],
+        "fdatasync",  # the last, at the end
+    ]
+    if direct:
+        assert "RWF_DSYNC" in next(line for line in made if line.startswith("pwritev2"))
