@@ -5,13 +5,13 @@ Every test ends with all BdevIOs and buffers given back, all files closed and al
 
 from __future__ import annotations
 
-import os
 import threading
+from pathlib import Path
 
 import pytest
+from vbdev.core.engine import Engine
 
 from vbdev.bdev import VirtualBdev
-from vbdev.core.engine import Engine
 from vbdev.core.uring import Ring
 from vbdev.modules.file import opening, service
 from vbdev.modules.uring import Uring
@@ -57,9 +57,12 @@ class Stack:
         self.reactor = Reactor()
         self.engine = self.reactor.engine = Engine()
         self.module_errors = []
-        self.engine.on_module_error = lambda channel, error, n: self.module_errors.append(error)
+        self.engine.on_module_error = self.module_failed
         self.registry = Registry(self.reactor)
         self.events = []
+
+    def module_failed(self, _channel, error, _n):
+        self.module_errors.append(error)
 
     def path(self, size_bytes, name="disk"):
         path = self.directory / name
@@ -104,6 +107,10 @@ class Stack:
         assert [t for t in threading.enumerate() if "-file-" in t.name] == []
 
 
+def open_fds():
+    return {link.name for link in Path("/proc/self/fd").iterdir() if link.exists()}
+
+
 @pytest.fixture
 def make_stack(tmp_path):
     """Stacks whose directory and mode the test chooses; closed and checked at its end."""
@@ -119,12 +126,12 @@ def make_stack(tmp_path):
         made.append(Stack(directory, mode))
         return made[-1]
 
-    fds = len(os.listdir("/proc/self/fd"))
+    fds = open_fds()
     with pytest.MonkeyPatch.context() as patch:
         yield make
         for stack in made:
             stack.close()
-    assert len(os.listdir("/proc/self/fd")) == fds
+    assert open_fds() == fds
 
 
 @pytest.fixture(params=["ring", "threads"])

@@ -214,10 +214,10 @@ def test_system_calls(tmp_path, direct):
         pytest.skip("no strace")
     path, log = tmp_path / "disk", tmp_path / "log"
     path.write_bytes(bytes(1 << 20))
+    how = "direct" if direct else "buffered"
     calls = "trace=pwritev,pwritev2,fdatasync,fallocate"
     subprocess.run(
-        [strace, "-f", "-o", log, "-e", calls, sys.executable, "-c", SCRIPT, path]
-        + ["direct" if direct else "buffered"],
+        [strace, "-f", "-o", log, "-e", calls, sys.executable, "-c", SCRIPT, path, how],
         env={**os.environ, service.NO_RING_VARIABLE: "1"},
         check=True,
         timeout=60,

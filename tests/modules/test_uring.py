@@ -207,7 +207,7 @@ def test_zeroes_leave_holes_or_not_as_asked(stack):
     descriptor = stack.open()
 
     def allocated():
-        return os.stat(path).st_blocks * 512
+        return Path(path).stat().st_blocks * 512
 
     async def main():
         await descriptor.io(Op.WRITE, 0, 2048, b"x" * (1 << 20), flags=IoFlag.FUA)

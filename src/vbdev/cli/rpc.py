@@ -30,7 +30,7 @@ def add_socket_argument(parser: argparse.ArgumentParser) -> None:
         "--rpc-socket",
         metavar="PATH",
         default=default_socket(),
-        help="unix socket, or tcp:host:port, of the daemon (default: %(default)s)",
+        help="unix socket of the daemon's control plane (default: %(default)s)",
     )
 
 

@@ -11,7 +11,7 @@ from vbdev import __version__
 from vbdev.address import Address, ListenError
 from vbdev.app import App, AppError
 from vbdev.bdev import Bdev, BdevError, VirtualBdev
-from vbdev.cli.rpc import default_socket
+from vbdev.cli.rpc import add_socket_argument
 from vbdev.cli.words import add_stack_arguments, build_stack
 from vbdev.config import ConfigError
 from vbdev.sizes import show_size
@@ -30,12 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="serve NBD on unix:/path or tcp:host:port; repeat for more",
     )
     parser.add_argument("--config", metavar="FILE", help="carry out SPDK's JSON configuration")
-    parser.add_argument(
-        "--rpc-socket",
-        metavar="PATH",
-        default=default_socket(),
-        help="unix socket of the control plane (default: %(default)s)",
-    )
+    add_socket_argument(parser)
     parser.add_argument(
         "--log-level", choices=LEVELS, default="warning", help="default: %(default)s"
     )

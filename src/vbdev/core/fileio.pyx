@@ -5,8 +5,7 @@ done, and everything where the kernel forbids io_uring. A worker reads the I/Os 
 answers beside them, into the job; what they mean for the I/Os is decided on the reactor's thread.
 """
 
-from libc.errno cimport EBADF, EINTR, EINVAL, EIO, ENXIO, EOPNOTSUPP as ENOTSUP, errno
-from libc.stddef cimport size_t
+from libc.errno cimport EINTR, EINVAL, EIO, ENXIO, EOPNOTSUPP as ENOTSUP, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy

@@ -38,8 +38,7 @@ from libc.errno cimport (
     EOPNOTSUPP as ENOTSUP,
 )
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, int8_t, uint32_t, uint64_t, uint8_t
-from libc.string cimport memset
+from libc.stdint cimport int32_t, int8_t, uint32_t, uint64_t
 
 from vbdev.core.batch cimport IOBatch, IoCore
 from vbdev.core.buffers cimport SLAB_BYTES
@@ -498,7 +497,6 @@ cdef class FileEngine:
         The I/Os behind it are counted in the next epoch. A RESET that finds all epochs in use
         shares the newest one, and waits for a few I/Os too many.
         """
-        cdef uint64_t epoch
         if s.reset_head == NULL:
             if s.counts[s.epoch % NUM_EPOCHS] == 0:
                 self.core.push_done(io, IO_SUCCESS, 0)

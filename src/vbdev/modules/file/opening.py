@@ -151,7 +151,7 @@ def _named(where: str) -> Iterator[None]:
 
 def _open(where: str, filename: str, *, readonly: bool) -> tuple[int, os.stat_result]:
     with _named(where):
-        before = os.stat(filename)
+        before = Path(filename).stat()
         # Looked at before it is opened, because opening some things has effects, or blocks.
         _check_type(where, before.st_mode)
         flags = os.O_RDONLY if readonly else os.O_RDWR

@@ -6,7 +6,6 @@ woken by the ring's descriptor; one that is awake looks at it each turn anyway.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 
@@ -36,12 +35,13 @@ _warned: set[str] = set()
 
 def _open_ring() -> Ring | None:
     """Return a ring, or None where there is none to be had; why is said once."""
-    try:
-        if os.environ.get(NO_RING_VARIABLE):
-            raise OSError(errno.EPERM, f"{NO_RING_VARIABLE} is set")
-        return Ring(RING_ENTRIES, MAX_UNDER_WAY)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    if os.environ.get(NO_RING_VARIABLE):
+        reason = f"{NO_RING_VARIABLE} is set"
+    else:
+        try:
+            return Ring(RING_ENTRIES, MAX_UNDER_WAY)
+        except OSError as error:
+            reason = str(error)
     if reason not in _warned:
         _warned.add(reason)
         log.warning(
