@@ -26,10 +26,13 @@ cdef class Engine(IoCore):
     cdef set owners
     cdef public object on_module_error
     cdef bint draining
+    cdef int inside                     # of `drain` or a module's `submit`, how deep
+    cdef uint64_t turn_ns               # the time, while inside; read once, however deep
 
     cdef uint64_t now_ns(self) noexcept nogil
     cdef bdev_io *get_io(self) noexcept nogil
     cdef void put_io(self, bdev_io *io) noexcept nogil
+    cdef size_t _unwind_run(self, bdev_io **v, size_t n, uint64_t now) noexcept nogil
     cdef void _unwind(self, bdev_io *io, uint64_t now) noexcept nogil
     cdef void _pop(self, bdev_io *io, uint64_t now) noexcept nogil
     cdef int _run_completed(self, channel_state *state) except -1
@@ -41,9 +44,10 @@ cdef class Channel:
     cdef readonly Engine engine
     cdef readonly object bdev
     cdef readonly object descriptor
-    cdef public object base
+    cdef object base                    # a member of the type: see engine.pyx
     cdef public object context
-    cdef object module_submit
+    cdef object submit_function         # what `configure` got, taken apart if it was bound
+    cdef object submit_self
     cdef object module_completed
     cdef readonly bint closed
     cdef uint64_t supported_mask
@@ -52,6 +56,7 @@ cdef class Channel:
     cdef int _admit(self, bdev_io *io) noexcept nogil
     cdef int _refusal(self, bdev_io *io) noexcept nogil
     cdef int _deliver(self, IOBatch ios) except -1
+    cdef int _module_failed(self, bdev_io **copy, Py_ssize_t n, IOBatch ios) except -1
 
 
 cdef class IoOwner:

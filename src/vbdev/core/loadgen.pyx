@@ -327,7 +327,7 @@ cdef class LoadGenerator(IoOwner):
         self.stopping = True
 
     cdef int deliver(self) except -1:
-        cdef uint64_t now = self.engine.now_ns()
+        cdef uint64_t now = self.engine.turn_ns
         cdef size_t n = self.o.ready.n
         cdef IOBatch ios = new_batch(self.engine)
         ios.reserve(n)

@@ -6,6 +6,7 @@ woken by the ring's descriptor; one that is awake looks at it each turn anyway.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 
@@ -38,10 +39,14 @@ def _open_ring() -> Ring | None:
     if os.environ.get(NO_RING_VARIABLE):
         reason = f"{NO_RING_VARIABLE} is set"
     else:
-        try:
-            return Ring(RING_ENTRIES, MAX_UNDER_WAY)
-        except OSError as error:
-            reason = str(error)
+        # A ring counts against RLIMIT_MEMLOCK on some kernels: a smaller one may still fit.
+        for shift in (0, 3, 5):
+            try:
+                return Ring(max(RING_ENTRIES >> shift, 4), max(MAX_UNDER_WAY >> shift, 8))
+            except OSError as error:
+                reason = str(error)
+                if error.errno != errno.ENOMEM:
+                    break
     if reason not in _warned:
         _warned.add(reason)
         log.warning(
