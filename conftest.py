@@ -88,7 +88,8 @@ def evaluate_python(example: Example) -> None:
     page, source = example.namespace["__page__"], str(example.parsed)
     if found := re.match(r"# (\w+\.py)\n", source):
         (Path(page.directory) / found[1]).write_text(source)
-    code = compile("\n" * (example.line + example.parsed.line_offset) + source, example.path, "exec")
+    blank = "\n" * (example.line + example.parsed.line_offset)  # tracebacks show the page's line
+    code = compile(blank + source, example.path, "exec")
     exec(code, example.namespace)
 
 

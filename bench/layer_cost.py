@@ -16,8 +16,9 @@ import platform
 import statistics
 import sys
 
-from vbdev.bench import BenchParams, run
 from vbdev.core.engine import Engine
+
+from vbdev.bench import BenchParams, run
 from vbdev.modules.null import Null, NullParams
 from vbdev.modules.passthru import Passthru
 from vbdev.reactor import Reactor

@@ -27,7 +27,12 @@ def servers(directory: Path) -> dict[str, list[str]]:
     vbdev = [sys.executable, "-m", "vbdev", "serve", "--rpc-socket", str(directory / "rpc")]
     found = {
         "vbdev malloc + passthru": [
-            *vbdev, "malloc:512MiB", "--layer", "passthru", "--nbd", "unix:SOCKET",
+            *vbdev,
+            "malloc:512MiB",
+            "--layer",
+            "passthru",
+            "--nbd",
+            "unix:SOCKET",
         ],
     }
     if shutil.which("nbdkit"):
@@ -52,10 +57,22 @@ def fio(socket: Path, rw: str, queue_depth: int, jobs: int, seconds: int) -> tup
     """Return (IOPS, p99 in us) of one run."""
     out = subprocess.run(
         [
-            "fio", "--name=b", "--ioengine=nbd", f"--uri=nbd+unix:///?socket={socket}",
-            f"--rw={rw}", "--bs=4k", f"--iodepth={queue_depth}", f"--numjobs={jobs}",
-            "--thread", "--group_reporting", "--time_based", f"--runtime={seconds}",
-            f"--size={SIZE}", "--randrepeat=0", "--norandommap", "--output-format=json",
+            "fio",
+            "--name=b",
+            "--ioengine=nbd",
+            f"--uri=nbd+unix:///?socket={socket}",
+            f"--rw={rw}",
+            "--bs=4k",
+            f"--iodepth={queue_depth}",
+            f"--numjobs={jobs}",
+            "--thread",
+            "--group_reporting",
+            "--time_based",
+            f"--runtime={seconds}",
+            f"--size={SIZE}",
+            "--randrepeat=0",
+            "--norandommap",
+            "--output-format=json",
         ],
         check=True,
         capture_output=True,
@@ -96,7 +113,7 @@ def main() -> None:
                                 fio(socket, rw, queue_depth, arguments.jobs, arguments.seconds)
                             )
                     medians = [
-                        (statistics.median(f[0] for f in runs), statistics.median(f[1] for f in runs))
+                        tuple(statistics.median(column) for column in zip(*runs, strict=True))
                         for runs in figures.values()
                     ]
                     cells = " | ".join(f"{iops / 1000:.1f} ({p99:.0f})" for iops, p99 in medians)

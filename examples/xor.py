@@ -1,6 +1,6 @@
 """xor: a vbdev of one's own. Everything written below it is XORed with a key, and back again.
 
-    vbdev serve malloc:64MiB --module examples/xor.py --layer xor,key=0x5a --nbd unix:/tmp/x.sock
+vbdev serve malloc:64MiB --module examples/xor.py --layer xor,key=0x5a --nbd unix:/tmp/x.sock
 """
 
 import numpy as np

@@ -1,4 +1,3 @@
-# ruff: noqa: INP001, S101
 """Fuzz the JSON-RPC codec: any bytes, cut anywhere, give events in bounded memory.
 
 Run: python fuzz/jsonrpc.py [corpus] [-max_total_time=60]

@@ -6,7 +6,6 @@ The first byte of an input picks the codec and the size of the pieces. The prope
 or RemoteProtocolError, nothing else; memory bounded; the same outcome as for the whole input.
 A crash is written to a file; give its name as the only argument to replay it.
 """
-# ruff: noqa: INP001 - a script, not a package
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ import signal
 import threading
 
 import pytest
+from vbdev.core.engine import Engine
 
 from vbdev.bdev import ALL_OPS, BdevError, VirtualBdev
 from vbdev.bench import Bench, BenchParams, run
-from vbdev.core.engine import Engine
 from vbdev.core.loadgen import WORKLOADS, LoadGenerator
 from vbdev.modules.malloc import Malloc, MallocParams
 from vbdev.modules.null import Null, NullParams
@@ -37,7 +37,7 @@ class Damage(Passthru):
     good = 100
     at_byte = 1234
 
-    def completed(self, channel, ios):  # noqa: ARG002 - the contract
+    def completed(self, channel, ios):
         for view in ios.data(Op.READ):
             self.good -= 1
             if self.good < 0:

@@ -185,7 +185,11 @@ class App:
             outstanding = sum(channel.outstanding for channel in bdev.channels())
             log.error(
                 "bdev %s is still there after %d s: state %s, held by %s, %d I/Os outstanding",
-                bdev.name, STOP_US // 1_000_000, bdev.state.value, holders, outstanding,
+                bdev.name,
+                STOP_US // 1_000_000,
+                bdev.state.value,
+                holders,
+                outstanding,
             )
         self.exit_status = 1
         self.reactor.stop()

@@ -256,7 +256,7 @@ class Bdev:
         return total
 
     def refused_flags(self) -> int:
-        """Flags whose promise this bdev can not keep."""
+        """Return the flags whose promise this bdev can not keep."""
         return int(IoFlag.FUA) if self.write_cache and not self.fua else 0
 
     def holders(self) -> list[str]:
@@ -503,7 +503,9 @@ class Descriptor:
         def ended(request: Request) -> None:
             number = status_errno(request.status, request.errno)
             if number:
-                where = f"bdev {self.bdev.name}: {op.name} of {num_blocks} blocks at {offset_blocks}"
+                where = (
+                    f"bdev {self.bdev.name}: {op.name} of {num_blocks} blocks at {offset_blocks}"
+                )
                 future.set_exception(
                     IoError(request.status, number, f"{where}: {os.strerror(number)}")
                 )

@@ -78,9 +78,7 @@ class Registry:
         if bdev is None:
             raise BdevError(errno.ENODEV, f"there is no bdev {name!r}")
         if kind is not None and bdev.kind != kind:
-            raise BdevError(
-                errno.ENODEV, f"bdev {name!r} is a {bdev.kind} bdev and no {kind} bdev"
-            )
+            raise BdevError(errno.ENODEV, f"bdev {name!r} is a {bdev.kind} bdev and no {kind} bdev")
         return bdev
 
     def unused_name(self, prefix: str) -> str:
@@ -118,8 +116,11 @@ class Registry:
         self.creations[name] = creation
         base = self.find(creation.base_name)
         if base is None:
-            log.info("vbdev creation deferred pending base bdev arrival name=%s base=%s",
-                     name, creation.base_name)
+            log.info(
+                "vbdev creation deferred pending base bdev arrival name=%s base=%s",
+                name,
+                creation.base_name,
+            )
             return name
         try:
             await self._build(creation, base)
@@ -199,8 +200,13 @@ class Registry:
         for name in (bdev.name, *bdev.aliases):
             self._names[name] = bdev
         self.bdevs[bdev.name] = bdev
-        log.info("bdev registered name=%s kind=%s blocks=%d block_size=%d",
-                 bdev.name, bdev.kind, bdev.num_blocks, bdev.block_size)
+        log.info(
+            "bdev registered name=%s kind=%s blocks=%d block_size=%d",
+            bdev.name,
+            bdev.kind,
+            bdev.num_blocks,
+            bdev.block_size,
+        )
         await self._examine(bdev)
 
     async def _examine(self, bdev: Bdev) -> None:
@@ -211,8 +217,12 @@ class Registry:
                     await self._build(creation, bdev)
                 except (BdevError, OSError) as error:
                     # Nobody waits for this: the one who asked has long had an answer.
-                    log.error("vbdev creation failed name=%s base=%s error=%s",  # noqa: TRY400
-                              creation.params.name, bdev.name, error)  # a sentence says it
+                    log.error(
+                        "vbdev creation failed name=%s base=%s error=%s",  # noqa: TRY400
+                        creation.params.name,
+                        bdev.name,
+                        error,
+                    )  # a sentence says it
 
     # Opening and claiming
 
@@ -238,9 +248,7 @@ class Registry:
                 f"bdev {bdev.name} can not be opened for writing by {holder}:"
                 f" claimed ({bdev.claim.kind}) by {bdev.claim.holder}",
             )
-        descriptor = Descriptor(
-            bdev, self.reactor, write=write, on_event=on_event, holder=holder
-        )
+        descriptor = Descriptor(bdev, self.reactor, write=write, on_event=on_event, holder=holder)
         bdev.descriptors.append(descriptor)
         return descriptor
 
@@ -308,14 +316,24 @@ class Registry:
         log.info("bdev unregistered name=%s", bdev.name)
 
     async def close(self) -> None:
-        """Unregister every bdev, stacks from the top, newest first."""
+        """Unregister every bdev, stacks from the top, newest first.
+
+        One that fails to stop (its last sync failed, say) does not keep the others from theirs;
+        the first failure is raised at the end.
+        """
         self.creations.clear()
+        failures: list[Exception] = []
         while True:
             idle = [b for b in self.bdevs.values() if b.state is BdevState.READY]
             if not idle:
                 break
             unclaimed = [b for b in idle if b.claim is None]
-            await self.unregister((unclaimed or idle)[-1])
+            try:
+                await self.unregister((unclaimed or idle)[-1])
+            except (BdevError, OSError) as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     # Configuration
 

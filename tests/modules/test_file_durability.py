@@ -178,6 +178,18 @@ def test_stop_syncs_and_says_when_it_can_not(stack):
         stack.run(main())
 
 
+def test_one_that_can_not_sync_does_not_keep_others_from_it(stack):
+    others = [stack.create(stack.path(1 << 20, name), name=name) for name in ("A", "B", "C")]
+    for bdev in others:
+        stack.open(bdev.name).get_channel()
+    for descriptor in [d for bdev in others for d in bdev.descriptors]:
+        descriptor.close()
+    break_syncs(others[1])
+    with pytest.raises(BdevError, match="'B'"):
+        stack.run(stack.registry.close())
+    assert list(stack.registry) == []
+
+
 SCRIPT = """
 import sys
 from vbdev.core.engine import Engine

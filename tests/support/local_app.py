@@ -63,8 +63,9 @@ class LocalApp:
         """Wait until no I/O is in use, no connection is left and no buffer is out."""
         engine, nbd = self.app.engine, self.app.nbd
         self.wait_until(
-            lambda: (engine.ios_in_use, engine.buffers.live_buffers, nbd.connection_count)
-            == (0, 0, 0)
+            lambda: (
+                (engine.ios_in_use, engine.buffers.live_buffers, nbd.connection_count) == (0, 0, 0)
+            )
         )
 
     def close(self):

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command line (default: sys.argv) and return its exit status."""
     argv = sys.argv[1:] if argv is None else argv
     only = next((word for word in argv if word in COMMANDS), None)
-    arguments = build_parser(only if only else "").parse_args(argv)
+    arguments = build_parser(only or "").parse_args(argv)
     try:
         status: int = arguments.run(arguments)
     except KeyboardInterrupt:

@@ -28,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--io-size", type=size, default=4096, metavar="SIZE", help="default 4096"
     )
-    parser.add_argument(
-        "-t", "--time", type=float, default=0, metavar="SECONDS", help="default 5"
-    )
+    parser.add_argument("-t", "--time", type=float, default=0, metavar="SECONDS", help="default 5")
     parser.add_argument(
         "-n", "--num-ios", type=int, default=0, metavar="N", help="stop after this many I/Os"
     )
@@ -107,12 +105,16 @@ def text(result: BenchResult) -> str:
     params, latency = result.params, result.latency_us
     layers = " > ".join(f"{layer.bdev} (batch {layer.batch_mean:.1f})" for layer in result.layers)
     lines = [
-        f"{params.workload}, {params.io_size} B, queue depth {params.queue_depth},"
-        f" {result.seconds:.2f} s on {layers}",
+        (
+            f"{params.workload}, {params.io_size} B, queue depth {params.queue_depth},"
+            f" {result.seconds:.2f} s on {layers}"
+        ),
         f"  IOPS      {result.iops:,.0f}",
         f"  MiB/s     {result.mib_per_s:,.1f}",
-        f"  latency   mean {latency.mean:.2f} us, p50 {latency.p50:.2f}, p99 {latency.p99:.2f},"
-        f" p99.9 {latency.p99_9:.2f}",
+        (
+            f"  latency   mean {latency.mean:.2f} us, p50 {latency.p50:.2f}, p99 {latency.p99:.2f},"
+            f" p99.9 {latency.p99_9:.2f}"
+        ),
     ]
     if result.ended not in ("time", "count"):
         lines.append(f"  ended     early: {result.ended}")

@@ -126,8 +126,10 @@ def copy(directory: Path, nbd: Path, client: str) -> None:
         began = time.monotonic()
         step(nbd, written, read)
         seconds = time.monotonic() - began
-        print(f"{SIZE_MIB} MiB {verb} in {seconds:.2f} s, {SIZE_MIB / seconds:.0f} MiB/s\n",
-              flush=True)
+        print(
+            f"{SIZE_MIB} MiB {verb} in {seconds:.2f} s, {SIZE_MIB / seconds:.0f} MiB/s\n",
+            flush=True,
+        )
     if not filecmp.cmp(written, read, shallow=False):
         raise DemoError("what was read back is not what was written")
     print(f"what was read back equals what was written, all {SIZE_MIB} MiB\n", flush=True)

@@ -44,8 +44,11 @@ def label(entry: dict[str, Any]) -> str:
         words.append(show_size(entry["num_blocks"] * entry["block_size"]))
         words.append(f"({entry['num_blocks']} x {entry['block_size']} B)")
     if entry["state"] != "ready":
-        words.append(f"[{entry['state']}: {entry['base']}]" if not entry["num_blocks"]
-                     else f"[{entry['state']}]")
+        words.append(
+            f"[{entry['state']}: {entry['base']}]"
+            if not entry["num_blocks"]
+            else f"[{entry['state']}]"
+        )
     others = [holder for holder in entry["holders"] if holder != entry["claim"]]
     if entry["claim"]:
         words.append(f"claimed by {entry['claim']}")

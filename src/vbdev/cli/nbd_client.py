@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from types import TracebackType
 from typing import Self
@@ -94,10 +95,8 @@ class NbdClient:
     def close(self) -> None:
         """Say good-bye and hang up. Idempotent."""
         if self._socket.fileno() >= 0:
-            try:
+            with contextlib.suppress(OSError):  # the server may have hung up first
                 self._socket.sendall(encode_request(Command.DISC, self._cookie + 1))
-            except OSError:
-                pass  # the server has hung up first, and that is all that was asked for
             self._socket.close()
 
     def _request(

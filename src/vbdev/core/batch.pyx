@@ -14,6 +14,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_WRITE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 
+from libc.errno cimport ENOMEM
 from libc.stdint cimport int32_t, int64_t, int8_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
@@ -21,16 +22,20 @@ from libc.string cimport memcpy
 from vbdev.core.buffers cimport BufferPool
 from vbdev.core.types cimport (
     IO_DONE,
+    IO_FAILED,
     IO_PENDING,
     IO_SUBMITTED,
     IO_SUCCESS,
+    IO_WAITING,
     OP_COPY,
     OP_LIMIT,
     OP_READ,
+    OP_ZCOPY,
     bdev_io,
     channel_state,
     io_bounce,
     io_data_bytes,
+    io_holds_memory,
     io_list_free,
     io_list_reserve,
     io_restore,
@@ -101,6 +106,7 @@ cdef class IoCore:
         else:
             state.nomem_tail.next = io
         state.nomem_tail = io
+        io.state = IO_WAITING
         self.waiting += 1
 
     cdef void unbounce(self, bdev_io *io) noexcept nogil:
@@ -212,7 +218,11 @@ cdef class IOBatch:
                 mask |= op_bit(op)
             return self.take_op_mask(mask)
         import numpy
-        chosen = numpy.ascontiguousarray(which, dtype=bool).view(numpy.uint8)
+        which = numpy.ascontiguousarray(which)
+        if which.dtype != bool and which.size:
+            raise TypeError(f"IOBatch.take: a mask of {which.dtype}, not of bool; several types"
+                            " of I/O go into a set or a tuple")
+        chosen = which.astype(bool, copy=False).view(numpy.uint8)
         if chosen.shape[0] != self.n:
             raise ValueError(
                 f"IOBatch.take: a mask of {chosen.shape[0]} for {self.n} I/Os; give one for each")
@@ -245,6 +255,10 @@ cdef class IOBatch:
         """Move all I/Os of `other` behind the ones here."""
         if other is self:
             raise ValueError("IOBatch.extend: a batch can not be moved into itself")
+        if self.core is None:  # made by a module: IOBatch()
+            self.core = other.core
+        elif other.n and self.core is not other.core:
+            raise ValueError("IOBatch.extend: the batches belong to two reactors")
         self.reserve(other.n)
         memcpy(<void *>(self.v + self.n), <void *>other.v, other.n * sizeof(void *))
         self.n += other.n
@@ -287,7 +301,8 @@ cdef class IOBatch:
 
         A writer's data is the writer's: a layer that transforms it works on a copy, which is
         undone on the way up. I/Os for which no memory is left now leave the batch, wait, and
-        come to this module's `submit` again, in order.
+        come to this module's `submit` again, in order; those larger than any buffer fail. The
+        memory of a ZCOPY is the bdev's own, and stays.
         """
         cdef uint64_t mask = 0
         cdef Py_ssize_t i, kept = 0
@@ -297,13 +312,19 @@ cdef class IOBatch:
             mask |= op_bit(op)
         if not ops:
             mask = <uint64_t>-1
+        mask &= ~(<uint64_t>1 << OP_ZCOPY)
         for i in range(self.n):
             io = self.v[i]
             if (mask >> io.op) & 1 and io.iovcnt:
-                held = io.buf.size_class >= 0 or io.bounce != NULL
-                if not self.core.bounce(io, io.op != OP_READ, io.op == OP_READ, held):
-                    io_restore(io)  # it comes to `submit` once more, as it came now
-                    self.core.wait_for_buffer(io)
+                held = io_holds_memory(io)
+                # Behind those that wait already, unless it is one they wait for.
+                if (not held and io.frames[io.depth - 1].channel.nomem_head != NULL
+                        or not self.core.bounce(io, io.op != OP_READ, io.op == OP_READ, held)):
+                    if self.core.buffers.can_ever_get(io_data_bytes(io), held):
+                        io_restore(io)  # it comes to `submit` once more, as it came now
+                        self.core.wait_for_buffer(io)
+                    else:
+                        self.core.push_done(io, IO_FAILED, ENOMEM)
                     continue
             self.v[kept] = io
             kept += 1
@@ -369,7 +390,10 @@ cdef class IOBatch:
 
     @property
     def offset_blocks(self):
-        """Offsets in blocks, uint64 (n,). Assigning maps the I/Os; undone on the way up."""
+        """Offsets in blocks, uint64 (n,). Assigning maps the I/Os; undone on the way up.
+
+        The source of a COPY moves by as much as its target.
+        """
         import numpy
         out = numpy.empty(self.n, dtype=numpy.uint64)
         cdef uint64_t[::1] view = out
@@ -387,6 +411,8 @@ cdef class IOBatch:
             raise ValueError(
                 f"IOBatch.offset_blocks: {view.shape[0]} offsets for {self.n} I/Os")
         for i in range(self.n):
+            if self.v[i].op == OP_COPY:
+                self.v[i].src_offset_blocks += view[i] - self.v[i].offset_blocks
             self.v[i].offset_blocks = view[i]
 
 

@@ -23,9 +23,18 @@ cdef class BufferPool:
     cdef readonly uint64_t failed_gets
 
     cdef bint get(self, size_t size, bint beyond_limit, buffer_ref *out) noexcept nogil
+    cdef bint can_ever_get(self, size_t size, bint beyond_limit) noexcept nogil
     cdef void put(self, buffer_ref *buf) noexcept nogil
     cdef bint _new_slab(self, int size_class) noexcept nogil
 
 
 cdef inline size_t class_bytes(int size_class) noexcept nogil:
     return <size_t>1 << (MIN_BUFFER_SHIFT + size_class)
+
+
+cdef inline int class_of(size_t size) noexcept nogil:
+    # NUM_CLASSES: larger than any buffer.
+    cdef int size_class = 0
+    while size_class < NUM_CLASSES and class_bytes(size_class) < size:
+        size_class += 1
+    return size_class

@@ -1,8 +1,8 @@
 """Aligned data buffers, by size class, for one reactor (SPDK's iobuf).
 
 Buffers are powers of two from 4 KiB to 64 MiB, aligned to 4 KiB. Small ones are cut from 2 MiB
-slabs, which stay mapped and which a ring can register; larger ones are mappings of their own,
-of which a few are kept. A free buffer's first bytes hold the list that it waits in, so the pool
+slabs, which stay mapped and which a ring can register; larger ones, and small ones when all slabs
+are cut up, are mappings of their own, of which a few are kept. A free buffer's first bytes hold the list that it waits in, so the pool
 itself allocates nothing, and memory that was never handed out is never touched.
 
 The limit is on bytes handed out. An I/O that holds no buffer yet waits when the limit is reached;
@@ -56,11 +56,12 @@ cdef class BufferPool:
     def __dealloc__(self):
         cdef int i
         cdef free_buffer *buf
-        for i in range(SLAB_CLASSES, NUM_CLASSES):
+        for i in range(NUM_CLASSES):
             while self.free_lists[i] != NULL:
                 buf = <free_buffer *>self.free_lists[i]
                 self.free_lists[i] = buf.next
-                munmap(buf, class_bytes(i))
+                if buf.slab < 0:
+                    munmap(buf, class_bytes(i))
         # Slabs with buffers still out stay mapped: somebody's I/O may be in flight to them.
         if self.live_buffers == 0:
             for i in range(self.num_slabs):
@@ -68,12 +69,10 @@ cdef class BufferPool:
 
     cdef bint get(self, size_t size, bint beyond_limit, buffer_ref *out) noexcept nogil:
         """Hand out a buffer of at least `size` bytes; False when there is none to be had."""
-        cdef int size_class = 0
+        cdef int size_class = class_of(size)
         cdef free_buffer *buf
         cdef char *base
         cdef int16_t slab = -1
-        while size_class < NUM_CLASSES and class_bytes(size_class) < size:
-            size_class += 1
         if size_class == NUM_CLASSES:
             self.failed_gets += 1
             return False
@@ -87,11 +86,9 @@ cdef class BufferPool:
             base = <char *>buf
             if slab < 0:
                 self.cached_large_bytes -= class_bytes(size_class)
-        elif size_class < SLAB_CLASSES:
-            if self.carve_next[size_class] == self.carve_end[size_class]:
-                if not self._new_slab(size_class):
-                    self.failed_gets += 1
-                    return False
+        elif size_class < SLAB_CLASSES and (
+                self.carve_next[size_class] != self.carve_end[size_class]
+                or self._new_slab(size_class)):
             base = self.carve_next[size_class]
             slab = self.carve_slab[size_class]
             self.carve_next[size_class] += class_bytes(size_class)
@@ -106,6 +103,12 @@ cdef class BufferPool:
         self.used_bytes += class_bytes(size_class)
         self.live_buffers += 1
         return True
+
+    cdef bint can_ever_get(self, size_t size, bint beyond_limit) noexcept nogil:
+        """Whether `get` may work when others have given back theirs; waiting is vain if not."""
+        cdef int size_class = class_of(size)
+        return size_class < NUM_CLASSES and (
+            beyond_limit or class_bytes(size_class) <= self.limit_bytes)
 
     cdef bint _new_slab(self, int size_class) noexcept nogil:
         cdef char *base

@@ -10,7 +10,8 @@ their own are popped without any Python. So completions that come back inside `s
 recurse, and a module never finds an I/O gone that it still looks at.
 
 What must not be broken:
-- an I/O is in one place: with its owner, in one batch, in one list of a layer, or in `done`;
+- an I/O is in one place: with its owner, in one batch, in one list of a layer, in the list of a
+  channel that has no buffer for it, or in `done`;
 - every frame pushed is popped, by `_pop` alone, and `outstanding` counts the frames;
 - nothing here blocks, and nothing here raises into a module's caller.
 """
@@ -19,31 +20,27 @@ from libc.errno cimport EBADF, EINVAL, ELOOP, ENOMEM, EOPNOTSUPP as ENOTSUP
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from vbdev.core.batch cimport IOBatch, IoCore, new_batch
-from vbdev.core.buffers cimport class_bytes
 from vbdev.core.types cimport (
-    FLAG_ZCOPY_END,
-    INLINE_IOVS,
-    IO_ABORTED,
+    IO_DONE,
     IO_FAILED,
     IO_IDLE,
     IO_NOMEM,
     IO_PENDING,
     IO_SUBMITTED,
     IO_SUCCESS,
+    IO_WAITING,
     MAX_STACK_DEPTH,
     NUM_ERROR_STATUSES,
     OP_ABORT,
     OP_COMPARE,
     OP_COPY,
     OP_READ,
-    OP_SEEK_DATA,
-    OP_SEEK_HOLE,
+    OP_RESET,
     OP_UNMAP,
     OP_WRITE,
-    OP_ZCOPY,
     STAT_CLASSES,
     STAT_COPY,
     STAT_NONE,
@@ -52,7 +49,9 @@ from vbdev.core.types cimport (
     STAT_WRITE,
     bdev_io,
     channel_state,
+    io_data_bytes,
     io_frame,
+    io_holds_memory,
     io_list,
     io_list_free,
     io_list_reserve,
@@ -115,6 +114,7 @@ cdef enum:
     ADMIT = 0
     REFUSE = 1
     WAIT = 2
+    FINISH = 3
     SNAPSHOT = 128
     # One `drain` ends after this many rounds, or once it moved this many I/Os, about 50 us.
     DRAIN_ROUNDS = 64
@@ -185,7 +185,7 @@ cdef class Engine(IoCore):
         self.virtual_ns = now_ns
 
     cdef bdev_io *get_io(self) noexcept nogil:
-        """Take a BdevIO out of the pool; NULL when all are in use. Its op is the caller's to set."""
+        """Take a BdevIO out of the pool; NULL when all are in use. The caller sets its op."""
         cdef bdev_io *io = self.free_ios
         if io != NULL:
             self.free_ios = io.next
@@ -215,6 +215,7 @@ cdef class Engine(IoCore):
     cdef void put_io(self, bdev_io *io) noexcept nogil:
         """Give a BdevIO back, with the buffer that belongs to it."""
         self.buffers.put(&io.buf)
+        io.generation += 1
         io.next = self.free_ios
         self.free_ios = io
         self.ios_in_use -= 1
@@ -231,9 +232,9 @@ cdef class Engine(IoCore):
         bound, so that the rest of the reactor gets its turn.
         """
         cdef size_t i, moved = 0
-        cdef int round
+        cdef int _round
         cdef io_list swap
-        cdef owner_state *owner
+        cdef IoOwner owner
         if self.draining:
             return 0
         self.draining = True
@@ -242,8 +243,10 @@ cdef class Engine(IoCore):
         try:
             if self.waiting:
                 self._retry_waiting()
-            for round in range(DRAIN_ROUNDS):
-                if self.done.n == 0 or moved >= DRAIN_IOS:
+            for _round in range(DRAIN_ROUNDS):
+                # The other two lists have something only after an exception that is nobody's.
+                if moved >= DRAIN_IOS or not (
+                        self.done.n or self.ready_channels.n or self.ready_owners.n):
                     break
                 swap = self.work
                 self.work = self.done
@@ -261,12 +264,14 @@ cdef class Engine(IoCore):
                         <channel_state *>self.ready_channels.v[self.ready_channels.n])
                 while self.ready_owners.n:
                     self.ready_owners.n -= 1
-                    owner = <owner_state *>self.ready_owners.v[self.ready_owners.n]
-                    owner.ready_queued = False
+                    # Held here: it may be closed, and forgotten, by what it calls.
+                    owner = <IoOwner>(
+                        <owner_state *>self.ready_owners.v[self.ready_owners.n]).object
+                    owner.o.ready_queued = False
                     try:
-                        (<IoOwner>owner.object).deliver()
+                        owner.deliver()
                     except Exception as error:
-                        self._report(<object>owner.object, error, 0)
+                        self._report(owner, error, 0)
         finally:
             self.draining = False
             self.inside -= 1
@@ -287,10 +292,11 @@ cdef class Engine(IoCore):
         cdef owner_state *owner = first.owner
         cdef uint64_t latency, sum_ns, blocks, longest, shortest
         cdef size_t depth = first.depth, run = 0, i
-        while (run < n and v[run].depth == depth and v[run].op == first.op
-                and v[run].status == IO_SUCCESS and v[run].owner == owner
-                and v[run].bounce == NULL):
-            run += 1
+        if first.op != OP_SEEK_DATA and first.op != OP_SEEK_HOLE:  # their results are looked at
+            while (run < n and v[run].depth == depth and v[run].op == first.op
+                    and v[run].status == IO_SUCCESS and v[run].owner == owner
+                    and v[run].bounce == NULL):
+                run += 1
         if run < 2:
             self._unwind(first, now)
             return 1
@@ -371,6 +377,9 @@ cdef class Engine(IoCore):
         cdef uint64_t latency
         if io.offset_blocks != frame.offset_blocks:
             io_restore(io)
+        if (io.op == OP_SEEK_DATA or io.op == OP_SEEK_HOLE) and io.result >= state.num_blocks:
+            # What the base found lies behind this layer's end.
+            io.result = <uint64_t>-1 if io.op == OP_SEEK_DATA else state.num_blocks
         while io.bounce != NULL and io.bounce.depth == io.depth:
             self.unbounce(io)
         state.outstanding -= 1
@@ -389,60 +398,106 @@ cdef class Engine(IoCore):
         io.depth -= 1
 
     cdef int _run_completed(self, channel_state *state) except -1:
-        """Show a layer its completed I/Os; send up those that it left in the batch."""
+        """Show a layer its completed I/Os; send up those that it left in the batch.
+
+        The batch may be another's by then: a module that tries again gives it to its base.
+        """
         cdef Channel channel = <Channel>state.object
         cdef IOBatch ios = new_batch(self)
-        cdef size_t i
-        cdef Py_ssize_t j
+        cdef bdev_io *io
+        cdef Py_ssize_t i, failed, kept = 0
         cdef uint64_t now
         ios.reserve(state.ready.n)
-        for i in range(state.ready.n):
-            ios.v[i] = state.ready.v[i]
+        memcpy(<void *>ios.v, <void *>state.ready.v, state.ready.n * sizeof(void *))
         ios.n = state.ready.n
-        state.ready.n = 0
         state.ready_queued = False
         try:
             channel.module_completed(channel, ios)
-        except Exception as error:
-            for j in range(ios.n):
-                ios.v[j].status = IO_FAILED
-                ios.v[j].err = 0
-            self._report(channel, error, ios.n)
+        except BaseException as error:
+            # Nothing is added to `ready` meanwhile, since `drain` alone does that.
+            failed = channel._fail_held(state.ready.v, state.ready.n, ios)
+            state.ready.n = 0
+            if not isinstance(error, Exception):
+                raise  # KeyboardInterrupt is nobody's failure
+            self._report(channel, error, failed)
+            return 0
+        state.ready.n = 0
         now = self.now_ns()
-        for j in range(ios.n):
-            if ios.v[j].state == IO_SUBMITTED:
-                self._unwind(ios.v[j], now)
-        ios.n = 0
+        for i in range(ios.n):
+            io = ios.v[i]
+            if not channel._holds(io):
+                ios.v[kept] = io
+                kept += 1
+                continue
+            if io.status == IO_PENDING:  # held since `submit`, and put into the batch
+                io.status = IO_SUCCESS
+            io.hooked_depth = io.depth
+            self._unwind(io, now)
+        ios.n = kept
         return 0
 
     cdef int _retry_waiting(self) except -1:
         """Give waiting I/Os, in order, the buffers that have come back."""
         cdef Channel channel
+        cdef channel_state *s
         cdef bdev_io *io
+        cdef bdev_io *rest
+        cdef bdev_io *rest_tail
         cdef IOBatch ios
-        cdef int verdict
         for channel in list(self.channels):
-            if channel.s.nomem_head == NULL:
+            s = &channel.s
+            if s.nomem_head == NULL:
                 continue
             ios = new_batch(self)
-            while channel.s.nomem_head != NULL:
-                io = channel.s.nomem_head
-                verdict = channel._admit(io)
-                if verdict == WAIT:
+            while s.nomem_head != NULL:
+                io = s.nomem_head
+                ios.reserve(1)
+                if channel._admit(io, True) == WAIT:
                     break
-                channel.s.nomem_head = io.next
+                s.nomem_head = io.next
                 self.waiting -= 1
-                if verdict == REFUSE:
-                    self.push_done(io, IO_NOMEM, ENOMEM)
+                io.state = IO_SUBMITTED
+                ios.append(io)
+            if ios.n == 0:
+                continue
+            # Those for which the module's `copy_data` finds no memory either stay in front.
+            rest = s.nomem_head
+            rest_tail = s.nomem_tail
+            s.nomem_head = s.nomem_tail = NULL
+            channel._deliver(ios)
+            if rest != NULL:
+                if s.nomem_head == NULL:
+                    s.nomem_head = rest
                 else:
-                    ios.append(io)
-            if ios.n:
-                channel._deliver(ios)
+                    s.nomem_tail.next = rest
+                s.nomem_tail = rest_tail
         return 0
 
-    def _report(self, channel, error, n):
+    cdef bint _abort_waiting(self, bdev_io *io) noexcept nogil:
+        """Complete an I/O that waits for a buffer as ABORTED; False where its channel has it not."""
+        cdef channel_state *s = io.frames[io.depth - 1].channel
+        cdef bdev_io *before = NULL
+        cdef bdev_io *at = s.nomem_head
+        while at != NULL and at != io:
+            before = at
+            at = at.next
+        if at == NULL:
+            return False
+        if before == NULL:
+            s.nomem_head = io.next
+        else:
+            before.next = io.next
+        if s.nomem_tail == io:
+            s.nomem_tail = before
+        self.waiting -= 1
+        io.state = IO_SUBMITTED
+        self.push_done(io, IO_ABORTED, 0)
+        return True
+
+    cdef void _report(self, source, error, Py_ssize_t n) noexcept:
+        # What the handler itself raises is printed, and takes no I/O with it.
         if self.on_module_error is not None:
-            self.on_module_error(channel, error, n)
+            self.on_module_error(source, error, n)
 
     def held_by(self, Channel channel not None):
         """Return how many I/Os the channel's own module holds now: neither below nor done."""
@@ -478,13 +533,14 @@ cdef class Channel:
         io_list_free(&self.s.ready)
 
     def configure(self, *, submit, completed, uint64_t supported_mask, uint64_t ops_mask,
-                  uint64_t num_blocks, uint32_t block_size, uint32_t required_alignment, unsigned int refused_flags,
-                  bint gives_read_buffers):
+                  uint64_t num_blocks, uint32_t block_size, uint32_t required_alignment,
+                  unsigned int refused_flags, bint gives_read_buffers):
         """Set what the checks compare with; again after a resize.
 
         supported_mask: a bit for each op of the bdev; ops_mask: of those, what the descriptor
-        may submit. required_alignment: of data in memory, in bytes, a power of two. gives_read_buffers: a
-        READ may arrive at the module without a buffer, and the module supplies one.
+        may submit. required_alignment: of data in memory, in bytes, a power of two.
+        gives_read_buffers: a READ may arrive at the module without a buffer, and the module
+        supplies one.
         """
         # A bound method is taken apart here, so that no call has to.
         self.submit_function = getattr(submit, "__func__", submit)
@@ -500,7 +556,9 @@ cdef class Channel:
         self.s.align_mask = required_alignment - 1
         self.s.refused_flags = refused_flags
         self.s.gives_read_buffers = gives_read_buffers
-        self.s.special_mask = (1 << OP_COPY) | (1 << OP_ABORT)
+        self.s.special_mask = (
+            (1 << OP_COPY) | (1 << OP_ABORT) | (1 << OP_RESET) | (1 << OP_SEEK_DATA)
+            | (1 << OP_SEEK_HOLE))
         if not gives_read_buffers:
             self.s.special_mask |= 1 << OP_READ
         if required_alignment > 1:
@@ -523,8 +581,6 @@ cdef class Channel:
         cdef int verdict
         if n == 0:
             return 0
-        if s.nomem_head != NULL:
-            special = <uint64_t>-1
         if not engine.inside:
             engine.turn_ns = engine.now_ns()
         now = engine.turn_ns
@@ -534,6 +590,7 @@ cdef class Channel:
                     or io.offset_blocks > num_blocks - io.num_blocks
                     or io.flags & refused or io.depth >= MAX_STACK_DEPTH):
                 io.state = IO_SUBMITTED
+                io.hooked_depth = 0  # one more trip of the layer above has ended
                 engine.push_done(io, IO_FAILED, self._refusal(io))
                 continue
             frame = &io.frames[io.depth]
@@ -546,14 +603,16 @@ cdef class Channel:
             io.state = IO_SUBMITTED
             entered += 1
             if (special >> io.op) & 1:
-                verdict = WAIT if s.nomem_head != NULL else self._admit(io)
+                verdict = self._admit(io, False)
                 if verdict == WAIT:
                     engine.wait_for_buffer(io)
-                    # Those behind it wait too, whatever their type: the order is kept.
-                    special = <uint64_t>-1
                     continue
-                if verdict == REFUSE:
-                    engine.push_done(io, IO_FAILED, EINVAL)
+                if verdict != ADMIT:
+                    io.hooked_depth = io.depth  # the module never sees it
+                    if verdict == FINISH:
+                        engine.push_done(io, IO_SUCCESS, 0)
+                    else:
+                        engine.push_done(io, IO_FAILED, EINVAL)
                     continue
             if kept != i:
                 v[kept] = io
@@ -567,6 +626,8 @@ cdef class Channel:
         return self._deliver(ios)
 
     cdef int _refusal(self, bdev_io *io) noexcept nogil:
+        if self.closed:
+            return EBADF
         if not (self.s.ops_mask >> io.op) & 1:
             # The write bits are missing where the descriptor may only read.
             return EBADF if (self.supported_mask >> io.op) & 1 else ENOTSUP
@@ -576,8 +637,11 @@ cdef class Channel:
             return ENOTSUP
         return EINVAL
 
-    cdef int _admit(self, bdev_io *io) noexcept nogil:
-        """Look at what range and type do not say; get data where a module needs other data."""
+    cdef int _admit(self, bdev_io *io, bint first) noexcept nogil:
+        """Look at what range and type do not say; get data where a module needs other data.
+
+        `first`: nobody waits for memory in front of it.
+        """
         cdef uint64_t length
         cdef uint32_t i
         cdef bint held
@@ -585,32 +649,60 @@ cdef class Channel:
             if io.src_offset_blocks > self.s.num_blocks - io.num_blocks:
                 return REFUSE
             return ADMIT
+        if io.op == OP_SEEK_DATA or io.op == OP_SEEK_HOLE:
+            return ADMIT if io.offset_blocks < self.s.num_blocks else REFUSE
         if io.op == OP_ABORT:
-            return REFUSE if io.victim == NULL else ADMIT
-        held = io.bounce != NULL or io.buf.size_class >= 0
+            return self._admit_abort(io)
+        if io.op == OP_RESET:
+            while self.s.nomem_head != NULL:
+                self.engine._abort_waiting(self.s.nomem_head)
+            return ADMIT
+        if self.s.nomem_head == NULL:
+            first = True
+        held = io_holds_memory(io)
         if io.op == OP_READ and io.iovcnt == 0:
             if self.s.gives_read_buffers:
                 return ADMIT
             length = io.num_blocks * self.s.block_size
             if length == 0:
                 return ADMIT
-            if not self.engine.buffers.get(length, held, &io.buf):
-                return WAIT if length <= self.engine.buffers.limit_bytes else REFUSE
+            if not (held or first) or not self.engine.buffers.get(length, held, &io.buf):
+                return self._no_memory(length, held)
             io.iovs = io.iov_inline
             io.iov_inline[0].iov_base = io.buf.base
             io.iov_inline[0].iov_len = length
             io.iovcnt = 1
             return ADMIT
         if self.s.align_mask:
+            if io.bounce != NULL and io.bounce.depth == io.depth:
+                return ADMIT  # it got aligned memory before it waited
             for i in range(io.iovcnt):
                 if (<size_t>io.iovs[i].iov_base | io.iovs[i].iov_len) & self.s.align_mask:
                     break
             else:
                 return ADMIT
-            if not self.engine.bounce(io, io.op != OP_READ, io.op == OP_READ, held):
-                length = io.num_blocks * self.s.block_size
-                return WAIT if length <= self.engine.buffers.limit_bytes else REFUSE
+            if (not (held or first)
+                    or not self.engine.bounce(io, io.op != OP_READ, io.op == OP_READ, held)):
+                return self._no_memory(io_data_bytes(io), held)
         return ADMIT
+
+    cdef int _no_memory(self, uint64_t length, bint held) noexcept nogil:
+        return WAIT if self.engine.buffers.can_ever_get(length, held) else REFUSE
+
+    cdef int _admit_abort(self, bdev_io *io) noexcept nogil:
+        """Abort what waits for a buffer here; leave what a module holds to the module."""
+        cdef bdev_io *victim = io.victim
+        # Once its victim has ended, the BdevIO may be somebody else's.
+        if victim == NULL or victim.generation != <uint32_t>io.result:
+            return REFUSE
+        if victim.state == IO_WAITING and self.engine._abort_waiting(victim):
+            return FINISH
+        return ADMIT
+
+    cdef inline bint _holds(self, const bdev_io *io) noexcept nogil:
+        """Whether this channel's module has the I/O: it is neither below, nor done, nor waiting."""
+        return (io.state == IO_SUBMITTED and io.depth > 0
+                and io.frames[io.depth - 1].channel == &self.s)
 
     cdef int _deliver(self, IOBatch ios) except -1:
         """Call the module; what it still holds when it raises is failed."""
@@ -653,22 +745,32 @@ cdef class Channel:
 
     cdef int _module_failed(self, bdev_io **copy, Py_ssize_t n, IOBatch ios) except -1:
         """Fail what the module that has just raised still holds, and report what it raised."""
-        cdef Py_ssize_t i, failed = 0
-        cdef bdev_io *io
+        cdef Py_ssize_t failed
         try:
             raise_pending()
         except BaseException as error:
-            for i in range(n):
-                io = copy[i]
-                if (io.state == IO_SUBMITTED and io.depth
-                        and io.frames[io.depth - 1].channel == &self.s):
-                    self.engine.push_done(io, IO_FAILED, 0)
-                    failed += 1
-            ios.n = 0
+            failed = self._fail_held(copy, n, ios)
             if not isinstance(error, Exception):
                 raise  # KeyboardInterrupt is nobody's failure
             self.engine._report(self, error, failed)
         return 0
+
+    cdef Py_ssize_t _fail_held(self, bdev_io **v, Py_ssize_t n, IOBatch ios) noexcept nogil:
+        """Fail those of the n I/Os that the module holds; return how many they were.
+
+        They leave the batch. Others stay: it may have been given to a base, which holds it.
+        """
+        cdef Py_ssize_t i, kept = 0, failed = 0
+        for i in range(n):
+            if self._holds(v[i]):
+                self.engine.push_done(v[i], IO_FAILED, 0)
+                failed += 1
+        for i in range(ios.n):
+            if ios.v[i].state != IO_DONE:
+                ios.v[kept] = ios.v[i]
+                kept += 1
+        ios.n = kept
+        return failed
 
     # Counters
 
@@ -683,7 +785,7 @@ cdef class Channel:
         return self.s.batched_ios / self.s.batches if self.s.batches else 0.0
 
     def stats(self):
-        """Return the counters: {"read"|"write"|"unmap"|"copy": (ops, blocks, latency_ns, max, min)}.
+        """Return {"read"|"write"|"unmap"|"copy": (ops, blocks, latency_ns, longest, shortest)}.
 
         Times are ns; min is 0 without a sample. Only I/Os that succeeded count (SEMANTICS A.18).
         """
@@ -712,6 +814,11 @@ cdef class Channel:
         if errors:
             memset(self.s.errors, 0, sizeof(self.s.errors))
 
+    def abort_waiting(self):
+        """End the I/Os that wait for a buffer as ABORTED, as when the bdev goes away."""
+        while self.s.nomem_head != NULL:
+            self.engine._abort_waiting(self.s.nomem_head)
+
     def close(self):
         """Leave the engine. Only without outstanding I/O."""
         if self.s.outstanding:
@@ -719,6 +826,7 @@ cdef class Channel:
                 f"channel of {self.bdev!r} has {self.s.outstanding} I/Os outstanding")
         self.engine.channels.discard(self)
         self.closed = True
+        self.s.ops_mask = self.supported_mask = 0
         self.base = None
         self.context = None
         self.submit_function = None

@@ -239,7 +239,6 @@ cdef class NbdStream(IoOwner):
             self.rx_end = early.shape[0]
 
     def __dealloc__(self):
-        cdef size_t i
         while self.tx_n:
             self._drop_entry()
         free(self.tx)
@@ -268,11 +267,11 @@ cdef class NbdStream(IoOwner):
 
     def receive(self):
         """Read what the socket has, submit what is whole. Call when readable; never raises."""
-        cdef int round
+        cdef int _round
         cdef Py_ssize_t got
         cdef bint filled
         self.busy = True
-        for round in range(RECEIVE_ROUNDS):
+        for _round in range(RECEIVE_ROUNDS):
             if self.closed or not self.wants_read:
                 break
             got = self._recv(&filled)

@@ -21,7 +21,6 @@ from vbdev.core.engine cimport Channel, IoOwner
 from vbdev.core.types cimport (
     FLAG_ZCOPY_COMMIT,
     FLAG_ZCOPY_END,
-    FLAG_ZCOPY_POPULATE,
     IO_PENDING,
     IO_SUCCESS,
     OP_COMPARE,
@@ -122,6 +121,7 @@ cdef class Requests(IoOwner):
         io.src_offset_blocks = src_offset_blocks
         if victim is not None and not victim.done:
             io.victim = victim.io
+            io.result = victim.io.generation
         if request.iovs != NULL:
             io.iovs = request.iovs
             io.iovcnt = <uint16_t>request.num_views
@@ -189,5 +189,8 @@ cdef class Requests(IoOwner):
         for request in ended:
             if request.callback is not None:
                 callback, request.callback = request.callback, None
-                callback(request)
+                try:
+                    callback(request)
+                except Exception as error:  # the others' callbacks are due all the same
+                    self.engine._report(self, error, 0)
         return 0

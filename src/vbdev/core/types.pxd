@@ -35,11 +35,12 @@ cdef enum:
     IO_PENDING = 0
     IO_SUCCESS = 1
 
-# Who has an I/O: its owner, a layer, or the completion queue.
+# Who has an I/O: its owner, a layer, the completion queue, or a channel that has no buffer for it.
 cdef enum:
     IO_IDLE = 0
     IO_SUBMITTED = 1
     IO_DONE = 2
+    IO_WAITING = 3
 
 cdef enum:
     FLAG_FUA = 1
@@ -93,15 +94,16 @@ cdef struct bdev_io:
     int8_t status
     uint8_t depth           # frames in use
     uint8_t hooked_depth    # depth whose `completed` has run for this trip
-    uint8_t state           # IO_IDLE, IO_SUBMITTED, IO_DONE
+    uint8_t state           # IO_IDLE, IO_SUBMITTED, IO_DONE, IO_WAITING
     uint16_t flags
     uint16_t iovcnt
     int32_t err             # errno that goes with a status, 0 if none
     uint32_t index          # in its pool
+    uint32_t generation     # changes when it goes back to the pool
     uint64_t offset_blocks
     uint64_t num_blocks
     uint64_t src_offset_blocks  # COPY
-    uint64_t result         # SEEK_*: block offset, or UINT64_MAX
+    uint64_t result         # SEEK_*: block offset, or UINT64_MAX; ABORT: its victim's generation
     iovec *iovs
     iovec iov_inline[INLINE_IOVS]
     bdev_io *victim         # ABORT
@@ -109,7 +111,7 @@ cdef struct bdev_io:
     owner_state *owner      # who gets the completion
     uint64_t cookie         # the owner's
     uint64_t tag            # the owner's
-    void *owner_data        # the owner's
+    void *owner_data        # the owner's; it holds memory of the pool for the I/O if not NULL
     buffer_ref buf          # the owner's, or the layer's that allocated for a READ
     void *leaf              # the leaf's, while it holds the I/O
     uint64_t leaf_value
@@ -144,7 +146,7 @@ cdef struct channel_state:
     uint32_t align_mask     # required alignment of data, in bytes, minus 1
     uint16_t refused_flags
     bint wants_completed    # the module has a `completed`
-    bint gives_read_buffers # a READ without a buffer gets one below
+    bint gives_read_buffers  # a READ without a buffer gets one below
     bint ready_queued
     io_list ready           # completed below, waiting for `completed`
     bdev_io *nomem_head     # waiting for a buffer, in order
@@ -191,6 +193,11 @@ cdef inline uint64_t io_data_bytes(const bdev_io *io) noexcept nogil:
     for i in range(io.iovcnt):
         total += io.iovs[i].iov_len
     return total
+
+
+cdef inline bint io_holds_memory(const bdev_io *io) noexcept nogil:
+    # Whether its end gives memory back: such an I/O never waits for those that wait for memory.
+    return io.buf.size_class >= 0 or io.bounce != NULL or io.owner_data != NULL
 
 
 cdef inline void io_restore(bdev_io *io) noexcept nogil:

@@ -103,14 +103,10 @@ def register_bdev_methods(dispatcher: Dispatcher, registry: Registry) -> None:
         return stack(registry)
 
     dispatcher.register(
-        Method(
-            "bdev_get_bdevs", get_bdevs, GetBdevsParams, INTERNAL_ERROR, DECODE_OBJECT_FAILED
-        )
+        Method("bdev_get_bdevs", get_bdevs, GetBdevsParams, INTERNAL_ERROR, DECODE_OBJECT_FAILED)
     )
     dispatcher.register(
-        Method(
-            "bdev_get_iostat", get_iostat, GetIostatParams, INTERNAL_ERROR, DECODE_OBJECT_FAILED
-        )
+        Method("bdev_get_iostat", get_iostat, GetIostatParams, INTERNAL_ERROR, DECODE_OBJECT_FAILED)
     )
     dispatcher.register(Method("bdev_wait_for_examine", wait_for_examine))
     dispatcher.register(Method("vbdev_get_stack", get_stack))

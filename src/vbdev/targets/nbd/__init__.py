@@ -1,9 +1,9 @@
 """The NBD target: any bdev as an export, to any NBD client, over unix sockets and TCP.
 
-    export        a bdev under an export name: what is negotiated follows from the bdev
-    connection    one client: handshake, then the compiled stream of requests
-    block_status  NBD_CMD_BLOCK_STATUS from SEEK_DATA and SEEK_HOLE
-    server        listeners, exports and connections; orderly stop
+export        a bdev under an export name: what is negotiated follows from the bdev
+connection    one client: handshake, then the compiled stream of requests
+block_status  NBD_CMD_BLOCK_STATUS from SEEK_DATA and SEEK_HOLE
+server        listeners, exports and connections; orderly stop
 """
 
 from vbdev.targets.nbd.export import Export

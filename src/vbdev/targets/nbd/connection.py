@@ -194,8 +194,12 @@ class NbdConnection:
             on_change=self._look,
             early=early,
         )
-        log.info("nbd client connected export=%s peer=%s structured=%s",
-                 export.name, self.peer, over.structured_replies)
+        log.info(
+            "nbd client connected export=%s peer=%s structured=%s",
+            export.name,
+            self.peer,
+            over.structured_replies,
+        )
         self.stream.process()
         self._look()
 
@@ -291,8 +295,12 @@ class NbdConnection:
     def _end(self, reason: str) -> None:
         if self.socket.fileno() < 0:
             return
-        log.info("nbd client gone export=%s peer=%s reason=%s",
-                 self.export.name if self.export else "-", self.peer, reason)
+        log.info(
+            "nbd client gone export=%s peer=%s reason=%s",
+            self.export.name if self.export else "-",
+            self.peer,
+            reason,
+        )
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

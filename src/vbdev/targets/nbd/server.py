@@ -61,9 +61,7 @@ class NbdServer:
         key = str(parse_address(address))
         if key not in self._listeners:
             known = ", ".join(self._listeners) or "none"
-            raise BdevError(
-                errno.ENOENT, f"no NBD server listens on {address}; addresses: {known}"
-            )
+            raise BdevError(errno.ENOENT, f"no NBD server listens on {address}; addresses: {known}")
         self._listeners.pop(key).close()
 
     # Exports
