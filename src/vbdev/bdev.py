@@ -23,6 +23,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
@@ -205,8 +206,10 @@ class Bdev:
     def completed(self, channel: Channel, ios: IOBatch) -> None:
         """Look at I/Os on their way up, before the layer above does. Optional.
 
-        What is left in the batch goes on up when this returns; what is taken out is the
-        module's again, to be completed or submitted to the base once more.
+        Every I/O that `submit` was given comes by, those that it completed itself too; one that
+        this method sends down once more comes by again. What is left in the batch goes on up when
+        this returns; what is taken out is the module's again, to be completed or submitted to
+        the base once more.
         """
 
     async def start(self) -> None:
@@ -443,24 +446,29 @@ class Descriptor:
         """Close it, with its channels. I/O still outstanding is EBUSY: drain first. Idempotent."""
         if self.closed:
             return
-        for channel in self.channels.values():
-            if channel.outstanding:
-                raise BdevError(
-                    errno.EBUSY,
-                    f"{self.holder} can not close bdev {self.bdev.name}:"
-                    f" {channel.outstanding} I/Os are outstanding",
-                )
+        # A request may have left all channels and not been delivered yet, or be an open ZCOPY.
+        outstanding = max(
+            sum(channel.outstanding for channel in self.channels.values()),
+            self._requests.in_flight if self._requests is not None else 0,
+        )
+        if outstanding:
+            raise BdevError(
+                errno.EBUSY,
+                f"{self.holder} can not close bdev {self.bdev.name}:"
+                f" {outstanding} I/Os are outstanding",
+            )
         self.closed = True
-        if self._requests is not None:
-            self._requests.close()
-        for channel in self.channels.values():
-            self.bdev.destroy_channel(channel)
-            self.bdev.totals.add(channel)
-            channel.close()
-        self.channels.clear()
-        self.bdev.descriptors.remove(self)
-        for callback in self._on_close:
-            callback()
+        with ExitStack() as rest:  # all of it happens, whatever a module's hook raises
+            for callback in reversed(self._on_close):
+                rest.callback(callback)
+            rest.callback(self.bdev.descriptors.remove, self)
+            rest.callback(self.channels.clear)
+            for channel in self.channels.values():
+                rest.callback(channel.close)
+                rest.callback(self.bdev.totals.add, channel)
+                rest.callback(self.bdev.destroy_channel, channel)
+            if self._requests is not None:
+                rest.callback(self._requests.close)
 
     def submit(
         self,

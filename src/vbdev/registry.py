@@ -38,6 +38,9 @@ __all__ = ["Creation", "Registry"]
 
 log = logging.getLogger(__name__)
 
+LOOK_AGAIN_US = 1000
+"""How often `close` looks whether the bdevs that somebody else removes are gone."""
+
 
 class Creation:
     """A vbdev that somebody asked for, whether its base is there or not."""
@@ -97,6 +100,7 @@ class Registry:
         if issubclass(cls, VirtualBdev):
             return await self._create_virtual(Creation(cls, params))
         bdev = cls(params)
+        self._check_configured(bdev.name)
         self._check_name(bdev)
         await bdev.start()
         try:
@@ -108,8 +112,7 @@ class Registry:
 
     async def _create_virtual(self, creation: Creation) -> str:
         name = creation.params.name
-        if name in self.creations:
-            raise BdevError(errno.EEXIST, f"a vbdev {name!r} is configured already")
+        self._check_configured(name)
         if name == creation.base_name:
             raise BdevError(errno.EINVAL, f"vbdev {name!r} can not be its own base")
         self._check_name(creation.cls(creation.params))
@@ -125,7 +128,8 @@ class Registry:
         try:
             await self._build(creation, base)
         except BaseException:
-            del self.creations[name]
+            if self.creations.get(name) is creation:  # nobody has deleted it meanwhile
+                del self.creations[name]
             raise
         return name
 
@@ -151,11 +155,20 @@ class Registry:
             bdev.inherit()
             await bdev.start()
             try:
+                self._check_still_wanted(creation, base)
                 await self.register(bdev)
             except BaseException:
                 await bdev.stop()
                 raise
             undo.pop_all()
+
+    def _check_still_wanted(self, creation: Creation, base: Bdev) -> None:
+        # `start` may have taken its time.
+        name = creation.params.name
+        if base.state is not BdevState.READY:
+            raise BdevError(errno.ENODEV, f"base bdev {base.name} of {name!r} is being removed")
+        if self.creations.get(name) is not creation:
+            raise BdevError(errno.ENODEV, f"vbdev {name!r} was deleted while it started")
 
     def _bases(self, bdev: Bdev) -> Iterator[Bdev]:
         while isinstance(bdev, VirtualBdev):
@@ -163,14 +176,20 @@ class Registry:
             yield bdev
 
     def _base_event(self, bdev: VirtualBdev, event: BdevEvent) -> None:
+        if self.bdevs.get(bdev.name) is not bdev:
+            return  # it still starts, and looks for itself when it has
         if event is BdevEvent.REMOVE:
             if bdev.state is BdevState.READY:
                 self.reactor.spawn(self.unregister(bdev), f"hot removal of {bdev.name}")
         elif event is BdevEvent.RESIZE:
             bdev.base_resized()
 
+    def _check_configured(self, name: str) -> None:
+        if name in self.creations:
+            raise BdevError(errno.EEXIST, f"a vbdev {name!r} is configured already")
+
     def _check_name(self, bdev: Bdev) -> None:
-        names = [bdev.name] + ([str(bdev.uuid)] if bdev.uuid else [])
+        names = [bdev.name, *bdev.aliases] + ([str(bdev.uuid)] if bdev.uuid else [])
         if not bdev.name:
             raise BdevError(errno.EINVAL, "a bdev needs a name")
         for name in names:
@@ -217,12 +236,12 @@ class Registry:
                     await self._build(creation, bdev)
                 except (BdevError, OSError) as error:
                     # Nobody waits for this: the one who asked has long had an answer.
-                    log.error(
-                        "vbdev creation failed name=%s base=%s error=%s",  # noqa: TRY400
-                        creation.params.name,
-                        bdev.name,
-                        error,
-                    )  # a sentence says it
+                    name = creation.params.name
+                    log.warning("no vbdev name=%s base=%s error=%s", name, bdev.name, error)
+                except Exception:  # a bug in that module, and no fault of the base
+                    log.exception(
+                        "vbdev creation failed name=%s base=%s", creation.params.name, bdev.name
+                    )
 
     # Opening and claiming
 
@@ -298,6 +317,8 @@ class Registry:
                 closed.set_result(None)
 
         for descriptor in list(bdev.descriptors):
+            for channel in descriptor.channels.values():
+                channel.abort_waiting()
             descriptor.on_close(check)
             descriptor.post_event(BdevEvent.REMOVE)
         check()
@@ -319,14 +340,15 @@ class Registry:
         """Unregister every bdev, stacks from the top, newest first.
 
         One that fails to stop (its last sync failed, say) does not keep the others from theirs;
-        the first failure is raised at the end.
+        the first failure is raised at the end. What is being removed already is waited for.
         """
         self.creations.clear()
         failures: list[Exception] = []
-        while True:
+        while self.bdevs:
             idle = [b for b in self.bdevs.values() if b.state is BdevState.READY]
             if not idle:
-                break
+                await self.reactor.sleep(LOOK_AGAIN_US)
+                continue
             unclaimed = [b for b in idle if b.claim is None]
             try:
                 await self.unregister((unclaimed or idle)[-1])

@@ -31,7 +31,6 @@ class PipeBdev(FileBdev):
         self.block_size, self.num_blocks = 512, 1024
         self._file = OpenFile(
             self.reader,
-            self.reader,
             block_size=512,
             num_blocks=1024,
             is_device=False,

@@ -26,22 +26,28 @@ from vbdev.vocab import IoFlag, Op, Status
 DATA = bytes(4096)
 
 
+def sync_fds(bdev):
+    return [bdev._geometry.sync_fd, *(channel.context.sync_fd for channel in bdev.channels())]
+
+
 def break_syncs(bdev):
     reader, writer = os.pipe()
-    os.dup2(reader, bdev._geometry.sync_fd, inheritable=False)
+    for fd in sync_fds(bdev):
+        os.dup2(reader, fd, inheritable=False)
     os.close(reader)
     os.close(writer)
 
 
 @contextmanager
 def syncs_fail(bdev):
-    good = os.dup(bdev._geometry.sync_fd)
+    good = {fd: os.dup(fd) for fd in sync_fds(bdev)}
     break_syncs(bdev)
     try:
         yield
     finally:
-        os.dup2(good, bdev._geometry.sync_fd, inheritable=False)
-        os.close(good)
+        for fd, copy in good.items():
+            os.dup2(copy, fd, inheritable=False)
+            os.close(copy)
 
 
 async def fails(descriptor, *args, **kwargs):
@@ -88,6 +94,7 @@ def test_a_failure_reaches_every_sync_that_is_under_way_or_waits(stack):
     bdev = stack.create(stack.path(1 << 20), direct=False)
     stack.gather(6)
     descriptor = stack.open("G0")
+    descriptor.get_channel()
     statuses = []
 
     async def main():
@@ -108,6 +115,7 @@ def test_a_failure_reaches_every_sync_that_is_under_way_or_waits(stack):
 def test_fua_of_any_kind_needs_its_sync(stack, op):
     bdev = stack.create(stack.path(1 << 20), direct=False)
     descriptor = stack.open()
+    descriptor.get_channel()
 
     async def main():
         with syncs_fail(bdev):

@@ -233,7 +233,7 @@ def test_no_data_behind(stack):
 
     async def main():
         assert (await descriptor.io(Op.SEEK_DATA, 0)).result == 2**64 - 1
-        assert (await descriptor.io(Op.SEEK_DATA, 2048)).result == 2**64 - 1
+        assert (await descriptor.io(Op.SEEK_DATA, 2047)).result == 2**64 - 1
 
     stack.run(main())
 

@@ -56,13 +56,13 @@ cdef class Channel:
 
     cdef int submit_batch(self, IOBatch ios) except -1
     cdef int _admit(self, bdev_io *io, bint first) noexcept nogil
-    cdef int _admit_abort(self, bdev_io *io) noexcept nogil
+    cdef int _admit_other(self, bdev_io *io) noexcept nogil
     cdef int _no_memory(self, uint64_t length, bint held) noexcept nogil
     cdef int _refusal(self, bdev_io *io) noexcept nogil
     cdef int _deliver(self, IOBatch ios) except -1
     cdef int _module_failed(self, bdev_io **copy, Py_ssize_t n, IOBatch ios) except -1
     cdef Py_ssize_t _fail_held(self, bdev_io **v, Py_ssize_t n, IOBatch ios) noexcept nogil
-    cdef inline bint _holds(self, const bdev_io *io) noexcept nogil
+    cdef bint _holds(self, const bdev_io *io) noexcept nogil
 
 
 cdef class IoOwner:

@@ -20,7 +20,7 @@ from libc.errno cimport EBADF, EINVAL, ELOOP, ENOMEM, EOPNOTSUPP as ENOTSUP
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from vbdev.core.batch cimport IOBatch, IoCore, new_batch
 from vbdev.core.types cimport (
@@ -39,6 +39,8 @@ from vbdev.core.types cimport (
     OP_COPY,
     OP_READ,
     OP_RESET,
+    OP_SEEK_DATA,
+    OP_SEEK_HOLE,
     OP_UNMAP,
     OP_WRITE,
     STAT_CLASSES,
@@ -464,13 +466,15 @@ cdef class Engine(IoCore):
             rest = s.nomem_head
             rest_tail = s.nomem_tail
             s.nomem_head = s.nomem_tail = NULL
-            channel._deliver(ios)
-            if rest != NULL:
-                if s.nomem_head == NULL:
-                    s.nomem_head = rest
-                else:
-                    s.nomem_tail.next = rest
-                s.nomem_tail = rest_tail
+            try:
+                channel._deliver(ios)
+            finally:
+                if rest != NULL:
+                    if s.nomem_head == NULL:
+                        s.nomem_head = rest
+                    else:
+                        s.nomem_tail.next = rest
+                    s.nomem_tail = rest_tail
         return 0
 
     cdef bint _abort_waiting(self, bdev_io *io) noexcept nogil:
@@ -645,18 +649,8 @@ cdef class Channel:
         cdef uint64_t length
         cdef uint32_t i
         cdef bint held
-        if io.op == OP_COPY:
-            if io.src_offset_blocks > self.s.num_blocks - io.num_blocks:
-                return REFUSE
-            return ADMIT
-        if io.op == OP_SEEK_DATA or io.op == OP_SEEK_HOLE:
-            return ADMIT if io.offset_blocks < self.s.num_blocks else REFUSE
-        if io.op == OP_ABORT:
-            return self._admit_abort(io)
-        if io.op == OP_RESET:
-            while self.s.nomem_head != NULL:
-                self.engine._abort_waiting(self.s.nomem_head)
-            return ADMIT
+        if io.op != OP_READ and io.op != OP_WRITE and io.op != OP_COMPARE:
+            return self._admit_other(io)
         if self.s.nomem_head == NULL:
             first = True
         held = io_holds_memory(io)
@@ -689,17 +683,26 @@ cdef class Channel:
     cdef int _no_memory(self, uint64_t length, bint held) noexcept nogil:
         return WAIT if self.engine.buffers.can_ever_get(length, held) else REFUSE
 
-    cdef int _admit_abort(self, bdev_io *io) noexcept nogil:
-        """Abort what waits for a buffer here; leave what a module holds to the module."""
+    cdef int _admit_other(self, bdev_io *io) noexcept nogil:
         cdef bdev_io *victim = io.victim
-        # Once its victim has ended, the BdevIO may be somebody else's.
-        if victim == NULL or victim.generation != <uint32_t>io.result:
-            return REFUSE
-        if victim.state == IO_WAITING and self.engine._abort_waiting(victim):
-            return FINISH
+        if io.op == OP_COPY:
+            if io.src_offset_blocks > self.s.num_blocks - io.num_blocks:
+                return REFUSE
+        elif io.op == OP_SEEK_DATA or io.op == OP_SEEK_HOLE:
+            if io.offset_blocks >= self.s.num_blocks:
+                return REFUSE
+        elif io.op == OP_RESET:
+            while self.s.nomem_head != NULL:
+                self.engine._abort_waiting(self.s.nomem_head)
+        elif io.op == OP_ABORT:
+            # Once its victim has ended, the BdevIO may be somebody else's.
+            if victim == NULL or victim.generation != <uint32_t>io.result:
+                return REFUSE
+            if victim.state == IO_WAITING and self.engine._abort_waiting(victim):
+                return FINISH
         return ADMIT
 
-    cdef inline bint _holds(self, const bdev_io *io) noexcept nogil:
+    cdef bint _holds(self, const bdev_io *io) noexcept nogil:
         """Whether this channel's module has the I/O: it is neither below, nor done, nor waiting."""
         return (io.state == IO_SUBMITTED and io.depth > 0
                 and io.frames[io.depth - 1].channel == &self.s)

@@ -4,7 +4,7 @@ from vbdev.core.types cimport bdev_io, uint32_t, uint64_t, uint8_t
 # What carrying out an I/O needs to know of its file.
 cdef struct file_params:
     int fd
-    int sync_fd             # the same file, opened once more: see OpenFile
+    int sync_fd             # the same file, opened once more: see filequeue.pyx
     uint32_t block_size
     uint64_t num_blocks
     bint is_device

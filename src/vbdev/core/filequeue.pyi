@@ -12,11 +12,11 @@ class Host(Protocol):
     def stuck(self) -> None: ...
 
 class OpenFile:
+    fd: int
     failed_sync_errno: int
     def __new__(
         cls,
         fd: int,
-        sync_fd: int,
         *,
         block_size: int,
         num_blocks: int,
@@ -37,8 +37,9 @@ class FileEngine:
 class FilePath:
     engine: FileEngine
     open_file: OpenFile
+    sync_fd: int
     outstanding: int
-    def __new__(cls, engine: FileEngine, open_file: OpenFile) -> Self: ...
+    def __new__(cls, engine: FileEngine, open_file: OpenFile, sync_fd: int) -> Self: ...
     def submit(self, ios: IOBatch) -> None: ...
     def resize(self, num_blocks: int) -> None: ...
     def close(self) -> None: ...

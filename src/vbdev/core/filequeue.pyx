@@ -12,9 +12,9 @@ writes, zeroes, unmaps) is carried out and then joins the next fdatasync.
 
 The reason for both rules is how Linux reports a failed write-back: once to each open file
 description, to whichever caller asks first, and the pages count as clean afterwards. Of two
-concurrent syncs through one description the second may succeed although data is lost. So syncs
-have a description of their own (`sync_fd`), and go through it one at a time. O_DIRECT writes
-learn of their own errors directly.
+concurrent syncs through one description the second may succeed although data is lost. So the
+syncs of each reactor have a description of their own (`sync_fd`), and go through it one at a
+time. O_DIRECT writes learn of their own errors directly.
 
 And when a sync has failed once, the data that it was about is gone, and no later fdatasync will
 say so. The failure is therefore kept with the OpenFile: every later FLUSH and FUA fails with EIO,
@@ -160,19 +160,23 @@ cdef class OpenFile:
 
     Parameters
     ----------
-    fd: for data. sync_fd: the same file opened once more, for fdatasync alone.
-    direct: `fd` has O_DIRECT.
+    fd: for data. direct: it has O_DIRECT.
 
     """
 
-    def __cinit__(self, int fd, int sync_fd, *, uint32_t block_size, uint64_t num_blocks,
+    def __cinit__(self, int fd, *, uint32_t block_size, uint64_t num_blocks,
                   bint is_device, bint direct):
         self.file.fd = fd
-        self.file.sync_fd = sync_fd
+        self.file.sync_fd = -1
         self.file.block_size = block_size
         self.file.num_blocks = num_blocks
         self.file.is_device = is_device
         self.file.direct = direct
+
+    @property
+    def fd(self):
+        """The descriptor for data."""
+        return self.file.fd
 
     @property
     def failed_sync_errno(self):
@@ -533,7 +537,7 @@ cdef class FileEngine:
         """Give the host what the pass left to it."""
         cdef FileJob job
         cdef FilePath path
-        cdef Py_ssize_t n = self.offload.n, at = 0, take, i
+        cdef Py_ssize_t n = self.offload.n, at = 0, most, take, i
         cdef bdev_io *io
         cdef job_entry *entry
         if self.sync_failed:
@@ -547,10 +551,15 @@ cdef class FileEngine:
             self.host.stuck()
         if n == 0:
             return 0
-        take = (n + self.host.num_workers - 1) // self.host.num_workers
+        most = (n + self.host.num_workers - 1) // self.host.num_workers
         jobs = []
         while at < n:
-            job = FileJob(min(take, n - at))
+            # A sync takes long: nothing shall wait behind it.
+            take = 1
+            if place(self.offload.v[at]) != SYNCING:
+                while take < most and at + take < n and place(self.offload.v[at + take]) != SYNCING:
+                    take += 1
+            job = FileJob(take)
             for i in range(job.n):
                 io = self.offload.v[at + i]
                 entry = &job.entries[i]
@@ -587,12 +596,16 @@ cdef class FileEngine:
 
 
 cdef class FilePath:
-    """One reactor's way to one file. `close` it before the file is closed."""
+    """One reactor's way to one file. `close` it before the file is closed.
 
-    def __cinit__(self, FileEngine engine not None, OpenFile open_file not None):
+    sync_fd: the file opened once more, for this path's fdatasync alone; stays the caller's.
+    """
+
+    def __cinit__(self, FileEngine engine not None, OpenFile open_file not None, int sync_fd):
         self.engine = engine
         self.open_file = open_file
         self.s.file = open_file.file
+        self.s.file.sync_fd = sync_fd
         self.s.sync_errno = &open_file.sync_errno
         self.s.dsync = True
         self.s.slot = -1
@@ -614,6 +627,11 @@ cdef class FilePath:
             ios.n = 0
             engine.turn()
         engine.after_pass()
+
+    @property
+    def sync_fd(self):
+        """The descriptor that fdatasync goes through."""
+        return self.s.file.sync_fd
 
     @property
     def outstanding(self):

@@ -73,7 +73,6 @@ class FileBdev(Bdev):
             self.ops -= SEEK_OPS
         self._file = OpenFile(
             geometry.fd,
-            geometry.sync_fd,
             block_size=self.block_size,
             num_blocks=self.num_blocks,
             is_device=geometry.is_device,

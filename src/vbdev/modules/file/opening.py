@@ -22,7 +22,7 @@ from pathlib import Path
 from vbdev.bdev import BdevError
 from vbdev.core.fileio import can_punch, dio_alignment
 
-__all__ = ["FileGeometry", "close_file", "open_file", "size_of"]
+__all__ = ["FileGeometry", "close_file", "open_again", "open_file", "size_of"]
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ _open_files: dict[FileKey, str] = {}
 class FileGeometry:
     """An open file. Sizes in bytes.
 
-    fd: for data. sync_fd: the same file through a description of its own. alignment: of data in
-    memory, and of its pieces.
+    fd: for data. sync_fd: the same file through a description of its own, for the sync at the end.
+    alignment: of data in memory, and of its pieces.
     """
 
     fd: int
@@ -93,7 +93,7 @@ def open_file(
                 block_size = max(logical, align)
         _check_size(where, size, block_size, logical)
         direct = _settle_direct(where, fd, direct, align, block_size)
-        sync_fd = _open_again(fd)
+        sync_fd = open_again(fd)
         undo.callback(os.close, sync_fd)
         unmaps = not readonly and (
             _queue_limit(status.st_rdev, "discard_max_bytes") > 0
@@ -258,7 +258,7 @@ def _check_size(where: str, size: int, block_size: int, logical: int) -> None:
         )
 
 
-def _open_again(fd: int) -> int:
+def open_again(fd: int) -> int:
     """Open the same file a second time: a write-back error is told once to each description."""
     try:
         return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)

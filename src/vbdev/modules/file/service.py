@@ -14,6 +14,7 @@ from vbdev.core.engine import Engine
 from vbdev.core.fileio import FileJob
 from vbdev.core.filequeue import FileEngine, FilePath, OpenFile
 from vbdev.core.uring import Ring
+from vbdev.modules.file.opening import open_again
 from vbdev.modules.file.workers import NUM_WORKERS, Workers
 from vbdev.reactor import Reactor, Watch
 
@@ -85,7 +86,8 @@ class FileService:
         """Return this reactor's path to a file; all its channels to the bdev share one."""
         path = self._paths.get(open_file)
         if path is None:
-            path = self._paths[open_file] = FilePath(self.engine, open_file)
+            sync_fd = open_again(open_file.fd)
+            path = self._paths[open_file] = FilePath(self.engine, open_file, sync_fd)
             self._names[open_file] = bdev_name
         self._users[path] = self._users.get(path, 0) + 1
         return path
@@ -96,6 +98,7 @@ class FileService:
         if self._users[path]:
             return
         path.close()
+        os.close(path.sync_fd)
         del self._users[path], self._paths[path.open_file], self._names[path.open_file]
         if self._users:
             return
