@@ -13,8 +13,13 @@ from vbdev.core.nbd_stream import NbdStream
 
 from vbdev.app import App
 from vbdev.targets.nbd.connection import stream_error
-from vbdev.wire.nbd import NEED_DATA, ReplyParser, Request, TransmissionFlag
-from vbdev.wire.nbd.transmission import decode_request_header
+from vbdev.wire.nbd import (
+    NEED_DATA,
+    ReplyParser,
+    TransmissionFlag,
+    decode_request_header,
+    encode_chunk_block_status,
+)
 
 SOCKET_BYTES = 1 << 20
 RECEIVE_BYTES = 1 << 20
@@ -29,6 +34,7 @@ ALL_FLAGS = (
     | TransmissionFlag.SEND_FAST_ZERO
 )
 REQUEST_BYTES = 28
+CONTEXT_ID = 1
 
 
 class StreamRig:
@@ -53,7 +59,7 @@ class StreamRig:
         for end in (self.near, self.far):
             end.setblocking(False)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-        self.parser = ReplyParser(structured_replies=structured)
+        self.parser = ReplyParser(structured_replies=structured, context_ids=[CONTEXT_ID])
         self.output = bytearray()
         self.stream = NbdStream(
             self.engine,
@@ -92,6 +98,11 @@ class StreamRig:
             if self.stream.wants_read:
                 self.stream.receive()
             self.engine.drain()
+            for _command, _flags, cookie, _offset, length in self.stream.take_specials():
+                extents = [(length, 0)]
+                self.stream.reply_raw(
+                    encode_chunk_block_status(cookie, CONTEXT_ID, extents, done=True)
+                )
             if reading:
                 self._take_output()
                 if self.stream.wants_write:
@@ -154,6 +165,3 @@ class StreamRig:
         self.descriptor.close()
         self.app.reactor.run_until_complete(self.app.stop())
         self.app.reactor.close()
-
-
-__all__ = ["ALL_FLAGS", "Request", "StreamRig"]

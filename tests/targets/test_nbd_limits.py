@@ -4,15 +4,19 @@ Method: an App in this process, or a StreamRig where a small engine shows the bo
 for a whole daemon (memory, descriptors) is in `test_nbd_crowds.py`.
 """
 
+import errno
 import time
 
 import pytest
+from vbdev.bdev import BdevError, Descriptor
 from vbdev.core.engine import Engine
 
-from support.nbd_client import header
+from support.nbd_client import connect, header
 from support.stream_rig import StreamRig
 from vbdev.vocab import NbdError
-from vbdev.wire.nbd import Command
+from vbdev.wire.nbd import Command, Option
+from vbdev.wire.nbd.constants import CLIENT_FLAGS
+from vbdev.wire.nbd.payloads import encode_option
 
 MIB = 1 << 20
 READ, WRITE, FLUSH = Command.READ, Command.WRITE, Command.FLUSH
@@ -59,22 +63,16 @@ def test_5000_block_statuses_in_one_segment(local_app, kind):
 
 def test_block_status_without_a_free_io(local_app, monkeypatch):
     """A request that finds the pool empty is answered, with ENOMEM."""
-    export = local_app.serve()
+    local_app.serve()
     client = local_app.client(contexts=["base:allocation"])
-    local_app.ask(export.descriptor.get_channel)
-    small = Engine(pool_size=1)
-    monkeypatch.setattr(type(export.descriptor), "get_channel", lambda _self: empty.channel)
-    empty = StreamRig(pool_size=1)
-    try:
-        empty.connect()
-        hold = empty.descriptor
-        assert hold is not None
-        reply = client.ask(Command.BLOCK_STATUS, 0, MIB)
-        assert reply.error is NbdError.ENOMEM
-    finally:
-        monkeypatch.undo()
-        empty.close()
-        del small
+
+    def submit(*_arguments, **_options):
+        raise BdevError(errno.ENOMEM, "all BdevIOs are in use")
+
+    monkeypatch.setattr(Descriptor, "submit", submit)
+    assert client.ask(Command.BLOCK_STATUS, 0, MIB).error is NbdError.ENOMEM
+    monkeypatch.undo()
+    assert client.ask(Command.BLOCK_STATUS, 0, MIB).extents == ((MIB, 3),)
 
 
 def test_peer_that_takes_no_replies():
@@ -120,7 +118,7 @@ def test_client_short_of_memory_goes_on_when_there_is_some(local_app):
     streams = lambda: [c.stream for c in app.nbd._connections if c.stream]  # noqa: E731
     first = slow.start(READ, 0, 512 * 1024)
     local_app.wait_until(lambda: any(s.wants_write for s in streams()))
-    second = slow.start(WRITE, 0, 0, 0, bytes(MIB)) if False else slow.expect(WRITE, 0, MIB)
+    second = slow.expect(WRITE, 0, MIB)
     slow.send(header(WRITE, second, 0, MIB) + b"\x11" * 4096)
     greedy.start(READ, 0, MIB)
     local_app.wait_until(lambda: sum(s.wants_write for s in streams()) == 2)
@@ -133,13 +131,31 @@ def test_client_short_of_memory_goes_on_when_there_is_some(local_app):
     assert time.monotonic() - began < 2
 
 
-def test_stop_while_a_payload_is_on_its_way(local_app):
+def test_removal_while_a_payload_is_on_its_way(local_app):
     """Half a WRITE is no request in flight: nobody waits for the rest of it."""
     local_app.serve(num_blocks=8192)
     client = local_app.client()
     client.send(header(WRITE, 1, 0, MIB) + bytes(4096))
     local_app.wait_until(lambda: local_app.app.engine.ios_in_use == 1)
     began = time.monotonic()
-    local_app.close()
-    assert time.monotonic() - began < 2
+    app = local_app.app
+    local_app.ask(lambda: app.reactor.spawn(app.nbd.remove_export("Disk")))
     assert client.at_end()
+    assert time.monotonic() - began < 2
+
+
+def test_list_asked_for_a_thousand_times(local_app):
+    """What a client has not taken of its answers is bounded, however it packs its questions."""
+    local_app.serve()
+    app = local_app.app
+    for number in range(100):
+        local_app.ask(lambda n=number: app.nbd.add_export("Disk", f"{n:04000}", read_only=True))
+    ask_for_list = encode_option(Option.LIST, b"")
+    with connect(local_app.socket) as client:
+        client.sendall(CLIENT_FLAGS.pack(1) + ask_for_list * 1000)
+        local_app.wait_until(lambda: any(c._unsent for c in app.nbd._connections))
+        held = local_app.ask(lambda: max(len(c._unsent) for c in app.nbd._connections))
+        assert held < 1 * MIB
+        received = 0
+        while received < 1000 * 100 * 4000:
+            received += len(client.recv(1 << 20))

@@ -153,19 +153,21 @@ def test_byte_by_byte(rig):
         for at in range(len(message)):
             assert not rig.replies()
             rig.feed(message[at : at + 1])
-    model.check([*rig.replies()])
+        model.check(rig.replies())
 
 
 @pytest.mark.parametrize("behind_handshake", [False, True])
 def test_many_requests_in_one_segment(rig, behind_handshake):
     """Two hundred at once are one batch; the same when they came behind the handshake."""
-    model = Model()
+    rig.connect()
+    model = restore(rig, Model())
     messages = [
         model.message(Command.WRITE if n % 2 else Command.READ, n * BLOCK, BLOCK, n)
         for n in range(200)
     ]
     stream = b"".join(messages)
-    rig.connect(early=stream if behind_handshake else b"")
+    if behind_handshake:
+        rig.connect(early=stream)
     batches, requests = rig.stream.batches, rig.stream.requests
     if not behind_handshake:
         rig.feed(stream)

@@ -6,6 +6,7 @@ import argparse
 import logging
 import shlex
 import sys
+import urllib.parse
 
 from vbdev import __version__
 from vbdev.address import Address, ListenError
@@ -100,5 +101,5 @@ def chain(bdev: Bdev) -> str:
 def nbd_uri(address: Address) -> str:
     """Return the NBD URI of an address's default export."""
     if address.is_unix:
-        return f"nbd+unix:///?socket={address.path}"
+        return f"nbd+unix:///?socket={urllib.parse.quote(address.path)}"
     return f"nbd://{str(address).removeprefix('tcp:')}"

@@ -25,6 +25,7 @@ from libc.string cimport memcpy, memset
 from vbdev.core.batch cimport IOBatch, IoCore, new_batch
 from vbdev.core.types cimport (
     IO_DONE,
+    IO_ABORTED,
     IO_FAILED,
     IO_IDLE,
     IO_NOMEM,

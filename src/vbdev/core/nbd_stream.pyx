@@ -250,8 +250,8 @@ cdef class NbdStream(IoOwner):
 
     @property
     def idle(self):
-        """Whether nothing is in flight and nothing waits to be sent."""
-        return self.o.in_flight == 0 and self.tx_n == 0
+        """Whether nothing is in flight, here or with Python, and nothing waits to be sent."""
+        return self.o.in_flight == 0 and self.tx_n == 0 and self.specials_waiting == 0
 
     @property
     def held_bytes(self):
@@ -351,15 +351,22 @@ cdef class NbdStream(IoOwner):
 
     cdef int _process(self) except -1:
         """Turn whole requests into one batch and submit it."""
-        cdef IOBatch ios = new_batch(self.engine)
-        self._scan(ios)
-        if ios.n:
-            self.batches += 1
-            self.requests += ios.n
-            self.channel.submit_batch(ios)
+        cdef IOBatch ios
+        while True:
+            ios = new_batch(self.engine)
+            self._scan(ios)
+            if ios.n:
+                self.batches += 1
+                self.requests += ios.n
+                self.channel.submit_batch(ios)
+            if self.tx_n and not self.wants_write:
+                self._send()
+            if (self.wants_read or self.closed or self.disconnecting or self.starved
+                    or self._full()):
+                break
+            # It was full of refusals, and they are sent: no completion will come to go on with.
+            self.wants_read = True
         self._let_go_of_empty_chunk()
-        if self.tx_n and not self.wants_write:
-            self._send()
         return 0
 
     cdef int _scan(self, IOBatch ios) except -1:
@@ -834,9 +841,13 @@ cdef class NbdStream(IoOwner):
     # The end
 
     def finish(self):
-        """Take no further request; replies to those in flight are still sent, until `idle`."""
+        """Take no further request; replies to those in flight are still sent, until `idle`.
+
+        A WRITE whose payload is not all here yet is none of them.
+        """
         self.disconnecting = True
         self.wants_read = False
+        self._drop_partial()
 
     def shut(self, str reason not None):
         """Take no further request and send no further reply; I/O in flight goes on to its end."""
@@ -850,11 +861,14 @@ cdef class NbdStream(IoOwner):
         self.wants_read = self.wants_write = False
         while self.tx_n:
             self._drop_entry()
-        if self.partial != NULL:
-            self.in_flight_bytes -= self.partial.iovs[0].iov_len
-            self.free_io(self.partial)
-            self.partial = NULL
+        self._drop_partial()
         if self.rx != NULL:
             self._release_chunk(self.rx)
             self.rx = NULL
             self.rx_start = self.rx_end = 0
+
+    cdef void _drop_partial(self) noexcept:
+        if self.partial != NULL:
+            self.in_flight_bytes -= self.partial.iovs[0].iov_len
+            self.free_io(self.partial)
+            self.partial = NULL

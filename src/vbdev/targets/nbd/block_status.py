@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vbdev.bdev import Descriptor
+from vbdev.bdev import BdevError, Descriptor
 from vbdev.core.requests import Request
 from vbdev.vocab import Op, Status, status_errno
 
@@ -79,7 +79,10 @@ class _Walk:
             else:
                 then(min(request.result, self._end))
 
-        self._descriptor.submit(op, self._at, 1, callback=ended)
+        try:
+            self._descriptor.submit(op, self._at, 1, callback=ended)
+        except BdevError as error:  # all BdevIOs are in use
+            self._done([], error.errno)
 
     def _at_data(self, data: int) -> None:
         if data > self._at:

@@ -26,6 +26,7 @@ from vbdev.wire.nbd import (
     NeedData,
     OptionReply,
     RemoteProtocolError,
+    ServerEvent,
     ServerHandshake,
     Transmission,
     encode_chunk_block_status,
@@ -62,7 +63,9 @@ class NbdConnection:
         self.stream: NbdStream | None = None
         self._handshake: ServerHandshake | None = ServerHandshake((META_CONTEXT,))
         self._unsent = b""
-        self._timer: Timer | None = None
+        self._retry_timer: Timer | None = None
+        self._stall_timer: Timer | None = None
+        self._looking = False
         self._wants_context = False
         self._progress = 0
         self._watch = server.reactor.watch(
@@ -104,19 +107,24 @@ class NbdConnection:
         """Answer what the client has asked; send what there is to send."""
         handshake = self._handshake
         assert handshake is not None
+        event: ServerEvent | NeedData | None = None
         over: Transmission | Closed | None = None
         failure = ""
-        try:
-            while over is None and not isinstance(event := handshake.next_event(), NeedData):
+        # No further option is looked at before the answer to the last one is sent: the list of
+        # exports, asked for a thousand times in one segment, would be a lot to keep.
+        while not (over or failure or self._unsent or isinstance(event, NeedData)):
+            try:
+                event = handshake.next_event()
+            except RemoteProtocolError as error:
+                failure = str(error)
+            else:
                 if isinstance(event, Transmission | Closed):
                     over = event
-                else:
+                elif not isinstance(event, NeedData):
                     self._answer(handshake, event)
-        except RemoteProtocolError as error:
-            failure = str(error)
-        self._unsent += handshake.data_to_send()
-        if not self._send_handshake():
-            return
+            self._unsent += handshake.data_to_send()
+            if not self._send_handshake():
+                return
         if failure:
             self._end(failure)
         elif isinstance(over, Closed):
@@ -170,7 +178,7 @@ class NbdConnection:
         if self._unsent:
             # The stream sends for itself; what the handshake says comes first.
             self._watch.update(read=False, write=False)
-            self._timer = self.server.reactor.call_later(
+            self._retry_timer = self.server.reactor.call_later(
                 STARVED_RETRY_US, lambda: self._retry_transmit(over, early)
             )
             return
@@ -204,17 +212,23 @@ class NbdConnection:
         self._look()
 
     def _retry_transmit(self, over: Transmission, early: bytes) -> None:
-        self._timer = None
+        self._retry_timer = None
         if self._send_handshake():
             self._transmit(over, early)
 
     def _look(self) -> None:
         """Follow the stream's state: requests for Python, what to wait for, the end."""
         stream = self.stream
-        if stream is None:
+        if stream is None or self._looking:
             return
-        for special in stream.take_specials():
-            self._block_status(*special)
+        self._looking = True
+        try:
+            # An answer that is there at once makes room for the next request, and so on.
+            while specials := stream.take_specials():
+                for special in specials:
+                    self._block_status(*special)
+        finally:
+            self._looking = False
         if (stream.closed or stream.disconnecting) and stream.idle:
             self._end(stream.reason or "client disconnected")
             return
@@ -223,21 +237,21 @@ class NbdConnection:
             return
         if not stream.closed:
             self._watch.update(read=stream.wants_read, write=stream.wants_write)
-        if stream.starved and self._timer is None:
-            self._timer = self.server.reactor.call_later(STARVED_RETRY_US, self._retry)
-        elif stream.wants_write and self._timer is None:
+        if stream.starved and self._retry_timer is None:
+            self._retry_timer = self.server.reactor.call_later(STARVED_RETRY_US, self._retry)
+        if stream.wants_write and self._stall_timer is None:
             self._progress = stream.sent_bytes
-            self._timer = self.server.reactor.call_later(STALLED_US, self._check_stalled)
+            self._stall_timer = self.server.reactor.call_later(STALLED_US, self._check_stalled)
 
     def _retry(self) -> None:
-        self._timer = None
+        self._retry_timer = None
         if self.stream is not None:
             self.stream.resume()
             self._look()
 
     def _check_stalled(self) -> None:
         """Drop a client whose unread replies hold memory that others wait for."""
-        self._timer = None
+        self._stall_timer = None
         stream = self.stream
         if stream is None or not stream.wants_write:
             return
@@ -301,9 +315,10 @@ class NbdConnection:
             self.peer,
             reason,
         )
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._retry_timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
+        self._retry_timer = self._stall_timer = None
         self._watch.close()
         self.socket.close()
         if self.stream is not None:

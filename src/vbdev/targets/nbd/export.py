@@ -56,13 +56,14 @@ class Export:
         """Return the promises that the bdev keeps."""
         bdev, flag = self.bdev, TransmissionFlag
         flags = flag.HAS_FLAGS | flag.SEND_DF | flag.SEND_CACHE
-        # Without a cache that could lose anything, a FLUSH has nothing to do and FUA is free.
-        if Op.FLUSH in bdev.ops:
-            flags |= flag.SEND_FLUSH
         if bdev.multi_conn:
             flags |= flag.CAN_MULTI_CONN
         if self.read_only:
+            # Nor FLUSH: it is a write to whoever opened the bdev for reading.
             return flags | flag.READ_ONLY
+        # Without a cache that could lose anything, a FLUSH has nothing to do and FUA is free.
+        if Op.FLUSH in bdev.ops:
+            flags |= flag.SEND_FLUSH
         if bdev.fua or not bdev.write_cache:
             flags |= flag.SEND_FUA
         if Op.UNMAP in bdev.ops:
