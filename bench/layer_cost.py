@@ -16,9 +16,8 @@ import platform
 import statistics
 import sys
 
-from vbdev.core.engine import Engine
-
 from vbdev.bench import BenchParams, run
+from vbdev.core.engine import Engine
 from vbdev.modules.null import Null, NullParams
 from vbdev.modules.passthru import Passthru
 from vbdev.reactor import Reactor

@@ -12,10 +12,10 @@ import signal
 import threading
 
 import pytest
-from vbdev.core.engine import Engine
 
 from vbdev.bdev import ALL_OPS, BdevError, VirtualBdev
 from vbdev.bench import Bench, BenchParams, run
+from vbdev.core.engine import Engine
 from vbdev.core.loadgen import WORKLOADS, LoadGenerator
 from vbdev.modules.malloc import Malloc, MallocParams
 from vbdev.modules.null import Null, NullParams

@@ -9,9 +9,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from vbdev.core.engine import Engine
 
 from vbdev.bdev import VirtualBdev
+from vbdev.core.engine import Engine
 from vbdev.core.uring import Ring
 from vbdev.modules.file import opening, service
 from vbdev.modules.uring import Uring

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import socket
 
+from vbdev.app import App
 from vbdev.core.engine import Engine
 from vbdev.core.nbd_stream import NbdStream
-
-from vbdev.app import App
 from vbdev.targets.nbd.connection import stream_error
 from vbdev.wire.nbd import (
     NEED_DATA,

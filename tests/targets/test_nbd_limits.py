@@ -8,11 +8,11 @@ import errno
 import time
 
 import pytest
-from vbdev.bdev import BdevError, Descriptor
-from vbdev.core.engine import Engine
 
 from support.nbd_client import connect, header
 from support.stream_rig import StreamRig
+from vbdev.bdev import BdevError, Descriptor
+from vbdev.core.engine import Engine
 from vbdev.vocab import NbdError
 from vbdev.wire.nbd import Command, Option
 from vbdev.wire.nbd.constants import CLIENT_FLAGS

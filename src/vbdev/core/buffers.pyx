@@ -2,8 +2,9 @@
 
 Buffers are powers of two from 4 KiB to 64 MiB, aligned to 4 KiB. Small ones are cut from 2 MiB
 slabs, which stay mapped and which a ring can register; larger ones, and small ones when all slabs
-are cut up, are mappings of their own, of which a few are kept. A free buffer's first bytes hold the list that it waits in, so the pool
-itself allocates nothing, and memory that was never handed out is never touched.
+are cut up, are mappings of their own, of which a few are kept. A free buffer's first bytes hold
+the list that it waits in, so the pool itself allocates nothing, and memory that was never handed
+out is never touched.
 
 The limit is on bytes handed out. An I/O that holds no buffer yet waits when the limit is reached;
 one that holds one is served beyond it (`beyond_limit`), because its waiting for another could

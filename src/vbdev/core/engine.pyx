@@ -24,8 +24,8 @@ from libc.string cimport memcpy, memset
 
 from vbdev.core.batch cimport IOBatch, IoCore, new_batch
 from vbdev.core.types cimport (
-    IO_DONE,
     IO_ABORTED,
+    IO_DONE,
     IO_FAILED,
     IO_IDLE,
     IO_NOMEM,
@@ -479,7 +479,7 @@ cdef class Engine(IoCore):
         return 0
 
     cdef bint _abort_waiting(self, bdev_io *io) noexcept nogil:
-        """Complete an I/O that waits for a buffer as ABORTED; False where its channel has it not."""
+        """Complete an I/O that waits for a buffer as ABORTED; False if its channel has it not."""
         cdef channel_state *s = io.frames[io.depth - 1].channel
         cdef bdev_io *before = NULL
         cdef bdev_io *at = s.nomem_head

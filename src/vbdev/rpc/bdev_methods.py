@@ -23,7 +23,7 @@ class Params(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     """Base of all parameters here."""
 
 
-class GetBdevsParams(Params):
+class GetBdevsParams(Params, frozen=True):
     """List bdevs, or one."""
 
     name: str | None = None
@@ -32,7 +32,7 @@ class GetBdevsParams(Params):
     """How long to wait for it, in ms."""
 
 
-class GetIostatParams(Params):
+class GetIostatParams(Params, frozen=True):
     """Counters of I/O since the bdev was made, or reset."""
 
     names: list[str] | None = None
@@ -43,7 +43,7 @@ class GetIostatParams(Params):
     """What to set back after it was read."""
 
 
-class DeleteParams(Params):
+class DeleteParams(Params, frozen=True):
     """Delete a bdev."""
 
     name: str

@@ -1,0 +1,10 @@
+from typing import Self
+
+class BufferPool:
+    num_slabs: int
+    limit_bytes: int
+    used_bytes: int
+    cached_large_bytes: int
+    live_buffers: int
+    failed_gets: int
+    def __new__(cls, limit_bytes: int = 268435456) -> Self: ...

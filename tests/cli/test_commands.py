@@ -1,0 +1,97 @@
+"""`vbdev rpc`, `ls`, `bench` and `demo` as a person calls them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def vbdev(*words, expect=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "vbdev", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == expect, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("command", ["rpc", "ls"])
+def test_no_daemon(tmp_path, command):
+    words = ["spdk_get_version"] if command == "rpc" else []
+    done = vbdev(command, "-s", tmp_path / "none.sock", *words, expect=1)
+    assert "no vbdev daemon listens on" in done.stderr
+    assert done.stdout == ""
+
+
+def test_rpc_wants_key_value(tmp_path):
+    done = vbdev("rpc", "-s", tmp_path / "none.sock", "spdk_get_version", "name", expect=2)
+    assert "'name' is not key=value" in done.stderr
+
+
+def test_wrong_usage():
+    assert "invalid choice" in vbdev("nonsense", expect=2).stderr
+    assert "BASE" in vbdev("bench", expect=2).stderr
+
+
+def test_bench_json():
+    done = vbdev("bench", "null:1TiB", "--layer", "passthru", "-n", "20000", "-q", "32", "--json")
+    result = json.loads(done.stdout)
+    assert list(result)[:5] == ["iops", "mib_per_s", "latency_us", "batch_mean", "ios"]
+    assert list(result["latency_us"]) == ["mean", "p50", "p99", "p99_9"]
+    assert result["ios"] == 20000
+    assert result["batch_mean"] > 16
+
+
+def test_bench_for_a_person():
+    done = vbdev("bench", "malloc:16MiB", "-w", "rw", "-n", "1000", "-o", "8KiB")
+    assert "rw, 8192 B, queue depth 32" in done.stdout
+    assert "p99.9" in done.stdout
+
+
+def test_bench_needs_what_the_bdev_has():
+    done = vbdev("bench", "null:1GiB", "-w", "flush", "-n", "1", expect=1)
+    assert "FLUSH" in done.stderr
+
+
+@pytest.mark.parametrize("size", ["1000", "3MiB"])
+def test_bench_size_has_to_fit(size):
+    done = vbdev("bench", "malloc:1MiB", "-o", size, "-n", "1", expect=1)
+    assert size[0] in done.stderr
+
+
+def test_example_xor_keeps_data():
+    xor = ["--module", EXAMPLES / "xor.py", "--layer", "xor,key=0x5a"]
+    done = vbdev("bench", "malloc:8MiB", *xor, "-w", "verify", "-n", "20000", "--json")
+    assert json.loads(done.stdout)["errors"] == 0
+
+
+def test_example_xor_changes_what_is_stored(tmp_path):
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 20))
+    xor = ["--module", EXAMPLES / "xor.py", "--layer", "xor,key=0x5a"]
+    done = vbdev("bench", disk, *xor, "-w", "read", "-o", "4096", "-n", "256", "--json")
+    assert json.loads(done.stdout)["ios"] == 256
+    assert disk.read_bytes() == bytes(1 << 20)  # reading through it writes nothing
+    vbdev("bench", disk, *xor, "-w", "verify", "-n", "2000")
+    assert disk.read_bytes() != bytes(1 << 20)
+
+
+def test_example_is_the_tutorials():
+    tutorial = (EXAMPLES.parent / "docs" / "tutorial.md").read_text()
+    body = (EXAMPLES / "xor.py").read_text().split('"""\n', 2)[-1].strip()
+    assert body in tutorial
+
+
+@pytest.mark.parametrize("client", ["own"])
+def test_demo(client):
+    done = vbdev("demo", "--client", client)
+    assert "what was read back equals what was written, all 64 MiB" in done.stdout
+    assert "the daemon has stopped, exit status 0" in done.stdout

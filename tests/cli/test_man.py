@@ -1,0 +1,39 @@
+"""The man page knows every option of the command line, and no other."""
+
+import argparse
+import re
+from pathlib import Path
+
+from vbdev.cli import COMMANDS, build_parser
+
+PAGE = (Path(__file__).parents[2] / "docs" / "vbdev.1").read_text()
+
+
+def options() -> set[str]:
+    commands = next(
+        action
+        for action in build_parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    return {
+        option
+        for parser in commands.choices.values()
+        for action in parser._actions
+        for option in action.option_strings
+    } - {"-h", "--help"}
+
+
+def test_every_option_is_described():
+    page = PAGE.replace("\\-", "-")
+    missing = {option for option in options() if not re.search(rf"{option}\b", page)}
+    assert missing == set()
+
+
+def test_no_option_is_invented():
+    described = {word.replace("\\", "") for word in re.findall(r"\\-\\-[a-z\\-]+", PAGE)}
+    assert described <= options()
+
+
+def test_every_command_has_a_section():
+    for command in COMMANDS:
+        assert f".SS vbdev {command}" in PAGE
