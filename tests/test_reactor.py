@@ -385,3 +385,35 @@ def test_a_file_that_epoll_refuses_leaves_nothing_behind(reactor, tmp_path):
         reactor.watch(fd)
     assert fd not in reactor._watches
     os.close(fd)
+
+
+def test_a_message_to_a_closed_reactor_touches_no_descriptor(tmp_path):
+    reactor = Reactor()
+    number = reactor._wake_fd
+    reactor.close()
+    with (tmp_path / "other").open("wb") as other:
+        os.dup2(other.fileno(), number)  # whoever opens a file next may get the number
+        try:
+            thread = threading.Thread(target=reactor.send_msg, args=(print,))
+            thread.start()
+            thread.join()
+        finally:
+            os.close(number)
+    assert (tmp_path / "other").read_bytes() == b""
+
+
+def test_a_poller_without_a_period_keeps_the_reactor_awake():
+    reactor = Reactor()
+    calls = 0
+
+    def poll():
+        nonlocal calls
+        calls += 1
+        if calls == 1000:
+            reactor.stop()
+        return 0
+
+    reactor.register_poller(poll)
+    reactor.run()
+    assert (calls, reactor.sleeps) == (1000, 0)
+    reactor.close()

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from vbdev.bdev import Bdev, BdevError, VirtualBdev
+from vbdev.bdev import Bdev, BdevError, BdevState, VirtualBdev
 from vbdev.config import load_config
 from vbdev.core.engine import Channel, Engine
 from vbdev.modules import MODULES
@@ -180,6 +180,11 @@ class App:
         self.reactor.stop()
 
     def _give_up(self) -> None:
+        if any(bdev.state is BdevState.REMOVED for bdev in self.registry):
+            # A last sync is under way, and what it writes is worth waiting for.
+            log.warning("still writing what the bdevs hold; another signal stops at once")
+            self.reactor.call_later(STOP_US, self._give_up)
+            return
         for bdev in self.registry:
             holders = ", ".join(bdev.holders()) or "nobody"
             outstanding = sum(channel.outstanding for channel in bdev.channels())

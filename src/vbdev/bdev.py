@@ -106,10 +106,11 @@ class BdevState(Enum):
 
     READY = "ready"
     REMOVING = "removing"
-    REMOVED = "removed"
+    REMOVED = "stopping"
+    """Nobody has it open; it gives back what it acquired."""
 
 
-class BdevParams(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class BdevParams(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Parameters every bdev takes. A module's own Params add to them."""
 
     name: str

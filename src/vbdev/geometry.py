@@ -19,6 +19,14 @@ class SizedParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
     """Bytes; a multiple of 512."""
     physical_block_size: int | None = None
     """Bytes; a multiple of 512. Default: block_size."""
+    md_size: int = 0
+    """Bytes of metadata for each block; 0, because metadata is not supported yet."""
+    dif_type: int = 0
+    """Protection information; 0, as above."""
+    dif_is_head_of_md: bool = False
+    """Where protection information stands in the metadata; without effect."""
+    dif_pi_format: int = 0
+    """Format of protection information; without effect."""
 
 
 def set_geometry(bdev: Bdev, params: SizedParams) -> None:
@@ -33,6 +41,11 @@ def set_geometry(bdev: Bdev, params: SizedParams) -> None:
         if size is not None and (size <= 0 or size % BLOCK_SIZE_MULTIPLE):
             raise BdevError(
                 errno.EINVAL, f"{who}: {field} {size} is no multiple of {BLOCK_SIZE_MULTIPLE}"
+            )
+    for field, value in (("md_size", params.md_size), ("dif_type", params.dif_type)):
+        if value:
+            raise BdevError(
+                errno.EINVAL, f"{who}: {field} is {value}; metadata is not supported, only 0 is"
             )
     if params.num_blocks * params.block_size > MAX_SIZE_BYTES:
         raise BdevError(

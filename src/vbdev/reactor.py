@@ -315,6 +315,8 @@ class Reactor:
         self._stopping = False
         self._asleep = False
         self._thread_id: int | None = None
+        self._closed = False
+        self._wake_lock = threading.RLock()  # a signal handler may send while its thread sends
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._wake_watch = self.watch(self._wake_fd, readable=self._woken)
 
@@ -371,7 +373,10 @@ class Reactor:
         # The flag is read after the append, and the loop looks at the queue after setting it:
         # one of the two always sees the other.
         if self._asleep or threading.get_ident() != self._thread_id:
-            os.eventfd_write(self._wake_fd, 1)
+            # Once closed, the descriptor's number may be another file's.
+            with self._wake_lock:
+                if not self._closed:
+                    os.eventfd_write(self._wake_fd, 1)
 
     def stop(self) -> None:
         """Let `run` return after the turn in progress. Any thread may call.
@@ -391,6 +396,8 @@ class Reactor:
         while not self._stopping:
             if self.poll():
                 spin_until_ns = 0
+                continue
+            if self._pollers:
                 continue
             now_ns = self.clock.now_ns()
             if not spin_until_ns:
@@ -412,7 +419,8 @@ class Reactor:
             if self.poll():
                 continue
             if not self.clock.virtual:
-                self._sleep()
+                if not self._pollers:
+                    self._sleep()
             elif not self.advance():
                 raise RuntimeError(f"{task.name} waits for something that can not come any more")
         return task.result()
@@ -519,7 +527,9 @@ class Reactor:
     def close(self) -> None:
         """Give back the descriptors. Only after `run` has returned."""
         self._wake_watch.close()
-        os.close(self._wake_fd)
+        with self._wake_lock:
+            self._closed = True
+            os.close(self._wake_fd)
         self._epoll.close()
 
 

@@ -118,7 +118,7 @@ class Registry:
         self._check_name(creation.cls(creation.params))
         self.creations[name] = creation
         base = self.find(creation.base_name)
-        if base is None:
+        if base is None or base.state is not BdevState.READY:
             log.info(
                 "vbdev creation deferred pending base bdev arrival name=%s base=%s",
                 name,
@@ -323,14 +323,15 @@ class Registry:
             descriptor.post_event(BdevEvent.REMOVE)
         check()
         await closed
-        for name in (bdev.name, *bdev.aliases):
-            self._names.pop(name, None)
-        self.bdevs.pop(bdev.name, None)
-        bdev.aliases.clear()
         bdev.state = BdevState.REMOVED
         try:
             await bdev.stop()
         finally:
+            # Its names are free only now that its files are: a last sync may have taken long.
+            for name in (bdev.name, *bdev.aliases):
+                self._names.pop(name, None)
+            self.bdevs.pop(bdev.name, None)
+            bdev.aliases.clear()
             if isinstance(bdev, VirtualBdev):
                 self.release(bdev.base)
                 bdev.base_descriptor.close()

@@ -52,9 +52,9 @@ def connect(address, timeout_s=20) -> socket.socket:
     """Connect to a unix socket's path or to (host, port)."""
     is_path = isinstance(address, str)
     connection = socket.socket(socket.AF_UNIX if is_path else socket.AF_INET)
-    connection.settimeout(timeout_s)
     try:
-        connection.connect(address)
+        connection.connect(address)  # blocking: with a timeout, a full backlog would be EAGAIN
+        connection.settimeout(timeout_s)
     except BaseException:
         connection.close()
         raise

@@ -80,7 +80,7 @@ def test_peer_that_takes_no_replies():
     rig = StreamRig(num_blocks=4096)
     try:
         rig.connect()
-        messages = [header(READ, n, 0, MIB) for n in range(1, 1001)]
+        messages = [header(READ, n, 0, MIB) for n in range(1, 201)]
         for message in messages:
             rig.expect(message)
         rig.feed(b"".join(messages), reading=False)
@@ -88,7 +88,7 @@ def test_peer_that_takes_no_replies():
         assert 0 < rig.stream.held_bytes <= MAX_HELD_BYTES
         assert rig.engine.ios_in_use <= 49
         rig.pump()
-        assert [event.cookie for event in rig.replies()] == list(range(1, 1001))
+        assert [event.cookie for event in rig.replies()] == list(range(1, 201))
     finally:
         rig.close()
 

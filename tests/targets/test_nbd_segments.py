@@ -95,7 +95,7 @@ def restore(rig, model):
     return model
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(rounds=rounds(), structured=st.booleans(), seed=st.integers(0, 1 << 32))
 def test_random_segments(rig, rounds, structured, seed):
     random_cut = random.Random(seed)

@@ -114,7 +114,7 @@ OFFERED = st.sets(st.sampled_from(list(TransmissionFlag))).map(
 
 
 @settings(
-    max_examples=1500,
+    max_examples=600,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

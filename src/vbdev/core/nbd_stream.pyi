@@ -1,8 +1,42 @@
 from collections.abc import Callable
-from typing import Any
 
 from typing_extensions import Buffer
 
 from vbdev.core.engine import Channel, Engine, IoOwner
 
 class NbdStream(IoOwner):
+    requests: int
+    batches: int
+    receives: int
+    sends: int
+    wants_read: bool
+    wants_write: bool
+    closed: bool
+    starved: bool
+    disconnecting: bool
+    reason: str | None
+    sent_bytes: int
+    def __init__(
+        self,
+        engine: Engine,
+        channel: Channel,
+        fd: int,
+        *,
+        transmission_flags: int,
+        structured: bool,
+        nbd_error: Callable[[int, int], int],
+        on_change: Callable[[], object],
+        early: Buffer = b"",
+    ) -> None: ...
+    @property
+    def idle(self) -> bool: ...
+    @property
+    def held_bytes(self) -> int: ...
+    def take_specials(self) -> list[tuple[int, int, int, int, int]]: ...
+    def receive(self) -> None: ...
+    def process(self) -> None: ...
+    def resume(self) -> None: ...
+    def reply_raw(self, message: bytes) -> None: ...
+    def send(self) -> None: ...
+    def finish(self) -> None: ...
+    def shut(self, reason: str) -> None: ...

@@ -19,6 +19,10 @@ class MallocParams(SizedParams, kw_only=True, forbid_unknown_fields=True):
     """Name of the bdev; `Malloc<n>` when absent."""
     optimal_io_boundary: int | None = None
     """Blocks; a hint to those who write in larger units."""
+    md_interleave: bool = False
+    """Where metadata would stand; without effect as long as md_size is 0."""
+    numa_id: int = -1
+    """-1 for any NUMA node; no other can be asked for."""
 
 
 class Malloc(Bdev):
@@ -51,6 +55,12 @@ class Malloc(Bdev):
     async def start(self) -> None:
         """Reserve the memory; pages are touched as they are written."""
         set_geometry(self, self.params)
+        if self.params.numa_id != -1:
+            raise BdevError(
+                errno.EINVAL,
+                f"malloc bdev {self.name!r}: numa_id is {self.params.numa_id}; only -1 (any) is"
+                " supported",
+            )
         self.optimal_io_boundary = self.params.optimal_io_boundary or 0
         try:
             self._ram = RamDisk(self.num_blocks, self.block_size)

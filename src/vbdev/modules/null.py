@@ -10,8 +10,28 @@ from vbdev.geometry import SizedParams, set_geometry
 from vbdev.vocab import Op
 
 
+HINTS = (
+    "preferred_write_alignment",
+    "preferred_write_granularity",
+    "optimal_write_size",
+    "preferred_unmap_alignment",
+    "preferred_unmap_granularity",
+)
+
+
 class NullParams(SizedParams, kw_only=True, forbid_unknown_fields=True):
     """Create a bdev that discards what is written to it."""
+
+    preferred_write_alignment: int = 0
+    """Blocks; a hint to writers, as are the next ones."""
+    preferred_write_granularity: int = 0
+    """Blocks."""
+    optimal_write_size: int = 0
+    """Blocks."""
+    preferred_unmap_alignment: int = 0
+    """Blocks."""
+    preferred_unmap_granularity: int = 0
+    """Blocks."""
 
 
 class Null(Bdev):
@@ -26,8 +46,10 @@ class Null(Bdev):
     params: NullParams
 
     async def start(self) -> None:
-        """Check the geometry."""
+        """Check and take over the geometry."""
         set_geometry(self, self.params)
+        for hint in HINTS:
+            setattr(self, hint, getattr(self.params, hint))
         self._zeroes = ZeroRegion()
 
     def submit(self, channel: Channel, ios: IOBatch) -> None:

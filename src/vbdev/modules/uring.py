@@ -42,10 +42,3 @@ class Uring(FileBdev):
     def dump_info(self) -> dict[str, Any]:
         """Return `driver_specific` of `bdev_get_bdevs`."""
         return {"uring": {"filename": self.params.filename}}
-
-    def config_params(self) -> dict[str, Any]:
-        """Return what makes the same bdev again; SPDK understands it where it can."""
-        params = super().config_params()
-        if not self.params.readonly:
-            del params["readonly"]
-        return params

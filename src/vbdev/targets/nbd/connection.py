@@ -71,6 +71,9 @@ class NbdConnection:
         self._watch = server.reactor.watch(
             connection.fileno(), readable=self._readable, writable=self._writable
         )
+
+    def start(self) -> None:
+        """Greet the client; where it has gone already, this is the end of the connection."""
         self._talk()
 
     @property

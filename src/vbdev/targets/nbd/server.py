@@ -137,7 +137,9 @@ class NbdServer:
     # Connections
 
     def _connected(self, connection: socket.socket) -> None:
-        self._connections.add(NbdConnection(self, connection))
+        client = NbdConnection(self, connection)
+        self._connections.add(client)  # before it starts, because it may end there
+        client.start()
 
     def connection_ended(self, connection: NbdConnection) -> None:
         """Forget a connection that has closed its socket."""
