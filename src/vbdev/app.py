@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -116,7 +117,10 @@ class App:
         if not found:
             raise AppError(f"module file {path} defines no subclass of Bdev or VirtualBdev")
         for module in found:
-            self.add_module(module)
+            try:
+                self.add_module(module)
+            except AppError as error:
+                raise AppError(f"module file {path}: {error}") from error
         return [module.kind for module in found]
 
     # Creation
@@ -153,7 +157,18 @@ class App:
         """Serve until SIGINT or SIGTERM; return the exit status."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, _frame: self.request_stop(number))
-        self.reactor.run()
+        # Python runs a handler between two of its own instructions. A signal that came just
+        # before the reactor went to sleep, or to another thread, has to wake it for that.
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        watch = self.reactor.watch(reader, readable=lambda: os.read(reader, 64))
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        try:
+            self.reactor.run()
+        finally:
+            signal.set_wakeup_fd(-1)
+            watch.close()
+            os.close(reader)
+            os.close(writer)
         return self.exit_status
 
     def request_stop(self, number: int = signal.SIGTERM) -> None:

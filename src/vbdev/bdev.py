@@ -235,9 +235,8 @@ class Bdev:
 
     def config_params(self) -> dict[str, Any]:
         """Return the parameters with which `bdev_<kind>_create` makes the same bdev again."""
-        params = msgspec.to_builtins(self.params)
-        if self.uuid is not None:
-            params["uuid"] = str(self.uuid)
+        # In the order of the fields, wherever the UUID came from.
+        params = msgspec.to_builtins(msgspec.structs.replace(self.params, uuid=self.uuid))
         return {key: value for key, value in params.items() if value is not None}
 
     # What the framework provides

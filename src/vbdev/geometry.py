@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from vbdev.bdev import Bdev, BdevError, BdevParams
-from vbdev.vocab import BLOCK_SIZE_MULTIPLE, MAX_SIZE_BYTES
+from vbdev.vocab import BLOCK_SIZE_MULTIPLE, MAX_BLOCK_SIZE, MAX_SIZE_BYTES
 
 __all__ = ["SizedParams", "set_geometry"]
 
@@ -38,9 +38,13 @@ def set_geometry(bdev: Bdev, params: SizedParams) -> None:
         ("block_size", params.block_size),
         ("physical_block_size", params.physical_block_size),
     ):
-        if size is not None and (size <= 0 or size % BLOCK_SIZE_MULTIPLE):
+        if size is not None and (
+            not 0 < size <= MAX_BLOCK_SIZE or size % BLOCK_SIZE_MULTIPLE
+        ):
             raise BdevError(
-                errno.EINVAL, f"{who}: {field} {size} is no multiple of {BLOCK_SIZE_MULTIPLE}"
+                errno.EINVAL,
+                f"{who}: {field} {size} is no multiple of {BLOCK_SIZE_MULTIPLE} up to"
+                f" {MAX_BLOCK_SIZE}",
             )
     for field, value in (("md_size", params.md_size), ("dif_type", params.dif_type)):
         if value:

@@ -32,7 +32,12 @@ from vbdev.bdev import (
     VirtualBdev,
 )
 from vbdev.reactor import Future, Reactor
-from vbdev.vocab import BLOCK_SIZE_MULTIPLE, MAX_STACK_DEPTH
+from vbdev.vocab import (
+    BLOCK_SIZE_MULTIPLE,
+    MAX_BLOCK_SIZE,
+    MAX_SIZE_BYTES,
+    MAX_STACK_DEPTH,
+)
 
 __all__ = ["Creation", "Registry"]
 
@@ -113,9 +118,9 @@ class Registry:
     async def _create_virtual(self, creation: Creation) -> str:
         name = creation.params.name
         self._check_configured(name)
+        self._check_name(creation.cls(creation.params))
         if name == creation.base_name:
             raise BdevError(errno.EINVAL, f"vbdev {name!r} can not be its own base")
-        self._check_name(creation.cls(creation.params))
         self.creations[name] = creation
         base = self.find(creation.base_name)
         if base is None or base.state is not BdevState.READY:
@@ -153,9 +158,12 @@ class Registry:
             self.claim(base, f"{bdev.kind} vbdev {bdev.name}")
             undo.callback(self.release, base)
             bdev.inherit()
+            size = base.num_blocks
             await bdev.start()
             try:
                 self._check_still_wanted(creation, base)
+                if base.num_blocks != size:  # nobody was told, as long as it was not there
+                    bdev.base_resized()
                 await self.register(bdev)
             except BaseException:
                 await bdev.stop()
@@ -177,7 +185,7 @@ class Registry:
 
     def _base_event(self, bdev: VirtualBdev, event: BdevEvent) -> None:
         if self.bdevs.get(bdev.name) is not bdev:
-            return  # it still starts, and looks for itself when it has
+            return  # it still starts; `_build` looks for itself when it has
         if event is BdevEvent.REMOVE:
             if bdev.state is BdevState.READY:
                 self.reactor.spawn(self.unregister(bdev), f"hot removal of {bdev.name}")
@@ -201,14 +209,18 @@ class Registry:
 
     async def register(self, bdev: Bdev) -> None:
         """Enter a started bdev, then build the vbdevs that waited for it (SEMANTICS A.1)."""
-        if bdev.block_size <= 0 or bdev.block_size % BLOCK_SIZE_MULTIPLE:
+        if not 0 < bdev.block_size <= MAX_BLOCK_SIZE or bdev.block_size % BLOCK_SIZE_MULTIPLE:
             raise BdevError(
                 errno.EINVAL,
                 f"bdev {bdev.name}: block size {bdev.block_size} is no multiple"
-                f" of {BLOCK_SIZE_MULTIPLE}",
+                f" of {BLOCK_SIZE_MULTIPLE} up to {MAX_BLOCK_SIZE}",
             )
         if bdev.num_blocks <= 0:
             raise BdevError(errno.EINVAL, f"bdev {bdev.name} has no blocks")
+        if bdev.size_bytes > MAX_SIZE_BYTES:
+            raise BdevError(
+                errno.EINVAL, f"bdev {bdev.name} has more than {MAX_SIZE_BYTES} bytes"
+            )
         if bdev.uuid is None:
             bdev.uuid = uuid.uuid4()
         self._check_name(bdev)

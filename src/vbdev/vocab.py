@@ -13,6 +13,7 @@ from typing import Final
 
 __all__ = [
     "BLOCK_SIZE_MULTIPLE",
+    "MAX_BLOCK_SIZE",
     "MAX_SIZE_BYTES",
     "MAX_STACK_DEPTH",
     "NBD_MAX_PAYLOAD_BYTES",
@@ -129,6 +130,8 @@ MAX_STACK_DEPTH: Final = 80
 """Frames in a BdevIO: layers that one I/O can pass, the leaf included."""
 BLOCK_SIZE_MULTIPLE: Final = 512
 """Block sizes are multiples of this many bytes."""
+MAX_BLOCK_SIZE: Final = (1 << 32) - 512
+"""Largest block size, in bytes: what SPDK's u32 holds."""
 MAX_SIZE_BYTES: Final = 1 << 63
 """Largest bdev, in bytes (8 EiB)."""
 NBD_MAX_PAYLOAD_BYTES: Final = 32 << 20

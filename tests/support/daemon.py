@@ -145,7 +145,7 @@ class Daemon:
 
     def fd_count(self) -> int:
         """Return how many descriptors it has open."""
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
 
     def cpu_ticks(self) -> int:
         """Return the CPU time it has had, in clock ticks."""

@@ -25,7 +25,7 @@ from vbdev.wire.nbd.constants import REQUEST_HEADER, REQUEST_MAGIC
 RECEIVE_BYTES = 1 << 20
 
 
-class NbdFailed(Exception):
+class NbdFailedError(Exception):
     """A request that the server answered with an error."""
 
     def __init__(self, error: NbdError):
@@ -43,7 +43,7 @@ class Reply:
     events: list = field(default_factory=list)
 
 
-def header(command, cookie, offset=0, length=0, flags=0, magic=REQUEST_MAGIC) -> bytes:
+def header(command, cookie, offset=0, length=0, flags=0, *, magic=REQUEST_MAGIC) -> bytes:
     """Return a request header, legal or not."""
     return REQUEST_HEADER.pack(magic, flags, command, cookie, offset, length)
 
@@ -191,7 +191,7 @@ class NbdClient:
     def _do(self, *arguments) -> Reply:
         reply = self.ask(*arguments)
         if reply.error:
-            raise NbdFailed(reply.error)
+            raise NbdFailedError(reply.error)
         return reply
 
     def read(self, offset, length) -> bytes:

@@ -7,8 +7,8 @@ are in `tests/wire`; this is about connections, memory and whoever else is conne
 import time
 
 import pytest
-from support.nbd_client import connect, header
 
+from support.nbd_client import connect, header
 from vbdev.wire.nbd import Command, Option, OptionReply
 from vbdev.wire.nbd.constants import CLIENT_FLAGS, OPTION_HEADER, OPTION_MAGIC, OPTION_REPLY_HEADER
 from vbdev.wire.nbd.payloads import encode_info_request, encode_option

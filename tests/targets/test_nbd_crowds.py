@@ -9,7 +9,6 @@ import socket
 import time
 
 from support.nbd_client import NbdClient, connect, header
-
 from vbdev.wire.nbd import Command
 from vbdev.wire.nbd.constants import CLIENT_FLAGS, OPTION_MAGIC
 

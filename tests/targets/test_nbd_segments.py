@@ -221,7 +221,7 @@ def test_longest_payload():
 @pytest.mark.parametrize("structured", [False, True], ids=["simple", "structured"])
 @pytest.mark.parametrize("command", sorted(set(Command) - {Command.DISC, Command.BLOCK_STATUS}))
 def test_kind_of_reply(rig, command, structured):
-    """ "Structured reply": a READ is answered in chunks where they were negotiated, and only then."""
+    """A READ is answered in chunks where they were negotiated; all else, simply."""
     rig.connect(flags=ALL_FLAGS, structured=structured)
     length = 0 if command == Command.FLUSH else BLOCK
     message = header(command, 1, 0, length) + (bytes(BLOCK) if command == Command.WRITE else b"")

@@ -70,7 +70,12 @@ def build_stack(app: App, arguments: argparse.Namespace) -> str | None:
         module = _module(app, kind)
         if not issubclass(module, VirtualBdev):
             raise AppError(f"--layer {layer}: {kind} is a base and no layer")
-        params = {"base_bdev_name": top, **key_values(pairs, f"--layer {layer}")}
+        params = key_values(pairs, f"--layer {layer}")
+        if "base_bdev_name" in params:
+            raise AppError(
+                f"--layer {layer}: base_bdev_name is not for a layer; this one stands on {top}"
+            )
+        params["base_bdev_name"] = top
         top = _create(app, kind, params)
     return top
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -28,7 +28,7 @@ class GetBdevsParams(Params, frozen=True):
 
     name: str | None = None
     """Name, alias or UUID of one bdev."""
-    timeout: int = 0
+    timeout: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
     """How long to wait for it, in ms."""
 
 

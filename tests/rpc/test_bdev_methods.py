@@ -1,0 +1,414 @@
+"""The `bdev_*` methods: fields and their order, numbers, error codes and texts, configuration.
+
+Method: the dispatcher over a registry on a bare Stack; what SPDK answers is data here. Expected
+values are those of SPDK's own methods unless a comment says otherwise.
+"""
+
+import errno
+import json
+
+import pytest
+from support.stack import Stack, Stub
+
+from vbdev.config import load_config
+from vbdev.modules import MODULES
+from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
+from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher
+from vbdev.rpc.errors import RpcError
+from vbdev.vocab import Op, Status
+
+U1 = "11111111-2222-4333-8444-555555555555"
+U2 = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
+
+IO_TYPES = [
+    "read", "write", "unmap", "flush", "reset", "nvme_admin", "nvme_io", "nvme_io_md",
+    "write_zeroes", "zcopy", "get_zone_info", "zone_management", "zone_append", "compare",
+    "compare_and_write", "abort", "seek_hole", "seek_data", "copy", "nvme_iov_md", "nvme_nssr",
+    "write_uncorrectable",
+]
+MALLOC_TYPES = {
+    "read", "write", "unmap", "flush", "reset", "write_zeroes", "zcopy", "compare", "abort",
+    "seek_hole", "seek_data", "copy",
+}
+BDEV_FIELDS = [
+    ("name", str), ("aliases", list), ("product_name", str), ("block_size", int),
+    ("num_blocks", int), ("preferred_write_alignment", int), ("preferred_write_granularity", int),
+    ("optimal_write_size", int), ("preferred_unmap_alignment", int),
+    ("preferred_unmap_granularity", int), ("uuid", str), ("assigned_rate_limits", dict),
+    ("claimed", bool), ("zoned", bool), ("supported_io_types", dict), ("driver_specific", dict),
+]
+IOSTAT_FIELDS = [
+    "bytes_read", "num_read_ops", "bytes_written", "num_write_ops", "bytes_unmapped",
+    "num_unmap_ops", "bytes_copied", "num_copy_ops",
+    "read_latency_ticks", "max_read_latency_ticks", "min_read_latency_ticks",
+    "write_latency_ticks", "max_write_latency_ticks", "min_write_latency_ticks",
+    "unmap_latency_ticks", "max_unmap_latency_ticks", "min_unmap_latency_ticks",
+    "copy_latency_ticks", "max_copy_latency_ticks", "min_copy_latency_ticks",
+]
+
+
+class Control:
+    """A control plane without a socket."""
+
+    def __init__(self):
+        self.stack = Stack()
+        self.registry = self.stack.registry
+        self.dispatcher = Dispatcher()
+        register_bdev_methods(self.dispatcher, self.registry)
+        for module in (*MODULES, Stub):
+            register_module(self.dispatcher, self.registry, module)
+
+    def call(self, method, params=None, **more):
+        return self.stack.run(self.dispatcher.call(method, params or more or None))
+
+    def fails(self, method, params=None, **more):
+        """Call and return (code, message) of the failure."""
+        with pytest.raises(RpcError) as caught:
+            self.call(method, params, **more)
+        self.detail = str(caught.value.data)
+        return caught.value.code, caught.value.message
+
+    def malloc(self, name="Disk", **more):
+        return self.call("bdev_malloc_create",
+                         **{"name": name, "num_blocks": 1024, "block_size": 512, **more})
+
+    def passthru(self, name="Top", base="Disk", **more):
+        return self.call("bdev_passthru_create", name=name, base_bdev_name=base, **more)
+
+    def names(self):
+        return [bdev["name"] for bdev in self.call("bdev_get_bdevs")]
+
+
+@pytest.fixture
+def control():
+    made = Control()
+    yield made
+    made.stack.close()
+
+
+# bdev_get_bdevs
+
+
+def test_fields_of_a_bdev(control):
+    control.malloc(uuid=U1, physical_block_size=4096, optimal_io_boundary=8)
+    (bdev,) = control.call("bdev_get_bdevs")
+    assert [(name, type(value)) for name, value in bdev.items()] == BDEV_FIELDS
+    assert list(bdev["supported_io_types"]) == IO_TYPES
+    types = bdev.pop("supported_io_types")
+    assert {name for name, supported in types.items() if supported} == MALLOC_TYPES
+    limits = {"rw_ios_per_sec": 0, "rw_mbytes_per_sec": 0, "r_mbytes_per_sec": 0,
+              "w_mbytes_per_sec": 0}
+    assert bdev == {
+        "name": "Disk", "aliases": [U1], "product_name": "Malloc disk", "block_size": 512,
+        "num_blocks": 1024, "preferred_write_alignment": 0, "preferred_write_granularity": 0,
+        "optimal_write_size": 0, "preferred_unmap_alignment": 0, "preferred_unmap_granularity": 0,
+        "uuid": U1, "assigned_rate_limits": limits, "claimed": False, "zoned": False,
+        "driver_specific": {},
+    }
+
+
+def test_fields_of_a_stack(control):
+    control.malloc()
+    control.passthru(uuid=U2)
+    base, top = control.call("bdev_get_bdevs")
+    at = list(base).index("claimed")
+    assert list(base)[at + 1] == "claim_type"
+    assert (base["claimed"], base["claim_type"]) == (True, "exclusive_write")
+    assert (top["name"], top["product_name"], top["uuid"], top["aliases"]) == (
+        "Top", "passthru", U2, [U2])
+    assert top["driver_specific"] == {"passthru": {"name": "Top", "base_bdev_name": "Disk"}}
+    assert top["supported_io_types"] == base["supported_io_types"]
+    assert "numa_id" not in base
+
+
+@pytest.mark.parametrize("by", ["Disk", U1])
+def test_get_one(control, by):
+    control.malloc(uuid=U1)
+    control.malloc(name="Other")
+    assert [bdev["name"] for bdev in control.call("bdev_get_bdevs", name=by)] == ["Disk"]
+
+
+def test_get_one_that_is_absent(control):
+    assert control.fails("bdev_get_bdevs", name="Nobody") == (-19, "No such device")
+    assert "'Nobody'" in control.detail
+    before_ns = control.stack.reactor.clock.now_ns()
+    assert control.fails("bdev_get_bdevs", name="Nobody", timeout=250) == (
+        -110, "Connection timed out")
+    assert control.stack.reactor.clock.now_ns() - before_ns == 250_000_000
+    waiting = control.stack.reactor.spawn(
+        control.dispatcher.call("bdev_get_bdevs", {"name": "Disk", "timeout": 1000}))
+    control.stack.pass_time(150_000)
+    control.malloc()
+    control.stack.pass_time(100_000)
+    assert [bdev["name"] for bdev in waiting.result()] == ["Disk"]
+
+
+@pytest.mark.parametrize(
+    "params", [{"name": 5}, {"nam": "Disk"}, {"timeout": "x"}, {"timeout": -1}, {"timeout": 2**64}]
+)
+def test_get_bdevs_decodes_strictly(control, params):
+    assert control.fails("bdev_get_bdevs", params) == (-32603, DECODE_OBJECT_FAILED)
+
+
+# bdev_get_iostat
+
+
+def iostat(control, **params):
+    return control.call("bdev_get_iostat", **params)
+
+
+def busy(control):
+    """Make a stub bdev with a history, and return its descriptor."""
+    disk = control.stack.disk(Stub)
+    top = control.stack.open("Disk")
+    for op, count in ((Op.READ, 8), (Op.READ, 2), (Op.WRITE, 4), (Op.UNMAP, 3), (Op.COPY, 5),
+                      (Op.FLUSH, 0), (Op.WRITE_ZEROES, 1), (Op.READ, 1)):
+        top.submit(op, 0, count, bytes(count * 512) if op == Op.WRITE else None)
+    control.stack.pass_time(10)
+    disk.complete([0, 2, 3, 4, 5, 6])
+    control.stack.settle()
+    control.stack.pass_time(20)
+    disk.complete([0])
+    disk.complete([0], Status.FAILED, errno.EIO)
+    control.stack.settle()
+    return top
+
+
+NUMBERS = {
+    "bytes_read": 5120, "num_read_ops": 2, "bytes_written": 2048, "num_write_ops": 1,
+    "bytes_unmapped": 1536, "num_unmap_ops": 1, "bytes_copied": 2560, "num_copy_ops": 1,
+    "read_latency_ticks": 40_000, "max_read_latency_ticks": 30_000,
+    "min_read_latency_ticks": 10_000,
+    **{f"{kind}{op}_latency_ticks": 10_000 for op in ("write", "unmap", "copy")
+       for kind in ("", "max_", "min_")},
+}
+
+
+def test_iostat(control):
+    busy(control)
+    control.malloc(name="Idle")
+    answer = iostat(control)
+    assert list(answer) == ["tick_rate", "ticks", "bdevs"]
+    assert (answer["tick_rate"], answer["ticks"]) == (1_000_000_000, 30_000)
+    disk, idle = answer["bdevs"]
+    assert list(disk) == ["name", *IOSTAT_FIELDS, "io_error", "queue_depth_polling_period"]
+    assert list(idle) == ["name", *IOSTAT_FIELDS, "queue_depth_polling_period"]
+    assert {name: disk[name] for name in IOSTAT_FIELDS} == NUMBERS
+    assert disk["io_error"] == {"failed": 1}
+    assert not any(idle[name] for name in IOSTAT_FIELDS)
+
+
+def test_iostat_keeps_what_closed_channels_counted(control):
+    busy(control).close()
+    top = control.stack.open("Disk")
+    (disk,) = iostat(control, names=["Disk"])["bdevs"]
+    assert {name: disk[name] for name in IOSTAT_FIELDS} == NUMBERS
+    top.submit(Op.READ)
+    control.registry.get("Disk").complete()
+    control.stack.settle()
+    (disk,) = iostat(control, names=["Disk"])["bdevs"]
+    assert (disk["num_read_ops"], disk["max_read_latency_ticks"]) == (3, 30_000)
+    top.close()
+
+
+def test_iostat_by_channel(control):
+    busy(control)
+    idle = control.stack.open("Disk")
+    answer = iostat(control, names=["Disk"], per_channel=True)
+    assert list(answer) == ["tick_rate", "ticks", "name", "channels"]
+    first, second = answer["channels"]
+    assert list(first) == ["thread_id", *IOSTAT_FIELDS, "io_error"]
+    assert {name: first[name] for name in IOSTAT_FIELDS} == NUMBERS
+    assert second["num_read_ops"] == 0
+    idle.close()
+    for wrong in ({}, {"names": []}, {"names": ["Disk", "Disk"]}):
+        assert control.fails("bdev_get_iostat", {**wrong, "per_channel": True}) == (
+            -22, "Invalid argument")
+
+
+@pytest.mark.parametrize(
+    ("mode", "counts", "extremes", "errors"),
+    [("none", True, True, True), ("maxmin", True, False, True), ("error", True, True, False),
+     ("all", False, False, False)],
+)
+@pytest.mark.parametrize("closed", [False, True])
+def test_iostat_is_reset_behind_the_reading(control, mode, counts, extremes, errors, closed):
+    top = busy(control)
+    if closed:
+        top.close()
+    (disk,) = iostat(control, names=["Disk"], reset_mode=mode)["bdevs"]
+    assert disk["num_read_ops"] == 2
+    (disk,) = iostat(control, names=["Disk"])["bdevs"]
+    assert bool(disk["num_read_ops"]) == bool(disk["read_latency_ticks"]) == counts
+    assert bool(disk["max_read_latency_ticks"]) == bool(disk["min_write_latency_ticks"]) == extremes
+    assert ("io_error" in disk) == errors
+
+
+def test_iostat_errors(control):
+    assert control.fails("bdev_get_iostat", names=["Nobody"]) == (-19, "No such device")
+    assert control.fails("bdev_get_iostat", reset_mode="some") == (-32603, DECODE_OBJECT_FAILED)
+
+
+def test_wait_for_examine(control):
+    assert control.call("bdev_wait_for_examine") is True
+    assert control.fails("bdev_wait_for_examine", name="x") == (
+        -32602, "bdev_wait_for_examine requires no parameters")
+
+
+# Create and delete
+
+
+def test_create_answers_the_name(control):
+    assert control.malloc() == "Disk"
+    assert control.call("bdev_malloc_create", num_blocks=8, block_size=512) == "Malloc0"
+    assert control.passthru() == "Top"
+    assert control.passthru(name="Waits", base="Absent") == "Waits"
+    assert control.names() == ["Disk", "Malloc0", "Top"]
+    assert control.call("bdev_passthru_delete", name="Top") is True
+    assert control.call("bdev_passthru_delete", name="Waits") is True
+    assert control.call("bdev_malloc_delete", name="Disk") is True
+
+
+MALLOC = {"name": "New", "num_blocks": 8, "block_size": 512}
+PASSTHRU = {"name": "New", "base_bdev_name": "Disk"}
+INVALID = (-22, "Invalid argument")
+NO_DEVICE = (-19, "No such device")
+EXISTS = (-17, "File exists")
+CLAIMED = (-1, "Operation not permitted")
+UNDECODED = (-32603, DECODE_OBJECT_FAILED)
+FAILURES = [
+    ("bdev_malloc_create", {**MALLOC, "num_blocks": 0}, INVALID, "num_blocks is 0"),
+    ("bdev_malloc_create", {**MALLOC, "block_size": 100}, INVALID, "block_size 100"),
+    ("bdev_malloc_create", {**MALLOC, "physical_block_size": 1}, INVALID, "physical_block_size"),
+    ("bdev_malloc_create", {**MALLOC, "block_size": "512"}, UNDECODED, "block_size: expected int"),
+    ("bdev_malloc_create", {**MALLOC, "colour": 1}, UNDECODED, "colour: unknown parameter"),
+    ("bdev_malloc_create", {"name": "New", "block_size": 512}, UNDECODED, "num_blocks: required"),
+    ("bdev_malloc_create", {**MALLOC, "uuid": "nonsense"}, UNDECODED, "uuid"),
+    ("bdev_malloc_create", {**MALLOC, "name": "Disk"}, EXISTS, "<malloc bdev Disk>"),
+    ("bdev_malloc_create", {**MALLOC, "uuid": U1}, EXISTS, U1),
+    ("bdev_null_create", {**MALLOC, "block_size": 0}, INVALID, "block_size 0"),
+    ("bdev_null_create", {"name": "New"}, UNDECODED, "required"),
+    ("bdev_passthru_create", {**PASSTHRU, "name": "Top"}, EXISTS, "configured"),
+    ("bdev_passthru_create", {**PASSTHRU, "name": "Disk"}, EXISTS, "Disk"),
+    ("bdev_passthru_create", {**PASSTHRU, "name": "Free"}, EXISTS, "Free"),
+    ("bdev_passthru_create", {**PASSTHRU, "base_bdev_name": "Free", "uuid": U1}, EXISTS, U1),
+    ("bdev_passthru_create", PASSTHRU, CLAIMED, "passthru vbdev Top"),
+    ("bdev_passthru_create", {"name": "New"}, UNDECODED, "base_bdev_name: required"),
+    ("bdev_passthru_create", {**PASSTHRU, "base_bdev_name": 1}, UNDECODED, "expected str"),
+    ("bdev_malloc_delete", {"name": "Nobody"}, NO_DEVICE, "Nobody"),
+    ("bdev_malloc_delete", {"name": "Top"}, NO_DEVICE, "is a passthru bdev"),
+    ("bdev_passthru_delete", {"name": "Disk"}, NO_DEVICE, "is a malloc bdev"),
+    ("bdev_passthru_delete", {}, UNDECODED, "name: required"),
+    ("bdev_null_delete", {"name": "Disk", "force": True}, UNDECODED, "force"),
+    ("bdev_aio_create", {"name": "New", "filename": "/nowhere/at/all"},
+     (-2, "No such file or directory"), "/nowhere/at/all"),
+    ("bdev_uring_create", {"name": "New", "filename": "/nowhere/at/all"},
+     (-32603, "Unable to create URING bdev."), "/nowhere/at/all"),
+    ("bdev_nothing_create", {}, (-32601, "Method not found"), "bdev_nothing_create"),
+]
+
+
+@pytest.mark.parametrize(("method", "params", "failure", "detail"), FAILURES)
+def test_failures(control, method, params, failure, detail):
+    """Codes and texts, a detail that helps, and nothing changed by the attempt."""
+    control.malloc(uuid=U1)
+    control.malloc(name="Free")
+    control.passthru()
+    before = control.call("bdev_get_bdevs"), control.registry.config()
+    assert control.fails(method, params) == failure
+    assert detail in control.detail
+    assert (control.call("bdev_get_bdevs"), control.registry.config()) == before
+
+
+def test_fault_02_a_taken_name_is_an_answer(control):
+    """Creating a passthru under the name of an existing bdev: -17, alive, base unclaimed."""
+    control.malloc()
+    control.malloc(name="Other")
+    for name in ("Other", "Disk"):
+        assert control.fails("bdev_passthru_create", name=name, base_bdev_name="Disk") == EXISTS
+    assert [bdev["claimed"] for bdev in control.call("bdev_get_bdevs")] == [False, False]
+    assert control.passthru() == "Top"
+
+
+def test_fault_03_and_04_the_second_on_a_base(control):
+    control.malloc()
+    control.passthru()
+    assert control.fails("bdev_passthru_create", name="Two", base_bdev_name="Disk") == CLAIMED
+    assert control.fails("bdev_passthru_delete", name="Two") == NO_DEVICE
+    control.call("bdev_passthru_delete", name="Top")
+    assert control.passthru(name="Two") == "Two"
+
+
+def test_fault_14_decode_errors_are_spdks(control):
+    """-32603 and this text is what scripts know; the field is in the error's data."""
+    assert control.fails("bdev_passthru_create", name="Top") == UNDECODED
+    assert control.detail == "base_bdev_name: required, and missing"
+
+
+def test_deleting_a_base_takes_its_stack_along(control):
+    control.malloc()
+    for name, base in (("P1", "Disk"), ("P2", "P1"), ("P3", "P2")):
+        control.passthru(name, base)
+    top = control.stack.open("P3")
+    top.io(Op.WRITE, 0, 1, bytes(512))
+    control.call("bdev_malloc_delete", name="Disk")
+    assert control.names() == []
+    assert top not in control.stack.descriptors
+    control.malloc()
+    assert control.names() == ["Disk", "P1", "P2", "P3"]
+
+
+def test_delete_twice(control):
+    disk = control.stack.disk(Stub)
+    control.stack.open("Disk").submit(Op.READ)
+    first = control.stack.reactor.spawn(control.dispatcher.call("bdev_stub_delete",
+                                                                {"name": "Disk"}))
+    control.stack.settle()
+    assert control.fails("bdev_stub_delete", name="Disk") == (-16, "Device or resource busy")
+    assert "held by test" in control.detail
+    disk.complete()
+    control.stack.settle()
+    assert first.result() is True
+    assert control.fails("bdev_stub_delete", name="Disk") == NO_DEVICE
+
+
+def test_the_stack_as_a_tree(control):
+    control.malloc()
+    control.passthru()
+    control.passthru(name="Waits", base="Absent")
+    opened = control.stack.open("Top", holder="somebody")
+    disk, top, waits = control.call("vbdev_get_stack")
+    assert (disk["base"], disk["claim"]) == (None, "passthru vbdev Top")
+    assert (top["base"], top["holders"], top["state"]) == ("Disk", ["somebody"], "ready")
+    assert (waits["base"], waits["state"]) == ("Absent", "waiting for its base")
+    opened.close()
+
+
+# Configuration
+
+
+def test_configuration_comes_back_byte_for_byte(control, tmp_path):
+    control.passthru(name="P2", base=U1)  # before its base, by a UUID
+    control.malloc(uuid=U1, physical_block_size=4096)
+    control.call("bdev_malloc_create", num_blocks=8, block_size=4096)
+    control.call("bdev_null_create", name="Null0", num_blocks=1 << 40, block_size=512)
+    control.passthru(name="P1", base="Null0", uuid=U2)
+    control.passthru(name="P3", base="P1")
+    control.passthru(name="Waits", base="Absent")
+    told = [{**bdev, "claimed": None} for bdev in control.call("bdev_get_bdevs")]
+
+    def save(registry):
+        config = [{"subsystem": "bdev", "config": registry.config()}]
+        return json.dumps({"subsystems": config}, indent=2)
+
+    saved = save(control.registry)
+    path = tmp_path / "config.json"
+    path.write_text(saved)
+    again = Control()
+    for call in load_config(str(path)):
+        again.call(call.method, call.params)
+    assert save(again.registry) == saved
+    assert len(again.registry.creations) == 4
+    by_name = {bdev["name"]: {**bdev, "claimed": None} for bdev in again.call("bdev_get_bdevs")}
+    assert by_name == {bdev["name"]: bdev for bdev in told}
+    again.stack.close()
