@@ -198,6 +198,9 @@ class Bdev:
     def __repr__(self) -> str:
         return f"<{self.kind} bdev {self.name}>"
 
+    reactor: Reactor
+    """Where the control plane runs, and with it `start` and `stop`; there from before `start`."""
+
     # What a module implements
 
     def submit(self, channel: Channel, ios: IOBatch) -> None:

@@ -107,6 +107,7 @@ class Registry:
         bdev = cls(params)
         self._check_configured(bdev.name)
         self._check_name(bdev)
+        bdev.reactor = self.reactor
         await bdev.start()
         try:
             await self.register(bdev)
@@ -147,6 +148,7 @@ class Registry:
                 f"vbdev {bdev.name!r} would be layer {depth}; {MAX_STACK_DEPTH} are the most",
             )
         with contextlib.ExitStack() as undo:
+            bdev.reactor = self.reactor
             bdev.base = base
             bdev.base_descriptor = self.open(
                 base.name,

@@ -31,6 +31,24 @@ def test_2000_reads_in_one_segment(local_app):
     assert len(client.wait_all()) == 2000
 
 
+def test_requests_in_flight_are_bounded():
+    """Of 2000 that have arrived, 1024 are under way; the rest follow as those are answered."""
+    rig = StreamRig()
+    try:
+        rig.connect()
+        messages = [header(READ, n, 0, 512) for n in range(1, 2001)]
+        for message in messages:
+            rig.expect(message)
+        rig.near.sendall(b"".join(messages))
+        rig.stream.receive()
+        assert rig.engine.ios_in_use == 1024
+        assert not rig.stream.wants_read
+        rig.pump()
+        assert len(rig.replies()) == 2000
+    finally:
+        rig.close()
+
+
 def test_more_bytes_in_flight_than_a_connection_may_have(local_app):
     local_app.serve(num_blocks=16384)
     client = local_app.client()

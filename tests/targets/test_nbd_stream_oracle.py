@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.nbd_client import header
-from support.stream_rig import StreamRig
+from support.stream_rig import ALL_FLAGS, StreamRig
 from vbdev.vocab import NbdError
 from vbdev.wire.nbd import (
     COMMAND_FLAGS,
@@ -93,8 +93,9 @@ def headers(block_size, num_blocks):
     offset = blocks | near(0, size, 1 << 32, (1 << 63) - 1, (1 << 64) - 8192)
     length = blocks | near(0, size, 65536, MAX_PAYLOAD, (1 << 32) - 8192)
     command = st.sampled_from([*(set(Command) - {Command.DISC}), 8, 9, 1 << 15, (1 << 16) - 1])
-    bits = st.sampled_from([0, 0, 1, 2, 4, 8, 16, 32, 1 << 15])
-    return st.tuples(command, st.builds(int.__or__, bits, bits), offset, length)
+    bits = st.sampled_from([0, 1, 2, 4, 8, 16, 32, 1 << 15])
+    flags = st.just(0) | bits | st.builds(int.__or__, bits, bits)
+    return st.tuples(command, flags, offset, length)
 
 
 @pytest.fixture(
@@ -108,7 +109,7 @@ def rig(request):
     rig.close()
 
 
-OFFERED = st.sets(st.sampled_from(list(TransmissionFlag))).map(
+OFFERED = st.just(ALL_FLAGS) | st.sets(st.sampled_from(list(TransmissionFlag))).map(
     lambda flags: functools.reduce(operator.or_, flags, TransmissionFlag.HAS_FLAGS)
 )
 
@@ -119,8 +120,28 @@ OFFERED = st.sets(st.sampled_from(list(TransmissionFlag))).map(
     suppress_health_check=[HealthCheck.too_slow],
 )
 @given(data=st.data(), offered=OFFERED, structured=st.booleans())
-def test_verdict(rig, data, offered, structured):
-    command, flags, offset, length = data.draw(headers(rig.block_size, rig.num_blocks))
+def test_random_headers(rig, data, offered, structured):
+    compare(rig, data.draw(headers(rig.block_size, rig.num_blocks)), offered, structured=structured)
+
+
+@pytest.mark.parametrize("offered", [ALL_FLAGS, ALL_FLAGS | TransmissionFlag.READ_ONLY])
+@pytest.mark.parametrize("command", sorted(set(Command) - {Command.DISC}))
+def test_all_bounds(rig, command, offered):
+    """Each command, with each flag, on both sides of each end."""
+    size, step = rig.num_blocks * rig.block_size, rig.block_size
+    ranges = [
+        (offset, length)
+        for offset in (0, 1, size - step, size, size + step, 1 << 63)
+        for length in (0, 1, step, 2 * step)
+    ]
+    for offset, length in [*ranges, (0, size + step), (step, size)]:
+        for flags in (0, 1, 2, 4, 8, 16, 32):
+            compare(rig, (command, flags, offset, length), offered, structured=True)
+
+
+def compare(rig, request, offered, *, structured):
+    """Hold the stream's verdict on one request against the oracle's."""
+    command, flags, offset, length = request
     message = header(command, 7, offset, length, flags)
     expected = oracle(
         message,

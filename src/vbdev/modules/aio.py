@@ -43,7 +43,7 @@ class Aio(FileBdev):
                 f"aio bdev {self.name!r}: nowait is for block devices, and {params.filename} is"
                 " a regular file",
             )
-        self.open(
+        await self.open(
             params.filename,
             block_size=params.block_size,
             readonly=params.readonly,

@@ -31,7 +31,7 @@ class Uring(FileBdev):
 
     async def start(self) -> None:
         """Open and lock the file."""
-        self.open(
+        await self.open(
             self.params.filename,
             block_size=self.params.block_size,
             readonly=self.params.readonly,

@@ -15,7 +15,13 @@ from vbdev.bdev import Bdev, BdevError
 from vbdev.core.batch import IOBatch
 from vbdev.core.engine import Channel
 from vbdev.core.filequeue import FilePath, OpenFile
-from vbdev.modules.file.opening import FileGeometry, close_file, open_file, size_of
+from vbdev.modules.file.opening import (
+    FileGeometry,
+    FileLockedError,
+    close_file,
+    open_file,
+    size_of,
+)
 from vbdev.modules.file.service import FileService
 from vbdev.reactor import Future, Reactor
 from vbdev.vocab import WRITE_OPS, Op
@@ -25,6 +31,9 @@ __all__ = ["FileBdev"]
 log = logging.getLogger(__name__)
 
 UNMAP_OPS = frozenset({Op.UNMAP, Op.WRITE_ZEROES})
+LOCK_WAIT_US = 2_000_000
+"""How long a locked file is waited for."""
+LOCK_RETRY_US = 20_000
 SEEK_OPS = frozenset({Op.SEEK_DATA, Op.SEEK_HOLE})
 
 
@@ -40,7 +49,7 @@ class FileBdev(Bdev):
     _filename: str
     _reactor: Reactor | None = None
 
-    def open(
+    async def open(
         self,
         filename: str,
         *,
@@ -49,12 +58,25 @@ class FileBdev(Bdev):
         direct: bool | None,
         deallocate: bool,
     ) -> None:
-        """Open the file and take its geometry. deallocate: whether UNMAP and zeroing are wanted."""
+        """Open the file and take its geometry. deallocate: whether UNMAP and zeroing are wanted.
+
+        A file that another program has locked is waited for, LOCK_WAIT_US at most.
+        """
         who = f"{self.kind} bdev {self.name!r}"
         # SPDK's clients send 0 for a block size that nobody gave.
-        geometry = open_file(
-            who, filename, readonly=readonly, direct=direct, block_size=block_size or None
-        )
+        give_up_ns = self.reactor.clock.now_ns() + LOCK_WAIT_US * 1000
+        while True:
+            try:
+                geometry = open_file(
+                    who, filename, readonly=readonly, direct=direct, block_size=block_size or None
+                )
+                break
+            except FileLockedError:
+                # A ring of a process that was killed keeps its files until the kernel is done
+                # with it: whoever restarts a daemon at once must not be refused for that.
+                if self.reactor.clock.now_ns() >= give_up_ns:
+                    raise
+                await self.reactor.sleep(LOCK_RETRY_US)
         self._geometry = geometry
         self._filename = filename
         self.block_size = geometry.block_size

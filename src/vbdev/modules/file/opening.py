@@ -22,7 +22,7 @@ from pathlib import Path
 from vbdev.bdev import BdevError
 from vbdev.core.fileio import can_punch, dio_alignment
 
-__all__ = ["FileGeometry", "close_file", "open_again", "open_file", "size_of"]
+__all__ = ["FileGeometry", "FileLockedError", "close_file", "open_again", "open_file", "size_of"]
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,10 @@ class FileGeometry:
     can_unmap: bool
     can_seek: bool
     fast_zero: bool
+
+
+class FileLockedError(BdevError):
+    """Another program has the file locked."""
 
 
 def open_file(
@@ -194,7 +198,7 @@ def _lock(where: str, fd: int, *, readonly: bool) -> None:
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             wanted = "reading" if readonly else "writing"
-            raise BdevError(
+            raise FileLockedError(
                 errno.EBUSY, f"{where} can not be locked for {wanted}: another program has it"
             ) from error
         # A file system without locks still makes a disk; it is for the operator to keep others off.
