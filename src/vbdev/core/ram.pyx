@@ -180,29 +180,24 @@ cdef class RamDisk:
         """Return the first block at or behind `offset` that is (not) in a page with data."""
         cdef uint64_t page = offset >> PAGE_SHIFT
         cdef uint8_t skip = 0 if data else 0xff
-        cdef uint64_t found, last
+        cdef uint64_t found
         while page < self.num_pages:
             if page & 7 == 0 and self.pages[page >> 3] == skip:
                 page += 8
                 continue
-            if ((self.pages[page >> 3] >> (page & 7)) & 1) != data:
-                page += 1
-                continue
-            found = page << PAGE_SHIFT
-            if found < offset:
-                found = offset
-            if data:
-                return found // self.block_size  # the block that the page begins in, if not before
-            # A hole is whole blocks, and blocks are no multiple of pages: look at all of its pages.
-            found = (found + self.block_size - 1) // self.block_size
-            if found >= self.size // self.block_size:
+            if ((self.pages[page >> 3] >> (page & 7)) & 1) == data:
+                found = page << PAGE_SHIFT
+                if found < offset:
+                    found = offset
+                # The block that holds it, but not one before. All pages that a block with data
+                # touches are marked, so that no hole begins in one.
+                found = found // self.block_size
+                if found * self.block_size < offset:
+                    found += 1
+                if found * self.block_size < self.size:
+                    return found
                 break
-            page = (found * self.block_size) >> PAGE_SHIFT
-            last = ((found + 1) * self.block_size - 1) >> PAGE_SHIFT
-            while page <= last and not (self.pages[page >> 3] >> (page & 7)) & 1:
-                page += 1
-            if page > last:
-                return found
+            page += 1
         # No data behind: there is none. No hole behind: the end counts as one.
         return <uint64_t>-1 if data else self.size // self.block_size
 
