@@ -37,7 +37,7 @@ test-asan: $(ASAN)/built $(VENV)/tools
 lint: $(VENV)/release $(VENV)/tools
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/cython-lint src
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint src  # it calls pycodestyle
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -9,8 +9,8 @@ import logging
 import uuid
 
 import pytest
-from support.stack import Stack, Stub, layer
 
+from support.stack import Stack, Stub, layer
 from vbdev.bdev import INHERITED, BdevError, BdevEvent, BdevState, Claim
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
@@ -109,9 +109,7 @@ def test_open_rules(stack):
     assert "passthru vbdev Top" in message
     assert "somebody" in message
     reader = stack.open("Disk", write=False)
-    assert stack.registry.get("Disk").holders() == [
-        "test", "test", "passthru vbdev Top", "test"
-    ]
+    assert stack.registry.get("Disk").holders() == ["test", "test", "passthru vbdev Top", "test"]
     assert top.claim is None
     for opened in (*writers, reader):
         opened.close()
@@ -255,7 +253,9 @@ def test_the_name_of_a_creation_that_waits_is_taken(stack):
 
 def test_stacks_that_wait_build_up_in_one_go(stack):
     for number in range(5, 0, -1):
-        assert stack.layer(name=f"P{number}", base=f"P{number - 1}" if number > 1 else "Disk") is None
+        assert (
+            stack.layer(name=f"P{number}", base=f"P{number - 1}" if number > 1 else "Disk") is None
+        )
     stack.disk()
     assert names(stack) == ["Disk", "P1", "P2", "P3", "P4", "P5"]
 
@@ -681,12 +681,15 @@ def test_fault_06_waiting_creations_are_saved(stack):
     stack.disk(uuid=U1)
     stack.layer(uuid=U2)
     assert stack.registry.config() == [
-        {"method": "bdev_malloc_create",
-         "params": {"name": "Disk", "uuid": str(U1), "num_blocks": 1024, "block_size": 512}},
-        {"method": "bdev_passthru_create",
-         "params": {"name": "Waits", "base_bdev_name": "Absent"}},
-        {"method": "bdev_passthru_create",
-         "params": {"name": "Top", "uuid": str(U2), "base_bdev_name": "Disk"}},
+        {
+            "method": "bdev_malloc_create",
+            "params": {"name": "Disk", "uuid": str(U1), "num_blocks": 1024, "block_size": 512},
+        },
+        {"method": "bdev_passthru_create", "params": {"name": "Waits", "base_bdev_name": "Absent"}},
+        {
+            "method": "bdev_passthru_create",
+            "params": {"name": "Top", "uuid": str(U2), "base_bdev_name": "Disk"},
+        },
     ]
     stack.delete("Disk")
     assert [call["params"]["name"] for call in stack.registry.config()] == ["Waits", "Top"]
@@ -695,5 +698,12 @@ def test_fault_06_waiting_creations_are_saved(stack):
 def test_passthru_stays_what_people_copy():
     """One screen: no life cycle of its own."""
     own = {name for name in vars(Passthru) if not name.startswith("_")}
-    assert own == {"kind", "product_name", "uuid_namespace", "ops", "gives_read_buffers",
-                   "submit", "dump_info"}
+    assert own == {
+        "kind",
+        "product_name",
+        "uuid_namespace",
+        "ops",
+        "gives_read_buffers",
+        "submit",
+        "dump_info",
+    }

@@ -9,6 +9,7 @@ what passed, and at the end nothing is left in use.
 
 import errno
 import sys
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, Phase, event, settings
@@ -21,8 +22,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from support.stack import Stack, layer
 
+from support.stack import Stack, layer
 from vbdev.core.batch import IOBatch
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.passthru import Passthru
@@ -46,7 +47,7 @@ class Slow(Malloc):
         await super().start()
         self.held = []
 
-    def submit(self, channel, ios):  # noqa: ARG002 - the contract
+    def submit(self, channel, ios):
         self.held += ios.split()
 
     def finish(self, which, *, fail):
@@ -81,6 +82,7 @@ def flip_up(_self, _channel, ios):
 
 def shift_down(self, channel, ios):
     ios.shift(self.first)
+    ios.copy_data(Op.WRITE)  # what has to wait for it comes back unshifted
     channel.base.submit(ios)
 
 
@@ -123,9 +125,18 @@ ios = st.fixed_dictionaries(
     {
         "level": st.sampled_from([0, 1, 2, 3, 4, MAX_LAYERS, MAX_LAYERS, MAX_LAYERS]),
         "op": st.sampled_from(
-            [Op.READ] * 4 + [Op.WRITE] * 4
-            + [Op.UNMAP, Op.WRITE_ZEROES, Op.COPY, Op.COMPARE, Op.FLUSH, Op.RESET, Op.SEEK_DATA,
-               Op.ZONE_APPEND]
+            [Op.READ] * 4
+            + [Op.WRITE] * 4
+            + [
+                Op.UNMAP,
+                Op.WRITE_ZEROES,
+                Op.COPY,
+                Op.COMPARE,
+                Op.FLUSH,
+                Op.RESET,
+                Op.SEEK_DATA,
+                Op.ZONE_APPEND,
+            ]
         ),
         "offset": st.integers(0, NUM_BLOCKS + 2),
         "source": st.integers(0, NUM_BLOCKS + 2),
@@ -221,7 +232,7 @@ class Stacks(RuleBasedStateMachine):
         pieces = None
         if payload is not None:
             edges = sorted({0, len(payload), *(cut % (len(payload) + 1) for cut in cuts)})
-            pieces = [payload[a:b] for a, b in zip(edges, edges[1:], strict=False)] or [payload]
+            pieces = [payload[a:b] for a, b in pairwise(edges)] or [payload]
         span = slice(where * BLOCK, (where + count) * BLOCK)
 
         def expected():
@@ -313,7 +324,11 @@ class Stacks(RuleBasedStateMachine):
         if pending.request is None:
             self.pending.remove(pending)
 
-    @rule(which=st.integers(0, 20), times=st.integers(1, 5), fail=st.sampled_from([False] * 3 + [True]))
+    @rule(
+        which=st.integers(0, 20),
+        times=st.integers(1, 5),
+        fail=st.sampled_from([False] * 3 + [True]),
+    )
     def finish(self, which, times, fail):
         if issubclass(self.cls, Slow):
             for _ in range(min(times, len(self.disk.held))):
@@ -398,9 +413,7 @@ class Stacks(RuleBasedStateMachine):
                     self.disk.finish(0, fail=False)
             elif not self.pending and (task is None or task.done):
                 break
-            if not self.pending and not self.stack.engine.pending and (
-                task is None or task.done
-            ):
+            if not self.pending and not self.stack.engine.pending and (task is None or task.done):
                 break
         assert self.pending == []
         assert task is None or task.done
@@ -437,8 +450,16 @@ class Stacks(RuleBasedStateMachine):
             size = self.bdev(level).num_blocks
             for offset in range(0, size, 8):
                 count = min(8, size - offset)
-                self.io(level=level, op=Op.READ, offset=offset, source=0, count=count, cuts=[100],
-                        byte=0, bare=False)
+                self.io(
+                    level=level,
+                    op=Op.READ,
+                    offset=offset,
+                    source=0,
+                    count=count,
+                    cuts=[100],
+                    byte=0,
+                    bare=False,
+                )
                 self.run_down()
         self.stack.close()
 

@@ -38,9 +38,7 @@ def set_geometry(bdev: Bdev, params: SizedParams) -> None:
         ("block_size", params.block_size),
         ("physical_block_size", params.physical_block_size),
     ):
-        if size is not None and (
-            not 0 < size <= MAX_BLOCK_SIZE or size % BLOCK_SIZE_MULTIPLE
-        ):
+        if size is not None and (not 0 < size <= MAX_BLOCK_SIZE or size % BLOCK_SIZE_MULTIPLE):
             raise BdevError(
                 errno.EINVAL,
                 f"{who}: {field} {size} is no multiple of {BLOCK_SIZE_MULTIPLE} up to"

@@ -220,9 +220,7 @@ class Registry:
         if bdev.num_blocks <= 0:
             raise BdevError(errno.EINVAL, f"bdev {bdev.name} has no blocks")
         if bdev.size_bytes > MAX_SIZE_BYTES:
-            raise BdevError(
-                errno.EINVAL, f"bdev {bdev.name} has more than {MAX_SIZE_BYTES} bytes"
-            )
+            raise BdevError(errno.EINVAL, f"bdev {bdev.name} has more than {MAX_SIZE_BYTES} bytes")
         if bdev.uuid is None:
             bdev.uuid = uuid.uuid4()
         self._check_name(bdev)

@@ -8,9 +8,9 @@ import errno
 
 import numpy as np
 import pytest
+
 from support.stack import Stub, describe, layer
 from support.stack import stack as another_stack
-
 from vbdev.core.batch import IOBatch
 from vbdev.vocab import Op, Status
 
@@ -236,7 +236,10 @@ def test_complete_with_and_without_a_status(stack):
     disk.complete([0])
     stack.settle()
     assert [(r.status, r.errno) for r in requests] == [
-        (Status.ABORTED, 0), (Status.FAILED, errno.ENOSPC), (Status.SUCCESS, 0), (Status.SUCCESS, 0)
+        (Status.ABORTED, 0),
+        (Status.FAILED, errno.ENOSPC),
+        (Status.SUCCESS, 0),
+        (Status.SUCCESS, 0),
     ]
 
 

@@ -8,8 +8,8 @@ import errno
 
 import numpy as np
 import pytest
-from support.stack import Stub, stack
 
+from support.stack import Stub, stack
 from vbdev.vocab import Op, Status
 
 KIB = 1024

@@ -7,9 +7,9 @@ holds that every stack ends with no I/O, buffer or misuse left over.
 import errno
 
 import pytest
+
 from support.stack import Stub, describe, forward, gather, layer
 from support.stack import stack as new_stack
-
 from vbdev.bdev import ALL_OPS
 from vbdev.modules.null import Null
 from vbdev.vocab import MAX_STACK_DEPTH, IoFlag, Op, Status
@@ -171,7 +171,8 @@ def test_completed_tries_again(stack, taken):
     stack.settle()
     assert [len(statuses) for statuses in tries] == [4, 3, 3]
     assert {(r.status, r.errno) for r in requests} == {
-        (Status.SUCCESS, 0), (Status.FAILED, errno.EREMOTEIO)
+        (Status.SUCCESS, 0),
+        (Status.FAILED, errno.EREMOTEIO),
     }
 
 
@@ -271,12 +272,13 @@ def test_an_exception_in_submit_fails_exactly_what_is_still_held(stack):
 
     disk = stack.disk(Stub)
     top = tower(stack, [layer(submit), gather(4)])
-    requests = {
-        op: top.submit(op, 0, 1) for op in (Op.READ, Op.FLUSH, Op.WRITE_ZEROES, Op.UNMAP)
-    }
+    requests = {op: top.submit(op, 0, 1) for op in (Op.READ, Op.FLUSH, Op.WRITE_ZEROES, Op.UNMAP)}
     stack.settle()
     assert {op.name: request.status for op, request in requests.items()} == {
-        "READ": Status.FAILED, "UNMAP": Status.FAILED, "FLUSH": Status.SUCCESS, "WRITE_ZEROES": 0
+        "READ": Status.FAILED,
+        "UNMAP": Status.FAILED,
+        "FLUSH": Status.SUCCESS,
+        "WRITE_ZEROES": 0,
     }
     (report,) = stack.errors
     assert (report[0], str(report[1]), report[2]) == ("L0", "boom", 2)
@@ -339,7 +341,7 @@ def test_an_exception_in_completed_fails_what_was_taken_and_what_was_left(stack)
     assert requests[1].status == Status.SUCCESS
 
 
-def test_an_exception_leaves_alone_what_waits_for_memory(stack):
+def test_an_exception_leaves_alone_what_waits_for_memory():
     """copy_data keeps some back; then the module raises: those come to it again, once."""
     calls = []
 
@@ -350,19 +352,19 @@ def test_an_exception_leaves_alone_what_waits_for_memory(stack):
             raise RuntimeError("boom")
         channel.base.submit(ios)
 
-    with new_stack(buffer_limit_bytes=4096) as stack:
-        disk = stack.disk(Stub)
-        top = tower(stack, [layer(submit), gather(3)])
+    with new_stack(buffer_limit_bytes=4096) as small:
+        disk = small.disk(Stub)
+        top = tower(small, [layer(submit), gather(3)])
         requests = [top.submit(Op.WRITE, n, 1, bytes(512)) for n in range(3)]
-        stack.settle()
+        small.settle()
         assert requests[0].status == Status.FAILED
-        assert [n for _, _, n in stack.errors] == [1]
+        assert [n for _, _, n in small.errors] == [1]
         for n in (1, 2):
             assert describe(disk.held[0]) == [(Op.WRITE, n, 1)]
             disk.complete()
-            stack.settle()
+            small.settle()
         assert [r.status for r in requests[1:]] == [Status.SUCCESS] * 2
-        assert stack.engine.misused == 0
+        assert small.engine.misused == 0
 
 
 def test_what_the_error_handler_raises_is_printed(stack, monkeypatch):
@@ -445,8 +447,15 @@ def test_a_batch_forgets_what_it_gave_away(stack):
 @pytest.mark.parametrize(
     ("offset", "count", "good"),
     [
-        (0, 1024, True), (1023, 1, True), (1024, 0, True), (0, 1025, False), (1024, 1, False),
-        (1023, 2, False), (2**64 - 1, 1, False), (2**64 - 1, 2**64 - 1, False), (1, 2**64 - 1, False),
+        (0, 1024, True),
+        (1023, 1, True),
+        (1024, 0, True),
+        (0, 1025, False),
+        (1024, 1, False),
+        (1023, 2, False),
+        (2**64 - 1, 1, False),
+        (2**64 - 1, 2**64 - 1, False),
+        (1, 2**64 - 1, False),
         (2**63, 2**63, False),
     ],
 )
@@ -553,8 +562,15 @@ def test_each_layer_counts_what_passed_it(stack):
 
     top = tower(stack, [layer(submit)])
     for op, offset, count in (
-        (Op.READ, 0, 8), (Op.READ, 8, 2), (Op.WRITE, 0, 4), (Op.UNMAP, 0, 3), (Op.COPY, 0, 5),
-        (Op.FLUSH, 0, 0), (Op.WRITE_ZEROES, 0, 1), (Op.READ, 9, 1), (Op.READ, 20, 1),
+        (Op.READ, 0, 8),
+        (Op.READ, 8, 2),
+        (Op.WRITE, 0, 4),
+        (Op.UNMAP, 0, 3),
+        (Op.COPY, 0, 5),
+        (Op.FLUSH, 0, 0),
+        (Op.WRITE_ZEROES, 0, 1),
+        (Op.READ, 9, 1),
+        (Op.READ, 20, 1),
     ):
         top.submit(op, offset, count, bytes(count * 512) if op == Op.WRITE else None)
     top.submit(Op.READ, 5000, 1)  # refused at the door: not counted
@@ -601,4 +617,4 @@ def test_runs_that_part_are_counted_once(stack):
     assert tops[0].channel.base.stats()["read"][:2] == (200, 400)
     assert tops[2].channel.base.stats()["read"][:2] == (300, 600)
     assert tops[2].channel.base.outstanding == 0
-    assert ALL_OPS >= stack.registry.find("Mid").ops
+    assert stack.registry.find("Mid").ops <= ALL_OPS

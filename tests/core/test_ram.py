@@ -9,8 +9,8 @@ import errno
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.stack import Stack
 
+from support.stack import Stack
 from vbdev.core.ram import RamDisk
 from vbdev.modules.null import Null
 from vbdev.vocab import IoFlag, Op, Status
@@ -121,9 +121,7 @@ def make():
     stack.close()
 
 
-@pytest.mark.parametrize(
-    ("block_size", "per_page"), [(512, 8), (4096, 1), (1024, 4)]
-)
+@pytest.mark.parametrize(("block_size", "per_page"), [(512, 8), (4096, 1), (1024, 4)])
 def test_extents_are_exact_by_the_page(make, block_size, per_page):
     disk = make(num_blocks=64 * per_page, block_size=block_size)
 

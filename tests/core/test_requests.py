@@ -6,8 +6,8 @@ Method: malloc for what really happens to data, a stub for the moments in betwee
 import errno
 
 import pytest
-from support.stack import Stub
 
+from support.stack import Stub
 from vbdev.bdev import BdevError, IoError
 from vbdev.core.requests import Requests
 from vbdev.vocab import IoFlag, Op, Status
@@ -165,18 +165,17 @@ def test_a_callback_that_raises_does_not_cost_the_others_theirs(stack, stub):
 
 
 def test_a_callback_may_close_its_owner(stack, stub):
-    requests = Requests(stack.engine)
-    channel = stub.top.channel
+    owners = [Requests(stack.engine)]
 
     def callback(_request):
-        requests.close()
+        owners.pop().close()
         raise RuntimeError("reported with an owner that nobody else holds")
 
-    requests.submit(channel, Op.READ, 0, 1, callback=callback)
-    del requests
+    owners[0].submit(stub.top.channel, Op.READ, 0, 1, callback=callback)
     stub.complete()
     stack.settle()
     assert len(stack.errors) == 1
+    stack.errors.clear()
 
 
 # The descriptor's own requests
@@ -211,7 +210,7 @@ def test_a_descriptor_with_requests_does_not_close_by_halves(stack, stub):
 
 def test_a_hook_that_raises_at_close_leaves_nothing_open(stack):
     class Clumsy(Stub):
-        def destroy_channel(self, channel):  # noqa: ARG002 - the contract
+        def destroy_channel(self, channel):
             raise RuntimeError("boom")
 
     disk = stack.disk(Clumsy)

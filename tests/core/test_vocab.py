@@ -22,8 +22,11 @@ LAYER_STATES = {"IO_IDLE", "IO_SUBMITTED", "IO_DONE", "IO_WAITING"}
 
 
 def with_prefix(prefix, without=frozenset()):
-    return {n.removeprefix(prefix): v for n, v in NUMBERS.items() if n.startswith(prefix)
-            and n not in without}
+    return {
+        n.removeprefix(prefix): v
+        for n, v in NUMBERS.items()
+        if n.startswith(prefix) and n not in without
+    }
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ Method: pools of a few buffers; a stub holds what got one, and each completion l
 import errno
 
 import pytest
-from support.stack import Stub, describe, gather, layer, stack
 
+from support.stack import Stub, describe, gather, layer, stack
 from vbdev.vocab import Op, Status
 
 LIMIT = 16384  # four small buffers

@@ -9,8 +9,8 @@ import uuid
 
 import msgspec
 import pytest
-from support.stack import Stack, layer
 
+from support.stack import Stack, layer
 from vbdev.bdev import BdevError, VirtualBdev
 from vbdev.modules import MODULES
 from vbdev.rpc.bdev_info import describe
@@ -219,12 +219,19 @@ def test_capabilities_are_the_bases(rig, kind, height):
     base = create(rig, kind)
     top = raised(rig, height).descriptor.bdev
     own = {"name", "aliases", "uuid", "product_name", "claimed", "claim_type", "driver_specific"}
-    differing = {
-        key for key, value in describe(top).items() if describe(base).get(key) != value
-    }
+    differing = {key for key, value in describe(top).items() if describe(base).get(key) != value}
     assert differing <= own
-    for name in ("write_cache", "fua", "fast_zero", "multi_conn", "phys_block_size", "acwu",
-                 "required_alignment", "optimal_io_boundary", "write_unit_size"):
+    for name in (
+        "write_cache",
+        "fua",
+        "fast_zero",
+        "multi_conn",
+        "phys_block_size",
+        "acwu",
+        "required_alignment",
+        "optimal_io_boundary",
+        "write_unit_size",
+    ):
         assert getattr(top, name) == getattr(base, name)
 
 
@@ -265,8 +272,14 @@ def test_create_and_delete_leave_nothing(rig, kind):
 
 
 BAD_SIZES = [
-    ("num_blocks", 0), ("num_blocks", -1), ("num_blocks", 2**60), ("block_size", 0),
-    ("block_size", -512), ("block_size", 513), ("block_size", 2**32), ("physical_block_size", 1000),
+    ("num_blocks", 0),
+    ("num_blocks", -1),
+    ("num_blocks", 2**60),
+    ("block_size", 0),
+    ("block_size", -512),
+    ("block_size", 513),
+    ("block_size", 2**32),
+    ("physical_block_size", 1000),
 ]
 
 

@@ -8,8 +8,8 @@ import errno
 import json
 
 import pytest
-from support.stack import Stack, Stub
 
+from support.stack import Stack, Stub
 from vbdev.config import load_config
 from vbdev.modules import MODULES
 from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
@@ -21,29 +21,82 @@ U1 = "11111111-2222-4333-8444-555555555555"
 U2 = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
 
 IO_TYPES = [
-    "read", "write", "unmap", "flush", "reset", "nvme_admin", "nvme_io", "nvme_io_md",
-    "write_zeroes", "zcopy", "get_zone_info", "zone_management", "zone_append", "compare",
-    "compare_and_write", "abort", "seek_hole", "seek_data", "copy", "nvme_iov_md", "nvme_nssr",
+    "read",
+    "write",
+    "unmap",
+    "flush",
+    "reset",
+    "nvme_admin",
+    "nvme_io",
+    "nvme_io_md",
+    "write_zeroes",
+    "zcopy",
+    "get_zone_info",
+    "zone_management",
+    "zone_append",
+    "compare",
+    "compare_and_write",
+    "abort",
+    "seek_hole",
+    "seek_data",
+    "copy",
+    "nvme_iov_md",
+    "nvme_nssr",
     "write_uncorrectable",
 ]
 MALLOC_TYPES = {
-    "read", "write", "unmap", "flush", "reset", "write_zeroes", "zcopy", "compare", "abort",
-    "seek_hole", "seek_data", "copy",
+    "read",
+    "write",
+    "unmap",
+    "flush",
+    "reset",
+    "write_zeroes",
+    "zcopy",
+    "compare",
+    "abort",
+    "seek_hole",
+    "seek_data",
+    "copy",
 }
 BDEV_FIELDS = [
-    ("name", str), ("aliases", list), ("product_name", str), ("block_size", int),
-    ("num_blocks", int), ("preferred_write_alignment", int), ("preferred_write_granularity", int),
-    ("optimal_write_size", int), ("preferred_unmap_alignment", int),
-    ("preferred_unmap_granularity", int), ("uuid", str), ("assigned_rate_limits", dict),
-    ("claimed", bool), ("zoned", bool), ("supported_io_types", dict), ("driver_specific", dict),
+    ("name", str),
+    ("aliases", list),
+    ("product_name", str),
+    ("block_size", int),
+    ("num_blocks", int),
+    ("preferred_write_alignment", int),
+    ("preferred_write_granularity", int),
+    ("optimal_write_size", int),
+    ("preferred_unmap_alignment", int),
+    ("preferred_unmap_granularity", int),
+    ("uuid", str),
+    ("assigned_rate_limits", dict),
+    ("claimed", bool),
+    ("zoned", bool),
+    ("supported_io_types", dict),
+    ("driver_specific", dict),
 ]
 IOSTAT_FIELDS = [
-    "bytes_read", "num_read_ops", "bytes_written", "num_write_ops", "bytes_unmapped",
-    "num_unmap_ops", "bytes_copied", "num_copy_ops",
-    "read_latency_ticks", "max_read_latency_ticks", "min_read_latency_ticks",
-    "write_latency_ticks", "max_write_latency_ticks", "min_write_latency_ticks",
-    "unmap_latency_ticks", "max_unmap_latency_ticks", "min_unmap_latency_ticks",
-    "copy_latency_ticks", "max_copy_latency_ticks", "min_copy_latency_ticks",
+    "bytes_read",
+    "num_read_ops",
+    "bytes_written",
+    "num_write_ops",
+    "bytes_unmapped",
+    "num_unmap_ops",
+    "bytes_copied",
+    "num_copy_ops",
+    "read_latency_ticks",
+    "max_read_latency_ticks",
+    "min_read_latency_ticks",
+    "write_latency_ticks",
+    "max_write_latency_ticks",
+    "min_write_latency_ticks",
+    "unmap_latency_ticks",
+    "max_unmap_latency_ticks",
+    "min_unmap_latency_ticks",
+    "copy_latency_ticks",
+    "max_copy_latency_ticks",
+    "min_copy_latency_ticks",
 ]
 
 
@@ -69,8 +122,9 @@ class Control:
         return caught.value.code, caught.value.message
 
     def malloc(self, name="Disk", **more):
-        return self.call("bdev_malloc_create",
-                         **{"name": name, "num_blocks": 1024, "block_size": 512, **more})
+        return self.call(
+            "bdev_malloc_create", **{"name": name, "num_blocks": 1024, "block_size": 512, **more}
+        )
 
     def passthru(self, name="Top", base="Disk", **more):
         return self.call("bdev_passthru_create", name=name, base_bdev_name=base, **more)
@@ -96,13 +150,27 @@ def test_fields_of_a_bdev(control):
     assert list(bdev["supported_io_types"]) == IO_TYPES
     types = bdev.pop("supported_io_types")
     assert {name for name, supported in types.items() if supported} == MALLOC_TYPES
-    limits = {"rw_ios_per_sec": 0, "rw_mbytes_per_sec": 0, "r_mbytes_per_sec": 0,
-              "w_mbytes_per_sec": 0}
+    limits = {
+        "rw_ios_per_sec": 0,
+        "rw_mbytes_per_sec": 0,
+        "r_mbytes_per_sec": 0,
+        "w_mbytes_per_sec": 0,
+    }
     assert bdev == {
-        "name": "Disk", "aliases": [U1], "product_name": "Malloc disk", "block_size": 512,
-        "num_blocks": 1024, "preferred_write_alignment": 0, "preferred_write_granularity": 0,
-        "optimal_write_size": 0, "preferred_unmap_alignment": 0, "preferred_unmap_granularity": 0,
-        "uuid": U1, "assigned_rate_limits": limits, "claimed": False, "zoned": False,
+        "name": "Disk",
+        "aliases": [U1],
+        "product_name": "Malloc disk",
+        "block_size": 512,
+        "num_blocks": 1024,
+        "preferred_write_alignment": 0,
+        "preferred_write_granularity": 0,
+        "optimal_write_size": 0,
+        "preferred_unmap_alignment": 0,
+        "preferred_unmap_granularity": 0,
+        "uuid": U1,
+        "assigned_rate_limits": limits,
+        "claimed": False,
+        "zoned": False,
         "driver_specific": {},
     }
 
@@ -115,7 +183,11 @@ def test_fields_of_a_stack(control):
     assert list(base)[at + 1] == "claim_type"
     assert (base["claimed"], base["claim_type"]) == (True, "exclusive_write")
     assert (top["name"], top["product_name"], top["uuid"], top["aliases"]) == (
-        "Top", "passthru", U2, [U2])
+        "Top",
+        "passthru",
+        U2,
+        [U2],
+    )
     assert top["driver_specific"] == {"passthru": {"name": "Top", "base_bdev_name": "Disk"}}
     assert top["supported_io_types"] == base["supported_io_types"]
     assert "numa_id" not in base
@@ -133,10 +205,13 @@ def test_get_one_that_is_absent(control):
     assert "'Nobody'" in control.detail
     before_ns = control.stack.reactor.clock.now_ns()
     assert control.fails("bdev_get_bdevs", name="Nobody", timeout=250) == (
-        -110, "Connection timed out")
+        -110,
+        "Connection timed out",
+    )
     assert control.stack.reactor.clock.now_ns() - before_ns == 250_000_000
     waiting = control.stack.reactor.spawn(
-        control.dispatcher.call("bdev_get_bdevs", {"name": "Disk", "timeout": 1000}))
+        control.dispatcher.call("bdev_get_bdevs", {"name": "Disk", "timeout": 1000})
+    )
     control.stack.pass_time(150_000)
     control.malloc()
     control.stack.pass_time(100_000)
@@ -161,8 +236,16 @@ def busy(control):
     """Make a stub bdev with a history, and return its descriptor."""
     disk = control.stack.disk(Stub)
     top = control.stack.open("Disk")
-    for op, count in ((Op.READ, 8), (Op.READ, 2), (Op.WRITE, 4), (Op.UNMAP, 3), (Op.COPY, 5),
-                      (Op.FLUSH, 0), (Op.WRITE_ZEROES, 1), (Op.READ, 1)):
+    for op, count in (
+        (Op.READ, 8),
+        (Op.READ, 2),
+        (Op.WRITE, 4),
+        (Op.UNMAP, 3),
+        (Op.COPY, 5),
+        (Op.FLUSH, 0),
+        (Op.WRITE_ZEROES, 1),
+        (Op.READ, 1),
+    ):
         top.submit(op, 0, count, bytes(count * 512) if op == Op.WRITE else None)
     control.stack.pass_time(10)
     disk.complete([0, 2, 3, 4, 5, 6])
@@ -175,12 +258,22 @@ def busy(control):
 
 
 NUMBERS = {
-    "bytes_read": 5120, "num_read_ops": 2, "bytes_written": 2048, "num_write_ops": 1,
-    "bytes_unmapped": 1536, "num_unmap_ops": 1, "bytes_copied": 2560, "num_copy_ops": 1,
-    "read_latency_ticks": 40_000, "max_read_latency_ticks": 30_000,
+    "bytes_read": 5120,
+    "num_read_ops": 2,
+    "bytes_written": 2048,
+    "num_write_ops": 1,
+    "bytes_unmapped": 1536,
+    "num_unmap_ops": 1,
+    "bytes_copied": 2560,
+    "num_copy_ops": 1,
+    "read_latency_ticks": 40_000,
+    "max_read_latency_ticks": 30_000,
     "min_read_latency_ticks": 10_000,
-    **{f"{kind}{op}_latency_ticks": 10_000 for op in ("write", "unmap", "copy")
-       for kind in ("", "max_", "min_")},
+    **{
+        f"{kind}{op}_latency_ticks": 10_000
+        for op in ("write", "unmap", "copy")
+        for kind in ("", "max_", "min_")
+    },
 }
 
 
@@ -223,13 +316,19 @@ def test_iostat_by_channel(control):
     idle.close()
     for wrong in ({}, {"names": []}, {"names": ["Disk", "Disk"]}):
         assert control.fails("bdev_get_iostat", {**wrong, "per_channel": True}) == (
-            -22, "Invalid argument")
+            -22,
+            "Invalid argument",
+        )
 
 
 @pytest.mark.parametrize(
     ("mode", "counts", "extremes", "errors"),
-    [("none", True, True, True), ("maxmin", True, False, True), ("error", True, True, False),
-     ("all", False, False, False)],
+    [
+        ("none", True, True, True),
+        ("maxmin", True, False, True),
+        ("error", True, True, False),
+        ("all", False, False, False),
+    ],
 )
 @pytest.mark.parametrize("closed", [False, True])
 def test_iostat_is_reset_behind_the_reading(control, mode, counts, extremes, errors, closed):
@@ -252,7 +351,9 @@ def test_iostat_errors(control):
 def test_wait_for_examine(control):
     assert control.call("bdev_wait_for_examine") is True
     assert control.fails("bdev_wait_for_examine", name="x") == (
-        -32602, "bdev_wait_for_examine requires no parameters")
+        -32602,
+        "bdev_wait_for_examine requires no parameters",
+    )
 
 
 # Create and delete
@@ -300,10 +401,18 @@ FAILURES = [
     ("bdev_passthru_delete", {"name": "Disk"}, NO_DEVICE, "is a malloc bdev"),
     ("bdev_passthru_delete", {}, UNDECODED, "name: required"),
     ("bdev_null_delete", {"name": "Disk", "force": True}, UNDECODED, "force"),
-    ("bdev_aio_create", {"name": "New", "filename": "/nowhere/at/all"},
-     (-2, "No such file or directory"), "/nowhere/at/all"),
-    ("bdev_uring_create", {"name": "New", "filename": "/nowhere/at/all"},
-     (-32603, "Unable to create URING bdev."), "/nowhere/at/all"),
+    (
+        "bdev_aio_create",
+        {"name": "New", "filename": "/nowhere/at/all"},
+        (-2, "No such file or directory"),
+        "/nowhere/at/all",
+    ),
+    (
+        "bdev_uring_create",
+        {"name": "New", "filename": "/nowhere/at/all"},
+        (-32603, "Unable to create URING bdev."),
+        "/nowhere/at/all",
+    ),
     ("bdev_nothing_create", {}, (-32601, "Method not found"), "bdev_nothing_create"),
 ]
 
@@ -361,8 +470,9 @@ def test_deleting_a_base_takes_its_stack_along(control):
 def test_delete_twice(control):
     disk = control.stack.disk(Stub)
     control.stack.open("Disk").submit(Op.READ)
-    first = control.stack.reactor.spawn(control.dispatcher.call("bdev_stub_delete",
-                                                                {"name": "Disk"}))
+    first = control.stack.reactor.spawn(
+        control.dispatcher.call("bdev_stub_delete", {"name": "Disk"})
+    )
     control.stack.settle()
     assert control.fails("bdev_stub_delete", name="Disk") == (-16, "Device or resource busy")
     assert "held by test" in control.detail

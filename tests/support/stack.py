@@ -180,7 +180,7 @@ class Stub(Bdev):
         self.batch_sizes = []
         self.arrived = []
 
-    def submit(self, channel, ios):  # noqa: ARG002 - the contract
+    def submit(self, channel, ios):
         self.batch_sizes.append(len(ios))
         self.arrived += describe(ios)
         self.held += ios.split()

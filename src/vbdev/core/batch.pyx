@@ -46,6 +46,7 @@ cdef extern from "stdlib.h" nogil:
     void abort()
 
 
+@cython.no_gc_clear  # owners give buffers back when they go
 cdef class IoCore:
     """The completion queue and the buffers of one reactor; `Engine` builds on it."""
 

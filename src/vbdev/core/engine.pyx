@@ -16,6 +16,7 @@ What must not be broken:
 - nothing here blocks, and nothing here raises into a module's caller.
 """
 
+cimport cython
 from libc.errno cimport EBADF, EINVAL, ELOOP, ENOMEM, EOPNOTSUPP as ENOTSUP
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
@@ -838,6 +839,7 @@ cdef class Channel:
         self.module_completed = None
 
 
+@cython.no_gc_clear  # one that is forgotten unclosed gives I/Os and buffers back to its engine
 cdef class IoOwner:
     """Who gets I/Os back. Compiled targets override `deliver`; `PyOwner` is for Python callers."""
 

@@ -13,7 +13,7 @@ cdef struct file_state:
     int slot                    # in the ring's file table, or -1
     bint dsync                  # RWF_DSYNC works here
     int *sync_errno             # the OpenFile's
-    uint64_t counts[NUM_EPOCHS] # I/Os under way, by the number of RESETs that came before them
+    uint64_t counts[NUM_EPOCHS]  # I/Os under way, by the number of RESETs that came before them
     uint64_t epoch
     uint64_t oldest_epoch       # of a RESET that waits
     bdev_io *reset_head         # RESETs, in order

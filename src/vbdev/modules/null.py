@@ -9,7 +9,6 @@ from vbdev.core.ram import ZeroRegion
 from vbdev.geometry import SizedParams, set_geometry
 from vbdev.vocab import Op
 
-
 HINTS = (
     "preferred_write_alignment",
     "preferred_write_granularity",
