@@ -31,8 +31,9 @@ test-debug: $(DEBUG)/built $(VENV)/tools
 
 test-asan: $(ASAN)/built $(VENV)/tools
 	PYTHONPATH=$(ASAN) LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
 	  $(BIN)/python -m pytest tests/core tests/modules tests/targets tests/test_state_machine.py \
+	  tests/test_registry.py tests/test_bench.py tests/rpc/test_bdev_methods.py \
 	  --ignore tests/targets/test_nbd_crowds.py  # it measures memory, of which ASan takes its own
 
 lint: $(VENV)/release $(VENV)/tools

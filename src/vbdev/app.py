@@ -60,6 +60,7 @@ class App:
         self.modules: dict[str, type[Bdev]] = {}
         self.exit_status = 0
         self._stopping = False
+        self._running = False
         register_framework_methods(
             self.dispatcher,
             {"bdev": ([], self.registry.config), "nbd": (["bdev"], self.nbd.config)},
@@ -153,10 +154,17 @@ class App:
 
     # Running
 
-    def run(self) -> int:
-        """Serve until SIGINT or SIGTERM; return the exit status."""
+    def catch_signals(self) -> None:
+        """Let SIGINT and SIGTERM stop the application in order, from here on."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, _frame: self.request_stop(number))
+
+    def run(self) -> int:
+        """Serve until a signal; return the exit status. One that came before counts too."""
+        self.catch_signals()
+        self._running = True
+        if self._stopping:
+            self.reactor.spawn(self.stop(), "stop")
         # Python runs a handler between two of its own instructions. A signal that came just
         # before the reactor went to sleep, or to another thread, has to wake it for that.
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -179,7 +187,8 @@ class App:
             self.reactor.stop()
             return
         self._stopping = True
-        self.reactor.send_msg(lambda: self.reactor.spawn(self.stop(), "stop"))
+        if self._running:
+            self.reactor.send_msg(lambda: self.reactor.spawn(self.stop(), "stop"))
 
     async def stop(self) -> None:
         """Stop everything in order, then the reactor."""

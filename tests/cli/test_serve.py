@@ -121,3 +121,29 @@ def test_stale_sockets_are_taken_over(serve):
     daemon.start()
     with NbdClient(daemon.socket) as client:
         assert client.size == 1 << 20
+
+
+def test_a_signal_during_start_up_counts(tmp_path):
+    """It stops the daemon in order as soon as that is up, and leaves nothing behind."""
+    code = (
+        "import os, signal, sys\n"
+        "from vbdev.app import App\n"
+        "from vbdev.cli import main\n"
+        "create = App.create\n"
+        "def interrupted(self, kind, params):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return create(self, kind, params)\n"
+        "App.create = interrupted\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    words = ["serve", "malloc:1MiB", "--nbd", "unix:v.sock", "--rpc-socket", "r.sock"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not list(tmp_path.iterdir())

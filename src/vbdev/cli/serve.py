@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
     app = App()
+    app.catch_signals()
     try:
         return start(app, arguments)
     except (AppError, ConfigError, ListenError, BdevError) as error:

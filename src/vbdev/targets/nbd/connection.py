@@ -192,6 +192,7 @@ class NbdConnection:
         self._handshake = None
         self.export = export
         export.connections.add(self)
+        self.server.connection_negotiated(self)
         self._wants_context = bool(over.meta_contexts)
         engine = self.server.reactor.engine
         assert isinstance(engine, Engine)

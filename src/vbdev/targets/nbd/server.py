@@ -15,7 +15,7 @@ from vbdev.address import Address, parse_address
 from vbdev.bdev import BdevError, BdevEvent
 from vbdev.core.engine import Engine
 from vbdev.listen import Listener, open_listener
-from vbdev.reactor import Future, Reactor
+from vbdev.reactor import Future, Reactor, Timer
 from vbdev.registry import Registry
 from vbdev.targets.nbd.connection import NbdConnection
 from vbdev.targets.nbd.export import Export
@@ -25,6 +25,9 @@ __all__ = ["NbdServer"]
 
 log = logging.getLogger(__name__)
 
+HANDSHAKE_US = 30_000_000
+"""How long a client may take to choose its export. One that never does holds a descriptor, and
+enough of them would keep everybody else out."""
 DRAIN_US = 5_000_000
 """How long clients have to take the replies to what is in flight when an export goes."""
 MAX_NAME_BYTES = 4096
@@ -40,6 +43,8 @@ class NbdServer:
         self.default_export: str | None = None
         self._listeners: dict[str, Listener] = {}
         self._connections: set[NbdConnection] = set()
+        self._deadlines: dict[NbdConnection, int] = {}  # of those that negotiate, oldest first
+        self._deadline_timer: Timer | None = None
         self._waiting: list[tuple[Export | None, Future[None]]] = []
 
     # Addresses
@@ -140,10 +145,30 @@ class NbdServer:
         client = NbdConnection(self, connection)
         self._connections.add(client)  # before it starts, because it may end there
         client.start()
+        if client in self._connections:
+            self._deadlines[client] = self.reactor.clock.now_ns() + HANDSHAKE_US * 1000
+            if self._deadline_timer is None:
+                self._deadline_timer = self.reactor.call_later(HANDSHAKE_US, self._check_deadlines)
+
+    def _check_deadlines(self) -> None:
+        """Drop who has not chosen an export in time; look again when the next one is due."""
+        self._deadline_timer = None
+        now_ns = self.reactor.clock.now_ns()
+        for client, deadline_ns in list(self._deadlines.items()):
+            if deadline_ns > now_ns:
+                delay_us = (deadline_ns - now_ns) / 1000
+                self._deadline_timer = self.reactor.call_later(delay_us, self._check_deadlines)
+                return
+            client.drop(f"chose no export within {HANDSHAKE_US // 1_000_000} s")
+
+    def connection_negotiated(self, connection: NbdConnection) -> None:
+        """Note that a connection has entered the transmission phase, or ended before."""
+        self._deadlines.pop(connection, None)
 
     def connection_ended(self, connection: NbdConnection) -> None:
         """Forget a connection that has closed its socket."""
         self._connections.discard(connection)
+        self.connection_negotiated(connection)
         for export, future in list(self._waiting):
             if not self._clients_of(export) and not future.done:
                 future.set_result(None)
@@ -189,6 +214,8 @@ class NbdServer:
             listener.close()
         self._listeners.clear()
         await self._drain(None)
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
         for export in list(self.exports.values()):
             await self._retire(export)
 
