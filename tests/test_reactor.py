@@ -7,7 +7,9 @@ import time
 
 import pytest
 
-from vbdev.reactor import MESSAGES_PER_TURN, Future, Reactor, VirtualClock, gather
+from vbdev.clock import VirtualClock
+from vbdev.reactor import MESSAGES_PER_TURN, Reactor
+from vbdev.task import Future, gather
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from typing import Any, Literal
 from vbdev.bdev import Bdev, BdevError, BdevEvent
 from vbdev.core.engine import Engine
 from vbdev.core.loadgen import WORKLOADS, LoadGenerator
-from vbdev.reactor import Future, Timer
+from vbdev.reactor import Timer
 from vbdev.registry import Registry
+from vbdev.task import Future
 from vbdev.vocab import Op, Status
 
 __all__ = [

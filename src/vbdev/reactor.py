@@ -19,24 +19,14 @@ import logging
 import os
 import select
 import threading
-import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
-__all__ = [
-    "SPIN_US",
-    "Clock",
-    "Future",
-    "IoEngine",
-    "Poller",
-    "Reactor",
-    "RealClock",
-    "Task",
-    "Timer",
-    "VirtualClock",
-    "Watch",
-]
+from vbdev.clock import Clock, RealClock, VirtualClock
+from vbdev.task import Future, Task
+
+__all__ = ["MESSAGES_PER_TURN", "SPIN_US", "IoEngine", "Poller", "Reactor", "Timer", "Watch"]
 
 log = logging.getLogger(__name__)
 
@@ -50,43 +40,6 @@ MESSAGES_PER_TURN = 64
 """Messages run in one turn, so that a flood of them does not starve the data path."""
 
 
-class Clock(Protocol):
-    """Where time comes from. `now_ns` counts from an arbitrary start and never goes back."""
-
-    virtual: bool
-
-    def now_ns(self) -> int:
-        """Return the time in nanoseconds."""
-        ...
-
-
-class RealClock:
-    """The machine's monotonic clock."""
-
-    virtual = False
-
-    def now_ns(self) -> int:
-        """Return CLOCK_MONOTONIC in nanoseconds."""
-        return time.monotonic_ns()
-
-
-class VirtualClock:
-    """A clock that stands still until it is told to move, for simulations and tests."""
-
-    virtual = True
-
-    def __init__(self, start_ns: int = 0) -> None:
-        self._now_ns = start_ns
-
-    def now_ns(self) -> int:
-        """Return the virtual time in nanoseconds."""
-        return self._now_ns
-
-    def advance_to(self, when_ns: int) -> None:
-        """Move to `when_ns`; a time that has passed changes nothing."""
-        self._now_ns = max(self._now_ns, when_ns)
-
-
 class IoEngine(Protocol):
     """What a reactor asks of the compiled core that it drives."""
 
@@ -97,97 +50,6 @@ class IoEngine(Protocol):
     def set_virtual_time(self, now_ns: int) -> None:
         """Stamp I/Os with this time from now on (virtual clocks only)."""
         ...
-
-
-class Future(Generic[T]):
-    """A value that arrives later, on one reactor; resolve it on the thread that awaits it."""
-
-    __slots__ = ("_callbacks", "_done", "_error", "_value")
-
-    def __init__(self) -> None:
-        self._done = False
-        self._value: T | None = None
-        self._error: BaseException | None = None
-        self._callbacks: list[Callable[[Future[T]], None]] = []
-
-    @property
-    def done(self) -> bool:
-        """Whether the value, or the error, is there."""
-        return self._done
-
-    def set_result(self, value: T) -> None:
-        """Resolve with a value. Resolving twice is an error of the caller."""
-        self._finish(value, None)
-
-    def set_exception(self, error: BaseException) -> None:
-        """Resolve with an error, which whoever awaits receives."""
-        self._finish(None, error)
-
-    def _finish(self, value: T | None, error: BaseException | None) -> None:
-        if self._done:
-            raise RuntimeError("this future has its value already")
-        self._done, self._value, self._error = True, value, error
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            try:
-                callback(self)
-            except Exception:  # neither whoever resolves it nor the other callbacks are to blame
-                log.exception("done callback failed function=%r", callback)
-
-    def result(self) -> T:
-        """Return the value or raise the error. Before either is there: RuntimeError."""
-        if not self._done:
-            raise RuntimeError("this future has no value yet")
-        if self._error is not None:
-            raise self._error
-        return self._value  # type: ignore[return-value]  # done without error: it is a T
-
-    def add_done_callback(self, callback: Callable[[Future[T]], None]) -> None:
-        """Call `callback(self)` when the value arrives; at once if it is there."""
-        if self._done:
-            callback(self)
-        else:
-            self._callbacks.append(callback)
-
-    def __await__(self) -> Generator[Future[Any], None, T]:
-        if not self._done:
-            yield self
-        return self.result()
-
-
-class Task(Future[T]):
-    """A coroutine that a reactor runs. Its result is the coroutine's."""
-
-    __slots__ = ("_coroutine", "_reactor", "name")
-
-    def __init__(self, reactor: Reactor, coroutine: Coroutine[Any, Any, T], name: str) -> None:
-        super().__init__()
-        self.name = name
-        self._coroutine = coroutine
-        self._reactor = reactor
-
-    def _step(self) -> None:
-        try:
-            awaited = self._coroutine.send(None)
-        except StopIteration as stop:
-            self.set_result(stop.value)
-        except Exception as error:
-            if not self._callbacks:
-                log.exception("task failed name=%s", self.name)
-            self.set_exception(error)
-        else:
-            if isinstance(awaited, Future):
-                awaited.add_done_callback(self._wake)
-            else:  # asyncio's, say
-                self._misuse(awaited)
-
-    def _misuse(self, awaited: object) -> None:
-        log.error("task awaits what no reactor can resolve name=%s awaited=%r", self.name, awaited)
-        self._coroutine.close()
-        self.set_exception(TypeError(f"{self.name}: awaits {awaited!r}, which is no Future"))
-
-    def _wake(self, _future: Future[Any]) -> None:
-        self._reactor._ready.append(self)  # noqa: SLF001 - a task is part of its reactor
 
 
 class Timer:
@@ -363,7 +225,7 @@ class Reactor:
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], name: str = "") -> Task[T]:
         """Run a coroutine from the next turn on. Await the task, or let it log its failure."""
-        task = Task(self, coroutine, name or getattr(coroutine, "__qualname__", "task"))
+        task = Task(self._ready, coroutine, name or getattr(coroutine, "__qualname__", "task"))
         self._ready.append(task)
         return task
 
@@ -439,7 +301,7 @@ class Reactor:
             self._call(function, *args)
         for _ in range(len(self._ready)):
             did += 1
-            self._ready.popleft()._step()  # noqa: SLF001 - a task is part of its reactor
+            self._ready.popleft().step()
         if self._timers:
             did += self._run_timers()
         for poller in reversed(self._pollers):  # as SPDK iterates them
@@ -531,17 +393,3 @@ class Reactor:
             self._closed = True
             os.close(self._wake_fd)
         self._epoll.close()
-
-
-async def gather(awaitables: list[Awaitable[T]]) -> list[T]:
-    """Await all, in order; the first error is raised after the others have ended."""
-    results: list[T] = []
-    errors: list[Exception] = []
-    for awaitable in awaitables:
-        try:
-            results.append(await awaitable)
-        except Exception as error:  # noqa: BLE001 - raised below, when nothing is left running
-            errors.append(error)
-    if errors:
-        raise errors[0]
-    return results

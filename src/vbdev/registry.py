@@ -21,17 +21,10 @@ from typing import Any
 
 import msgspec
 
-from vbdev.bdev import (
-    Bdev,
-    BdevError,
-    BdevEvent,
-    BdevParams,
-    BdevState,
-    Claim,
-    Descriptor,
-    VirtualBdev,
-)
-from vbdev.reactor import Future, Reactor
+from vbdev.bdev import Bdev, BdevError, BdevEvent, BdevParams, BdevState, Claim, VirtualBdev
+from vbdev.descriptor import Descriptor
+from vbdev.reactor import Reactor
+from vbdev.task import Future
 from vbdev.vocab import (
     BLOCK_SIZE_MULTIPLE,
     MAX_BLOCK_SIZE,

@@ -15,7 +15,7 @@ from vbdev.bdev import IoError
 from vbdev.core.filequeue import OpenFile
 from vbdev.modules.file import service
 from vbdev.modules.file.disk import FileBdev
-from vbdev.reactor import gather
+from vbdev.task import gather
 from vbdev.vocab import Op, Status
 
 

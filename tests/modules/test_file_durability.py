@@ -20,7 +20,7 @@ import pytest
 
 from vbdev.bdev import BdevError, IoError
 from vbdev.modules.file import service
-from vbdev.reactor import gather
+from vbdev.task import gather
 from vbdev.vocab import IoFlag, Op, Status
 
 DATA = bytes(4096)

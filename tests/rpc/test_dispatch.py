@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import msgspec
 import pytest
 
-from vbdev.reactor import Reactor, VirtualClock
+from vbdev.clock import VirtualClock
+from vbdev.reactor import Reactor
 from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method, State
 from vbdev.rpc.errors import RpcError, error_from_errno, error_from_exception
 from vbdev.wire.jsontext import decode

@@ -11,13 +11,14 @@ import msgspec
 import pytest
 
 from vbdev.listen import ListenError
-from vbdev.reactor import Future, Reactor
+from vbdev.reactor import Reactor
 from vbdev.rpc import connection as connection_module
 from vbdev.rpc.client import RpcClient
 from vbdev.rpc.connection import MAX_IN_FLIGHT, PAUSE_UNSENT_BYTES
 from vbdev.rpc.dispatch import Dispatcher, Method
 from vbdev.rpc.errors import RpcError
 from vbdev.rpc.server import MAX_CONNECTIONS, RpcServer
+from vbdev.task import Future
 from vbdev.wire.jsonrpc import ClientCodec, encode_request
 
 

@@ -10,13 +10,14 @@ import contextlib
 import time
 
 from vbdev.bdev import ALL_OPS, Bdev, BdevEvent, VirtualBdev
+from vbdev.clock import VirtualClock
 from vbdev.core.batch import IOBatch
 from vbdev.core.engine import Engine
 from vbdev.core.requests import Requests
 from vbdev.geometry import SizedParams, set_geometry
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.passthru import Passthru
-from vbdev.reactor import Reactor, VirtualClock
+from vbdev.reactor import Reactor
 from vbdev.registry import Registry
 from vbdev.vocab import Status
 

@@ -8,7 +8,8 @@ import socket
 import pytest
 
 from vbdev.app import App
-from vbdev.reactor import Reactor, VirtualClock
+from vbdev.clock import VirtualClock
+from vbdev.reactor import Reactor
 from vbdev.targets.nbd.server import HANDSHAKE_US
 from vbdev.wire.nbd import NEED_DATA, ClientHandshake, Transmission
 

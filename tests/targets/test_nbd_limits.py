@@ -11,8 +11,9 @@ import pytest
 
 from support.nbd_client import connect, header
 from support.stream_rig import StreamRig
-from vbdev.bdev import BdevError, Descriptor
+from vbdev.bdev import BdevError
 from vbdev.core.engine import Engine
+from vbdev.descriptor import Descriptor
 from vbdev.vocab import NbdError
 from vbdev.wire.nbd import Command, Option
 from vbdev.wire.nbd.constants import CLIENT_FLAGS

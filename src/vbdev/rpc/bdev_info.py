@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vbdev.bdev import Bdev, IoTotals, VirtualBdev
+from vbdev.bdev import Bdev, VirtualBdev
+from vbdev.iostat import IoTotals
 from vbdev.registry import Registry
 from vbdev.vocab import OP_NAMES, Status
 

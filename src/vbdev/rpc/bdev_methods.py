@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from vbdev.bdev import Bdev, BdevError, BdevParams, IoTotals
+from vbdev.bdev import Bdev, BdevError, BdevParams
+from vbdev.iostat import IoTotals
 from vbdev.registry import Registry
 from vbdev.rpc.bdev_info import describe, iostat, stack
 from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method

@@ -16,9 +16,10 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from vbdev.reactor import Reactor, Task, gather
+from vbdev.reactor import Reactor
 from vbdev.rpc.dispatch import Dispatcher
 from vbdev.rpc.errors import INTERNAL_ERROR, RpcError
+from vbdev.task import Task, gather
 from vbdev.wire.jsonrpc import (
     Batch,
     Refusal,

@@ -12,9 +12,10 @@ from typing import Final
 
 from vbdev.address import Address, parse_address
 from vbdev.listen import Listener, open_listener
-from vbdev.reactor import Future, Reactor
+from vbdev.reactor import Reactor
 from vbdev.rpc.connection import Connection
 from vbdev.rpc.dispatch import Dispatcher
+from vbdev.task import Future
 
 __all__ = ["DRAIN_TIMEOUT_S", "MAX_CONNECTIONS", "RpcServer"]
 

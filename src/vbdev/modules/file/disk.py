@@ -23,7 +23,8 @@ from vbdev.modules.file.opening import (
     size_of,
 )
 from vbdev.modules.file.service import FileService
-from vbdev.reactor import Future, Reactor
+from vbdev.reactor import Reactor
+from vbdev.task import Future
 from vbdev.vocab import WRITE_OPS, Op
 
 __all__ = ["FileBdev"]

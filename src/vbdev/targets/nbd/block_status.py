@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vbdev.bdev import BdevError, Descriptor
+from vbdev.bdev import BdevError
 from vbdev.core.requests import Request
+from vbdev.descriptor import Descriptor
 from vbdev.vocab import Op, Status, status_errno
 
 __all__ = ["MAX_EXTENTS", "find_extents"]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vbdev.bdev import Bdev, Descriptor
+from vbdev.bdev import Bdev
+from vbdev.descriptor import Descriptor
 from vbdev.vocab import NBD_MAX_PAYLOAD_BYTES, Op
 from vbdev.wire.nbd import BlockSizes, ExportInfo, TransmissionFlag
 

@@ -15,10 +15,11 @@ from vbdev.address import Address, parse_address
 from vbdev.bdev import BdevError, BdevEvent
 from vbdev.core.engine import Engine
 from vbdev.listen import Listener, open_listener
-from vbdev.reactor import Future, Reactor, Timer
+from vbdev.reactor import Reactor, Timer
 from vbdev.registry import Registry
 from vbdev.targets.nbd.connection import NbdConnection
 from vbdev.targets.nbd.export import Export
+from vbdev.task import Future
 from vbdev.vocab import Op
 
 __all__ = ["NbdServer"]
