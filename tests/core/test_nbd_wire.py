@@ -1,0 +1,51 @@
+"""The compiled stream's numbers are the codec's.
+
+Method: read the enums out of nbd_wire.pxd and nbd_stream.pyx and look each name up.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import vbdev.core.nbd_stream
+from vbdev.vocab import NBD_MAX_PAYLOAD_BYTES
+from vbdev.wire.nbd import ChunkFlag, ChunkType, Command, CommandFlag, TransmissionFlag, constants
+
+FOLDER = Path(vbdev.core.nbd_stream.__file__).parent
+TEXT = (FOLDER / "nbd_wire.pxd").read_text()
+WIRE = dict(re.findall(r"^    ([A-Z_0-9]+) = (\S.*?)(?: *#.*)?$", TEXT, re.MULTILINE))
+PREFIXES = {
+    "CMD_FLAG_": CommandFlag,
+    "CMD_": Command,
+    "EXPORT_": TransmissionFlag,
+    "REPLY_FLAG_": ChunkFlag,
+    "REPLY_TYPE_": ChunkType,
+}
+
+
+def expected(name):
+    for prefix, table in PREFIXES.items():
+        if name.startswith(prefix):
+            return table[name.removeprefix(prefix)]
+    return {
+        "REQUEST_MAGIC": constants.REQUEST_MAGIC,
+        "SIMPLE_REPLY_MAGIC": constants.SIMPLE_REPLY_MAGIC,
+        "STRUCTURED_REPLY_MAGIC": constants.STRUCTURED_REPLY_MAGIC,
+        "REQUEST_BYTES": constants.REQUEST_HEADER.size,
+        "CHUNK_HEADER_BYTES": constants.CHUNK_HEADER.size,
+    }[name]
+
+
+def test_there_are_numbers_to_compare():
+    assert len(WIRE) > 25
+
+
+@pytest.mark.parametrize("name", WIRE)
+def test_number(name):
+    assert eval(WIRE[name]) == expected(name)
+
+
+def test_longest_payload():
+    source = (FOLDER / "nbd_stream.pyx").read_text()
+    assert eval(re.search(r"MAX_PAYLOAD = (.*)", source)[1]) == NBD_MAX_PAYLOAD_BYTES
