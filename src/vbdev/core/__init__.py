@@ -8,7 +8,8 @@
 `fileio`      files, one blocking call after another: what worker threads run
 `filequeue`   files, many I/Os at once: ring, workers, syncs, what each I/O waits for
 `uring`       the io_uring ring
-`nbd_stream`  NBD's transmission phase: requests to batches, completions to replies; `nbd_wire.pxd` its bytes
+`nbd_stream`  NBD's transmission phase: requests to batches, completions to replies
+`nbd_wire.pxd` the bytes of that
 `requests`    I/Os for Python callers
 `loadgen`     the load generator
 
