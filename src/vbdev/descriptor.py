@@ -1,4 +1,4 @@
-"""Descriptors: an open of a bdev, through which all I/O goes (SEMANTICS A.2)."""
+"""Descriptors: an open of a bdev, through which all I/O goes (SPDK: spdk_bdev_desc)."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ class Registry:
                 )
 
     async def register(self, bdev: Bdev) -> None:
-        """Enter a started bdev, then build the vbdevs that waited for it (SEMANTICS A.1)."""
+        """Enter a started bdev, then build the vbdevs that waited for it (spdk_bdev_register)."""
         if not 0 < bdev.block_size <= MAX_BLOCK_SIZE or bdev.block_size % BLOCK_SIZE_MULTIPLE:
             raise BdevError(
                 errno.EINVAL,
@@ -258,7 +258,7 @@ class Registry:
         on_event: Callable[[BdevEvent], object],
         holder: str,
     ) -> Descriptor:
-        """Open a bdev by name, alias or UUID (SEMANTICS A.2).
+        """Open a bdev by name, alias or UUID (spdk_bdev_open_ext).
 
         Raises BdevError: ENODEV for an unknown bdev or one that is going away, EPERM for writing
         to one that a module has claimed.

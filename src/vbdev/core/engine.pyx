@@ -792,7 +792,7 @@ cdef class Channel:
     def stats(self):
         """Return {"read"|"write"|"unmap"|"copy": (ops, blocks, latency_ns, longest, shortest)}.
 
-        Times are ns; min is 0 without a sample. Only I/Os that succeeded count (SEMANTICS A.18).
+        Times are ns; min is 0 without a sample. Only I/Os that succeeded count, as in SPDK.
         """
         out = {}
         for name, index in (("read", STAT_READ), ("write", STAT_WRITE),

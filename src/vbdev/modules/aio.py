@@ -52,7 +52,7 @@ class Aio(FileBdev):
         )
 
     def dump_info(self) -> dict[str, Any]:
-        """Return `driver_specific` of `bdev_get_bdevs` (SEMANTICS A.21)."""
+        """Return `driver_specific` of `bdev_get_bdevs`."""
         params = self.params
         return {
             "aio": {

@@ -1,6 +1,6 @@
 """What the control plane says of a bdev: `bdev_get_bdevs`, `bdev_get_iostat`, the stack.
 
-Field names, types and order are SPDK's (SEMANTICS A.18, A.21).
+Field names, types and order are SPDK's.
 """
 
 from __future__ import annotations
