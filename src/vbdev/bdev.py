@@ -348,7 +348,7 @@ def mask_of(ops: frozenset[Op]) -> int:
 
 
 def uuid5(namespace: UUID, base: UUID) -> UUID:
-    """Return the UUIDv5 of a base's UUID, whose 16 bytes are the name (SPDK: spdk_uuid_generate_sha1)."""
+    """Return the UUIDv5 of a base's UUID, whose 16 bytes are the name, as SPDK makes it."""
     import hashlib
 
     digest = hashlib.sha1(namespace.bytes + base.bytes, usedforsecurity=False).digest()

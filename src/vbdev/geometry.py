@@ -30,7 +30,7 @@ class SizedParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
 
 
 def set_geometry(bdev: Bdev, params: SizedParams) -> None:
-    """Give the bdev its size; BdevError EINVAL where sizes do not make a disk, as SPDK refuses them."""
+    """Give the bdev its size; BdevError EINVAL where sizes do not make a disk."""
     who = f"{bdev.kind} bdev {bdev.name!r}"
     if params.num_blocks <= 0:
         raise BdevError(errno.EINVAL, f"{who}: num_blocks is {params.num_blocks}; at least 1")
