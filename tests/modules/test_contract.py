@@ -188,7 +188,11 @@ def test_abort_ends_once_and_so_does_its_victim(rig, kind):
     rig.turn_until(lambda: len(ended) == 2)
     rig.settle()
     assert sorted(map(id, ended)) == sorted(map(id, (victim, abort)))
-    assert victim.status == (Status.ABORTED if abort.status == Status.SUCCESS else Status.SUCCESS)
+    if abort.status == Status.SUCCESS:
+        assert victim.status == Status.ABORTED
+    else:
+        # A kernel that says it is too late may call the I/O back all the same.
+        assert victim.status in (Status.SUCCESS, Status.ABORTED)
 
 
 def test_flags_are_kept_or_refused(rig, kind):
