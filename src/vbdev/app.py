@@ -1,8 +1,8 @@
 """The application: configuration in, reactor, registry, RPC server and targets, orderly stop.
 
-Everything starts in `App.start` and ends in `App.stop`, in the opposite order: no new RPC, no new
-client, replies to what is in flight, exports, then bdevs from the top of each stack, each of which
-flushes what it holds. A stop that can not finish says who is in its way.
+Everything ends in `App.stop`, in the opposite order of its start: no new RPC, no new client,
+replies to what is in flight, exports, then bdevs from the top of each stack, each of which flushes
+what it holds. A stop that can not finish says who is in its way.
 """
 
 from __future__ import annotations
@@ -211,14 +211,13 @@ class App:
             return
         for bdev in self.registry:
             holders = ", ".join(bdev.holders()) or "nobody"
-            outstanding = sum(channel.outstanding for channel in bdev.channels())
             log.error(
                 "bdev %s is still there after %d s: state %s, held by %s, %d I/Os outstanding",
                 bdev.name,
                 STOP_US // 1_000_000,
                 bdev.state.value,
                 holders,
-                outstanding,
+                bdev.outstanding,
             )
         self.exit_status = 1
         self.reactor.stop()

@@ -250,6 +250,11 @@ class Bdev:
         """Return the channels that are open."""
         return [c for d in self.descriptors for c in d.channels.values()]
 
+    @property
+    def outstanding(self) -> int:
+        """I/Os that have entered through any channel and not left."""
+        return sum(channel.outstanding for channel in self.channels())
+
     def iostat(self) -> IoTotals:
         """Return what all channels, open and closed, have counted."""
         total = IoTotals()

@@ -91,7 +91,7 @@ def stack(registry: Registry) -> list[dict[str, Any]]:
             "state": bdev.state.value,
             "claim": bdev.claim.holder if bdev.claim else None,
             "holders": bdev.holders(),
-            "outstanding": sum(channel.outstanding for channel in bdev.channels()),
+            "outstanding": bdev.outstanding,
         }
         for bdev in registry
     ]
