@@ -3,6 +3,10 @@
 One anonymous mapping, zero until written. A bitmap has one bit for each 4 KiB page that may hold
 data, which is what SEEK_DATA and SEEK_HOLE answer from; unmapping whole pages gives their memory
 back to the system. Copies run without the GIL. Every I/O completes in the call.
+
+Several reactors share a disk. Bits change by atomic operations: a page is marked after it was
+written, and taken for a hole before it is zeroed. So whichever of two overlapping I/Os comes
+last, a page with data in it is never taken for a hole.
 """
 
 from libc.errno cimport EINVAL
@@ -39,6 +43,12 @@ cdef extern from "sys/mman.h" nogil:
     int madvise(void *addr, size_t length, int advice)
     int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MADV_DONTNEED
     void *MAP_FAILED
+
+cdef extern from *:
+    int __ATOMIC_ACQUIRE, __ATOMIC_SEQ_CST
+    uint8_t __atomic_load_n(const uint8_t *at, int order) nogil
+    uint8_t __atomic_fetch_or(uint8_t *at, uint8_t bits, int order) nogil
+    uint8_t __atomic_fetch_and(uint8_t *at, uint8_t bits, int order) nogil
 
 cdef enum:
     PAGE_SHIFT = 12
@@ -133,7 +143,8 @@ cdef class RamDisk:
                 io.iov_inline[0].iov_base = at
                 io.iov_inline[0].iov_len = length
                 io.iovcnt = 1
-                self._mark(io.offset_blocks, io.num_blocks)
+            # At the end once more: the caller has written since, and others may have unmapped.
+            self._mark(io.offset_blocks, io.num_blocks)
             return IO_SUCCESS
         if io.op == OP_SEEK_DATA or io.op == OP_SEEK_HOLE:
             io.result = self._seek(io.offset_blocks * self.block_size, io.op == OP_SEEK_DATA)
@@ -147,7 +158,7 @@ cdef class RamDisk:
             return
         end = ((offset_blocks + num_blocks) * self.block_size - 1) >> PAGE_SHIFT
         while page <= end:
-            self.pages[page >> 3] |= 1 << (page & 7)
+            __atomic_fetch_or(&self.pages[page >> 3], 1 << (page & 7), __ATOMIC_SEQ_CST)
             page += 1
 
     cdef void _zero(self, uint64_t offset, uint64_t length, bint deallocate) noexcept nogil:
@@ -159,6 +170,10 @@ cdef class RamDisk:
             return
         if offset + length == self.size:
             last = self.num_pages
+        if deallocate:
+            for page in range(first, last):
+                __atomic_fetch_and(
+                    &self.pages[page >> 3], <uint8_t>~(1 << (page & 7)), __ATOMIC_SEQ_CST)
         if last > first and ((last - first) << PAGE_SHIFT) >= MADVISE_FROM and madvise(
                 self.base + (first << PAGE_SHIFT), (last - first) << PAGE_SHIFT,
                 MADV_DONTNEED) == 0:
@@ -167,25 +182,24 @@ cdef class RamDisk:
                 memset(self.base + (last << PAGE_SHIFT), 0, offset + length - (last << PAGE_SHIFT))
         else:
             memset(self.base + offset, 0, length)
-        if deallocate:
-            for page in range(first, last):
-                self.pages[page >> 3] &= ~(1 << (page & 7))
-        else:
+        if not deallocate:
             page = offset >> PAGE_SHIFT
             while page << PAGE_SHIFT < offset + length:
-                self.pages[page >> 3] |= 1 << (page & 7)
+                __atomic_fetch_or(&self.pages[page >> 3], 1 << (page & 7), __ATOMIC_SEQ_CST)
                 page += 1
 
     cdef uint64_t _seek(self, uint64_t offset, bint data) noexcept nogil:
         """Return the first block at or behind `offset` that is (not) in a page with data."""
         cdef uint64_t page = offset >> PAGE_SHIFT
         cdef uint8_t skip = 0 if data else 0xff
+        cdef uint8_t bits
         cdef uint64_t found
         while page < self.num_pages:
-            if page & 7 == 0 and self.pages[page >> 3] == skip:
+            bits = __atomic_load_n(&self.pages[page >> 3], __ATOMIC_ACQUIRE)
+            if page & 7 == 0 and bits == skip:
                 page += 8
                 continue
-            if ((self.pages[page >> 3] >> (page & 7)) & 1) == data:
+            if ((bits >> (page & 7)) & 1) == data:
                 found = page << PAGE_SHIFT
                 if found < offset:
                     found = offset
