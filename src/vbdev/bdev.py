@@ -21,6 +21,7 @@ module still holds and is logged with the bdev's name.
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
@@ -29,6 +30,7 @@ import msgspec
 
 from vbdev.core.engine import Channel
 from vbdev.iostat import IoTotals
+from vbdev.module_methods import INVALID_PARAMETERS, ModuleMethod
 from vbdev.reactor import Reactor
 from vbdev.vocab import WRITE_OPS, IoFlag, Op
 
@@ -143,6 +145,9 @@ class Bdev:
     auto_name: prefix of the names of bdevs whose creator gave none; "" if one must be given.
     Params: what `bdev_<kind>_create` takes, with a docstring for each field.
     ops: the I/O types that `submit` handles. Others are refused before they arrive.
+    undecoded: code and text of an RPC answer to parameters that do not decode.
+    create_failure: code and text of the answer to a create that failed, `{reason}` in the text
+        standing for strerror; without it, -errno and strerror.
 
     """
 
@@ -151,6 +156,8 @@ class Bdev:
     auto_name: ClassVar[str] = ""
     Params: ClassVar[type[BdevParams]] = BdevParams
     ops: frozenset[Op] = BASIC_OPS
+    undecoded: ClassVar[tuple[int, str]] = INVALID_PARAMETERS
+    create_failure: ClassVar[tuple[int, str] | None] = None
 
     # Geometry and limits, in blocks unless they say otherwise; 0 means "no limit" or "none".
     block_size: int = 512
@@ -228,6 +235,11 @@ class Bdev:
 
     def destroy_channel(self, channel: Channel) -> None:
         """Undo `create_channel`. No I/O is outstanding on the channel."""
+
+    @classmethod
+    def rpc_methods(cls) -> Sequence[ModuleMethod]:
+        """Return the RPC methods that the module has besides create and delete."""
+        return ()
 
     def dump_info(self) -> dict[str, Any]:
         """Return `driver_specific` of `bdev_get_bdevs`."""

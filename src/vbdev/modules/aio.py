@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vbdev.bdev import BdevError, BdevParams
+from vbdev.module_methods import DECODE_OBJECT_FAILED
 from vbdev.modules.file.disk import FileBdev
 
 
@@ -32,6 +33,7 @@ class Aio(FileBdev):
     kind = "aio"
     product_name = "AIO disk"
     Params = AioParams
+    undecoded = DECODE_OBJECT_FAILED
     params: AioParams
 
     async def start(self) -> None:

@@ -9,6 +9,7 @@ from vbdev.core.batch import IOBatch
 from vbdev.core.engine import Channel
 from vbdev.core.ram import RamDisk
 from vbdev.geometry import SizedParams, set_geometry
+from vbdev.module_methods import DECODE_OBJECT_FAILED
 from vbdev.vocab import Op
 
 
@@ -32,6 +33,7 @@ class Malloc(Bdev):
     product_name = "Malloc disk"
     auto_name = "Malloc"
     Params = MallocParams
+    undecoded = DECODE_OBJECT_FAILED
     ops = frozenset(
         {
             Op.READ,

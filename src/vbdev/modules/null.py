@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from vbdev.bdev import Bdev
+import errno
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+
+from vbdev.bdev import Bdev, BdevError
 from vbdev.core.batch import IOBatch
 from vbdev.core.engine import Channel
 from vbdev.core.ram import ZeroRegion
 from vbdev.geometry import SizedParams, set_geometry
-from vbdev.vocab import Op
+from vbdev.module_methods import DECODE_OBJECT_FAILED, ModuleMethod
+from vbdev.registry import Registry
+from vbdev.vocab import MAX_SIZE_BYTES, Op
 
 HINTS = (
     "preferred_write_alignment",
@@ -33,12 +41,22 @@ class NullParams(SizedParams, kw_only=True, forbid_unknown_fields=True):
     """Blocks."""
 
 
+class ResizeParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Give a null bdev another size."""
+
+    name: str
+    """Name of the bdev."""
+    new_size: Annotated[int, msgspec.Meta(ge=0)]
+    """MiB. Growing always works, shrinking while nobody has the bdev open."""
+
+
 class Null(Bdev):
     """Discards writes. A READ leaves the caller's buffer as it is, or gives one of zeroes."""
 
     kind = "null"
     product_name = "Null disk"
     Params = NullParams
+    undecoded = DECODE_OBJECT_FAILED
     ops = frozenset({Op.READ, Op.WRITE, Op.WRITE_ZEROES, Op.RESET, Op.ABORT})
     gives_read_buffers = True
     fast_zero = True
@@ -54,3 +72,25 @@ class Null(Bdev):
     def submit(self, channel: Channel, ios: IOBatch) -> None:
         """Complete everything."""
         self._zeroes.execute(ios, self.block_size)
+
+    @classmethod
+    def rpc_methods(cls) -> Sequence[ModuleMethod]:
+        """Return `bdev_null_resize`."""
+        return (ModuleMethod("bdev_null_resize", ResizeParams, resize),)
+
+
+async def resize(registry: Registry, params: ResizeParams) -> bool:
+    """Change a null bdev's size and tell its openers; EINVAL where that can not be."""
+    bdev = registry.get(params.name, Null.kind)
+    num_blocks, rest = divmod(params.new_size << 20, bdev.block_size)
+    if rest or not 0 < num_blocks * bdev.block_size <= MAX_SIZE_BYTES:
+        raise BdevError(
+            errno.EINVAL,
+            f"null bdev {bdev.name!r}: new_size {params.new_size} MiB is no size of 1 to"
+            f" {MAX_SIZE_BYTES} bytes in blocks of {bdev.block_size} bytes",
+        )
+    try:
+        bdev.notify_blockcnt_change(num_blocks)
+    except BdevError as error:
+        raise BdevError(errno.EINVAL, str(error)) from error  # SPDK's answer to a shrink in use
+    return True

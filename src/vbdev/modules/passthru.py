@@ -12,6 +12,7 @@ from typing import Any
 from vbdev.bdev import ALL_OPS, VirtualBdev
 from vbdev.core.batch import IOBatch
 from vbdev.core.engine import Channel
+from vbdev.module_methods import DECODE_OBJECT_FAILED
 
 
 class Passthru(VirtualBdev):
@@ -21,6 +22,7 @@ class Passthru(VirtualBdev):
     product_name = "passthru"
     uuid_namespace = uuid.UUID("7e25812e-c8c0-4d3f-8599-16d790555b85")
     ops = ALL_OPS
+    undecoded = DECODE_OBJECT_FAILED
     gives_read_buffers = True
 
     def submit(self, channel: Channel, ios: IOBatch) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from vbdev.bdev import BdevParams
+from vbdev.module_methods import DECODE_OBJECT_FAILED
 from vbdev.modules.file.disk import FileBdev
+from vbdev.wire.jsonrpc import INTERNAL_ERROR
 
 
 class UringParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
@@ -27,6 +29,8 @@ class Uring(FileBdev):
     kind = "uring"
     product_name = "URING bdev"
     Params = UringParams
+    undecoded = DECODE_OBJECT_FAILED
+    create_failure = (INTERNAL_ERROR, "Unable to create URING bdev.")  # SPDK has no other
     params: UringParams
 
     async def start(self) -> None:

@@ -1,23 +1,23 @@
-"""The `bdev_*` methods: the generic ones, and create and delete derived from each module."""
+"""The `bdev_*` methods: the generic ones, and those of each module."""
 
 from __future__ import annotations
 
 import errno
+import os
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from vbdev.bdev import Bdev, BdevError, BdevParams
 from vbdev.iostat import IoTotals
+from vbdev.module_methods import ModuleMethod, NamedParams
 from vbdev.registry import Registry
 from vbdev.rpc.bdev_info import describe, iostat, stack
 from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method
-from vbdev.rpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
+from vbdev.rpc.errors import INTERNAL_ERROR, RpcError
 
 __all__ = ["register_bdev_methods", "register_module"]
-
-SPDK_DECODE_FAILED = frozenset({"passthru", "malloc", "null", "aio", "uring"})
-"""Modules of which SPDK answers parameters that do not decode with -32603."""
 
 
 class Params(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -42,13 +42,6 @@ class GetIostatParams(Params, frozen=True):
     """One bdev's counters channel by channel."""
     reset_mode: Literal["all", "maxmin", "error", "none"] = "none"
     """What to set back after it was read."""
-
-
-class DeleteParams(Params, frozen=True):
-    """Delete a bdev."""
-
-    name: str
-    """Name of the bdev, as it was created."""
 
 
 def register_bdev_methods(dispatcher: Dispatcher, registry: Registry) -> None:
@@ -129,26 +122,42 @@ def reset_iostat(bdevs: list[Bdev], mode: str) -> None:
 
 
 def register_module(dispatcher: Dispatcher, registry: Registry, module: type[Bdev]) -> None:
-    """Add `bdev_<kind>_create` and `bdev_<kind>_delete` of a module."""
-    kind = module.kind
+    """Add the methods of a module: those it declares, and create and delete derived from it."""
+    declared = {method.name: method for method in module.rpc_methods()}
+    for derived in (create_method(module), delete_method(module)):
+        declared.setdefault(derived.name, derived)
+    for method in declared.values():
+        dispatcher.register(
+            Method(
+                method.name,
+                partial(method.handler, registry),
+                method.params,
+                *(method.undecoded or module.undecoded),
+            )
+        )
 
-    async def create(params: BdevParams) -> str:
+
+def create_method(module: type[Bdev]) -> ModuleMethod:
+    """Return `bdev_<kind>_create`, which answers with the bdev's name."""
+
+    async def create(registry: Registry, params: BdevParams) -> str:
         try:
             return await registry.create(module, params)
         except (BdevError, OSError) as error:
-            if kind != "uring":
+            if module.create_failure is None or error.errno is None:
                 raise
-            # SPDK has one answer to whatever goes wrong here.
-            raise RpcError(INTERNAL_ERROR, "Unable to create URING bdev.", str(error)) from error
+            code, text = module.create_failure
+            reason = os.strerror(error.errno)
+            raise RpcError(code, text.format(reason=reason), str(error)) from error
 
-    async def delete(params: DeleteParams) -> bool:
-        await registry.delete(params.name, kind)
+    return ModuleMethod(f"bdev_{module.kind}_create", module.Params, create)
+
+
+def delete_method(module: type[Bdev]) -> ModuleMethod:
+    """Return `bdev_<kind>_delete`."""
+
+    async def delete(registry: Registry, params: NamedParams) -> bool:
+        await registry.delete(params.name, module.kind)
         return True
 
-    decode = (
-        (INTERNAL_ERROR, DECODE_OBJECT_FAILED)
-        if kind in SPDK_DECODE_FAILED
-        else (INVALID_PARAMS, "Invalid parameters")
-    )
-    dispatcher.register(Method(f"bdev_{kind}_create", create, module.Params, *decode))
-    dispatcher.register(Method(f"bdev_{kind}_delete", delete, DeleteParams, *decode))
+    return ModuleMethod(f"bdev_{module.kind}_delete", NamedParams, delete)

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from vbdev import module_methods
 from vbdev.rpc.errors import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -30,8 +31,8 @@ __all__ = ["DECODE_OBJECT_FAILED", "Dispatcher", "Method", "State"]
 
 log = logging.getLogger(__name__)
 
-DECODE_OBJECT_FAILED: Final = "spdk_json_decode_object failed"
-"""What passthru, malloc, null, aio, uring and bdev_get_bdevs say, with code -32603."""
+DECODE_OBJECT_FAILED: Final = module_methods.DECODE_OBJECT_FAILED[1]
+"""What bdev_get_bdevs and some modules say, with code -32603."""
 
 _AFTER_INIT: Final = (
     "Method may only be called after framework is initialized using framework_start_init RPC."

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from vbdev.module_methods import RpcError
 from vbdev.wire.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -32,20 +33,6 @@ __all__ = [
 
 INVALID_STATE = -1
 """SPDK_JSONRPC_ERROR_INVALID_STATE: the method exists, and not now."""
-
-
-class RpcError(Exception):
-    """A failure with the code and message that the client gets, or got."""
-
-    def __init__(self, code: int, message: str, data: Any = None) -> None:
-        super().__init__(code, message, data)
-        self.code = code
-        self.message = message
-        self.data = data
-
-    def __str__(self) -> str:
-        detail = f": {self.data}" if self.data is not None else ""
-        return f"{self.message} ({self.code}){detail}"
 
 
 def error_from_errno(number: int, data: Any = None) -> RpcError:

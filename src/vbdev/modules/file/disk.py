@@ -10,11 +10,13 @@ import errno
 import logging
 import os
 import threading
+from collections.abc import Sequence
 
 from vbdev.bdev import Bdev, BdevError
 from vbdev.core.batch import IOBatch
 from vbdev.core.engine import Channel
 from vbdev.core.filequeue import FilePath, OpenFile
+from vbdev.module_methods import ModuleMethod, NamedParams
 from vbdev.modules.file.opening import (
     FileGeometry,
     FileLockedError,
@@ -24,6 +26,7 @@ from vbdev.modules.file.opening import (
 )
 from vbdev.modules.file.service import FileService
 from vbdev.reactor import Reactor
+from vbdev.registry import Registry
 from vbdev.task import Future
 from vbdev.vocab import WRITE_OPS, Op
 
@@ -116,6 +119,18 @@ class FileBdev(Bdev):
     def submit(self, channel: Channel, ios: IOBatch) -> None:
         """Hand everything to the ring, or to workers."""
         channel.context.submit(ios)
+
+    @classmethod
+    def rpc_methods(cls) -> Sequence[ModuleMethod]:
+        """Return `bdev_<kind>_rescan`."""
+
+        async def rescan(registry: Registry, params: NamedParams) -> bool:
+            bdev = registry.get(params.name, cls.kind)
+            assert isinstance(bdev, FileBdev)
+            bdev.rescan()
+            return True
+
+        return (ModuleMethod(f"bdev_{cls.kind}_rescan", NamedParams, rescan),)
 
     def rescan(self) -> None:
         """Follow a size that somebody else has changed (bdev_aio_rescan, bdev_uring_rescan)."""
