@@ -46,6 +46,7 @@ def test_the_default_has_58_ranges_of_128_buckets():
 
 
 @given(st.integers(0, 10), st.lists(st.integers(0, TOP), max_size=40))
+@pytest.mark.rule("A.18.5")
 def test_each_value_is_in_a_bucket_that_holds_it(granularity, values):
     made = Histogram(granularity=granularity)
     for value in values:
@@ -78,6 +79,7 @@ def test_values_outside_count_in_the_first_and_the_last_bucket():
     assert made.counts()[0][0] == 0
 
 
+@pytest.mark.rule("A.18.6")
 def test_borders_count_the_bucket_that_they_lie_in():
     made = Histogram()
     for value in [*range(1 << 16), *range(1000, 10_000)]:

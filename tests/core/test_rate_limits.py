@@ -6,6 +6,7 @@ millisecond, as SPDK polls, is the oracle of the one that nobody polls.
 
 import threading
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +30,7 @@ def started(made, now_ns, size_bytes=512, *, read=True, tries=100_000):
     return tries
 
 
+@pytest.mark.rule("A.17.3")
 def test_a_timeslice_has_a_thousandth_of_the_limit():
     made = limits(rw_ios=5000)
     assert [started(made, ms * MS) for ms in range(4)] == [5, 5, 5, 5]
@@ -41,6 +43,7 @@ def test_within_a_timeslice_nothing_comes_back():
     assert started(made, MS) == 2
 
 
+@pytest.mark.rule("A.17.1")
 def test_reads_and_writes_share_the_limit_of_both():
     made = limits(rw_ios=4000)
     assert made.try_start(True, 512, 0)
@@ -51,6 +54,7 @@ def test_no_limit_lets_everything_pass():
     assert started(limits(), 0, 1 << 30, tries=1000) == 1000
 
 
+@pytest.mark.rule("A.17.1")
 def test_a_limit_on_reads_does_not_concern_writes():
     made = limits(r_bytes=MIB)
     assert started(made, 0, 4096) == 1
@@ -60,12 +64,14 @@ def test_a_limit_on_reads_does_not_concern_writes():
     assert started(other, 0, 4096, tries=50) == 50
 
 
+@pytest.mark.rule("A.17.3")
 def test_the_least_of_a_timeslice_is_one_io_and_512_bytes():
     made = limits(rw_ios=1)
     assert [started(made, ms * MS) for ms in range(3)] == [1, 1, 1]
     assert limits(r_bytes=1).remaining == [0, 0, 512, 0]
 
 
+@pytest.mark.rule("A.17.4")
 def test_an_io_may_run_over_and_the_next_timeslices_pay():
     made = limits(rw_bytes=MIB)  # 1048 bytes a timeslice
     assert made.try_start(True, 4096, 0)
@@ -75,6 +81,7 @@ def test_an_io_may_run_over_and_the_next_timeslices_pay():
     assert made.try_start(True, 512, 3 * MS)
 
 
+@pytest.mark.rule("A.17.4")
 def test_what_a_timeslice_leaves_is_lost():
     made = limits(rw_ios=3000)
     assert started(made, 0) == 3
@@ -88,6 +95,7 @@ def test_a_deficit_is_paid_while_nobody_asks():
     assert made.remaining[1] == 1048 - 512
 
 
+@pytest.mark.rule("A.17.14")
 def test_who_waited_gets_every_timeslice_that_passed():
     made = limits(rw_ios=2000)
     assert started(made, 0) == 2
@@ -170,9 +178,7 @@ asked = st.tuples(st.integers(0, 3), st.booleans(), st.sampled_from([512, 4096, 
 def test_like_one_that_is_polled_each_timeslice(per_second, steps):
     made = limits(*per_second)
     minimum = (1, 512, 512, 512)
-    twin = Polled(
-        [max(p // 1000, m) if p else 0 for p, m in zip(per_second, minimum, strict=True)]
-    )
+    twin = Polled([max(p // 1000, m) if p else 0 for p, m in zip(per_second, minimum, strict=True)])
     now_ms = 0
     for pause_ms, read, size_bytes in steps:
         for _ in range(pause_ms):
@@ -181,6 +187,7 @@ def test_like_one_that_is_polled_each_timeslice(per_second, steps):
         assert made.try_start(read, size_bytes, now_ms * MS) == twin.try_start(read, size_bytes)
 
 
+@pytest.mark.rule("A.17.5")
 def test_threads_share_one_quota():
     """However they interleave, a timeslice never gives out more than its quota."""
     made = limits(rw_ios=2_000_000)
