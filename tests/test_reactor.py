@@ -55,6 +55,7 @@ def until(condition):
 # Time
 
 
+@pytest.mark.rule("A.8.6", "E.thread_ut.multi_timed_pollers_have_same_expiration")
 def test_timers_run_in_order_of_deadline_then_of_asking(virtual):
     seen = []
     for name, delay_us in [("c", 30), ("a", 10), ("b1", 20), ("b2", 20)]:
@@ -114,6 +115,7 @@ def test_real_timer(reactor):
 # Pollers
 
 
+@pytest.mark.rule("A.8.8")
 def test_timed_poller(virtual):
     seen = []
     poller = virtual.register_poller(lambda: seen.append(virtual.clock.now_ns()) or 1, 10)
@@ -126,6 +128,7 @@ def test_timed_poller(virtual):
     assert len(seen) == 3
 
 
+@pytest.mark.rule("A.8.9")
 @pytest.mark.parametrize("period_us", [0, 10])
 def test_poller_unregisters_itself(virtual, period_us):
     seen = []
@@ -222,12 +225,14 @@ def test_a_foreign_awaitable_fails_its_task_and_nothing_else(virtual, caplog):
 # Messages and sleep
 
 
+@pytest.mark.rule("A.8.4")
 def test_messages_wake_a_sleeping_reactor(running):
     thread_ids = {ask(running, threading.get_ident) for _ in range(50)}
     assert len(thread_ids) == 1
     assert thread_ids != {threading.get_ident()}
 
 
+@pytest.mark.rule("A.8.1")
 def test_messages_keep_their_order_and_none_is_lost(running):
     seen = []
 
@@ -245,6 +250,7 @@ def test_messages_keep_their_order_and_none_is_lost(running):
         assert [n for s, n in seen if s == sender] == list(range(2000))
 
 
+@pytest.mark.rule("A.8.2")
 def test_a_flood_of_messages_leaves_room_for_the_rest_of_the_turn(reactor):
     seen = []
     for n in range(MESSAGES_PER_TURN + 1):

@@ -43,6 +43,16 @@ def names(stack):
 # Names
 
 
+@pytest.mark.rule(
+    "A.1.4",
+    "A.1.5",
+    "A.1.6",
+    "A.1.16",
+    "A.1.17",
+    "A.1.18",
+    "A.2.3",
+    "E.bdev_ut.bdev_register_uuid_alias",
+)
 def test_names_aliases_and_uuids_are_one_name_space(stack):
     disk = stack.disk(uuid=U1)
     assert disk.aliases == [str(U1)]
@@ -72,6 +82,7 @@ def test_aliases_of_a_module_count_too(stack):
     assert stack.registry.find("Disk") is None
 
 
+@pytest.mark.rule("A.1.1", "A.20.11")
 def test_names_that_are_made_up(stack):
     assert stack.create(Malloc, num_blocks=8, block_size=512).name == "Malloc0"
     stack.disk(name="Malloc1")
@@ -80,6 +91,7 @@ def test_names_that_are_made_up(stack):
     refused(errno.EINVAL, stack.disk, Null, name="")
 
 
+@pytest.mark.rule("A.1.3", "A.20.9")
 def test_uuid_rules(stack):
     assert stack.disk(name="A", uuid=U1).uuid == U1
     zeroes = stack.disk(name="B", uuid=uuid.UUID(int=0)).uuid
@@ -88,6 +100,7 @@ def test_uuid_rules(stack):
     assert zeroes.version == none.version == 4
 
 
+@pytest.mark.rule("D.1", "A.20.2", "A.20.3", "A.20.9")
 def test_fault_01_the_users_uuid_is_kept(stack):
     stack.disk(uuid=U1)
     assert stack.layer(uuid=U2).uuid == U2
@@ -100,6 +113,7 @@ def test_fault_01_the_users_uuid_is_kept(stack):
 # Opening, claims
 
 
+@pytest.mark.rule("A.2.3", "A.2.5", "A.2.6", "A.2.7", "A.3.3", "A.3.4")
 def test_open_rules(stack):
     stack.disk()
     assert "'Nobody'" in refused(errno.ENODEV, stack.open, "Nobody")
@@ -115,6 +129,7 @@ def test_open_rules(stack):
         opened.close()
 
 
+@pytest.mark.rule("A.2.18", "A.2.19", "A.2.21", "E.bdev_mt.event_notify_and_close")
 def test_events_come_by_message_and_not_to_those_who_closed(stack):
     stack.disk(Stub)
     stays, leaves = stack.open("Disk"), stack.open("Disk")
@@ -126,6 +141,7 @@ def test_events_come_by_message_and_not_to_those_who_closed(stack):
     assert (stays.events, leaves.events) == ([BdevEvent.REMOVE], [])
 
 
+@pytest.mark.rule("D.2")
 def test_fault_02_a_name_that_is_taken_frees_the_base(stack):
     stack.disk(uuid=U1)
     stack.disk(name="Other")
@@ -137,6 +153,7 @@ def test_fault_02_a_name_that_is_taken_frees_the_base(stack):
     assert stack.layer().name == "Top"
 
 
+@pytest.mark.rule("D.2", "A.1.22")
 def test_fault_02_also_where_the_clash_shows_late(stack):
     """The name is free when the creation begins, and taken when the module has started."""
     stopped = []
@@ -161,6 +178,7 @@ def test_fault_02_also_where_the_clash_shows_late(stack):
     assert stopped == ["Top"]
 
 
+@pytest.mark.rule("D.3")
 def test_fault_03_a_failed_creation_leaves_no_ghost(stack):
     stack.disk()
     stack.layer(name="First")
@@ -175,6 +193,7 @@ def test_fault_03_a_failed_creation_leaves_no_ghost(stack):
     assert names(stack) == ["Disk", "Second"]
 
 
+@pytest.mark.rule("D.4", "A.3.1")
 def test_fault_04_the_second_vbdev_learns_who_has_the_base(stack):
     stack.disk()
     stack.layer(name="First")
@@ -204,6 +223,7 @@ def test_a_module_that_does_not_start_leaves_nothing(stack):
     stack.layer()
 
 
+@pytest.mark.rule("A.1.22")
 def test_a_bdev_whose_registration_fails_is_stopped(stack):
     stopped = []
 
@@ -226,6 +246,7 @@ def test_a_bdev_whose_registration_fails_is_stopped(stack):
 # Waiting for a base
 
 
+@pytest.mark.rule("D.5", "A.5.11")
 def test_fault_05_a_creation_that_waits_can_be_cancelled(stack):
     assert stack.layer() is None
     assert refused(errno.EEXIST, stack.layer)
@@ -251,6 +272,7 @@ def test_the_name_of_a_creation_that_waits_is_taken(stack):
     stack.disk(name="Top")
 
 
+@pytest.mark.rule("A.4.14")
 def test_stacks_that_wait_build_up_in_one_go(stack):
     for number in range(5, 0, -1):
         assert (
@@ -260,6 +282,7 @@ def test_stacks_that_wait_build_up_in_one_go(stack):
     assert names(stack) == ["Disk", "P1", "P2", "P3", "P4", "P5"]
 
 
+@pytest.mark.rule("A.4.21")
 def test_a_creation_that_fails_when_its_base_comes_waits_on(stack, caplog):
     stack.layer(name="First")
     stack.layer(name="Second")
@@ -273,6 +296,7 @@ def test_a_creation_that_fails_when_its_base_comes_waits_on(stack, caplog):
     assert names(stack) == ["Disk", "Second"]
 
 
+@pytest.mark.rule("A.4.21")
 def test_a_bug_in_a_waiting_module_is_not_its_bases(stack, caplog):
     async def start(_self):
         raise ZeroDivisionError
@@ -286,6 +310,7 @@ def test_a_bug_in_a_waiting_module_is_not_its_bases(stack, caplog):
     assert stack.open("Good").io(Op.READ).status == Status.SUCCESS
 
 
+@pytest.mark.rule("D.7", "A.5.12")
 @pytest.mark.parametrize("by", ["name", "alias", "uuid"])
 def test_fault_07_the_base_is_found_by_any_of_its_names(stack, by):
     class Aliased(Malloc):
@@ -308,6 +333,7 @@ def test_fault_07_the_base_is_found_by_any_of_its_names(stack, by):
     assert names(stack) == ["Disk"], "deleted by its UUID, it stays away"
 
 
+@pytest.mark.rule("A.5.10", "A.20.10")
 def test_a_creation_survives_hot_removal_with_its_identity(stack):
     stack.disk(uuid=U1)
     first = stack.layer()
@@ -394,6 +420,7 @@ def test_a_vbdev_is_deleted_while_it_starts(stack):
 # Removal
 
 
+@pytest.mark.rule("A.7.11", "A.2.21")
 def test_a_stack_unwinds_from_the_top(stack):
     order = []
 
@@ -412,6 +439,7 @@ def test_a_stack_unwinds_from_the_top(stack):
     assert len(stack.registry.creations) == 3
 
 
+@pytest.mark.rule("A.2.4", "A.7.1", "A.7.8", "A.25.10", "E.bdev_ut.bdev_open_while_hotremove")
 def test_removal_waits_for_io_and_says_for_whom(stack):
     disk = stack.disk(Stub)
     stack.layer()
@@ -430,6 +458,7 @@ def test_removal_waits_for_io_and_says_for_whom(stack):
     assert (task.done, request.status, names(stack)) == (True, Status.SUCCESS, [])
 
 
+@pytest.mark.rule("A.0.5", "A.7.12", "A.7.13", "E.bdev_ut.bdev_unregister_by_name")
 def test_delete_of_the_wrong_kind(stack):
     stack.disk()
     stack.layer()
@@ -438,6 +467,7 @@ def test_delete_of_the_wrong_kind(stack):
     assert names(stack) == ["Disk", "Top"]
 
 
+@pytest.mark.rule("D.15")
 def test_fault_15_deleting_during_hot_removal_is_not_forgotten(stack):
     disk = stack.disk(Stub)
     stack.layer()
@@ -465,6 +495,7 @@ def test_a_vbdev_asked_for_while_its_base_goes_waits_for_the_next(stack):
     assert names(stack) == ["Disk", "Top"]
 
 
+@pytest.mark.rule("D.21", "A.6.7")
 def test_fault_21_the_end_takes_stacks_down_from_the_top(stack):
     order = []
 
@@ -486,6 +517,7 @@ def test_fault_21_the_end_takes_stacks_down_from_the_top(stack):
         assert order.index(f"T{number}") < order.index(f"L{number}") < order.index(f"D{number}")
 
 
+@pytest.mark.rule("A.7.7")
 def test_the_end_waits_for_what_goes_already_and_goes_on_behind_a_failure(stack):
     class Bad(Null):
         async def stop(self):
@@ -509,6 +541,7 @@ def test_the_end_waits_for_what_goes_already_and_goes_on_behind_a_failure(stack)
         task.result()
 
 
+@pytest.mark.rule("D.22", "A.7.5", "A.7.10", "A.7.15")
 def test_fault_22_a_name_is_free_when_delete_returns(stack):
     stack.disk()
     for number in range(1000):
@@ -525,6 +558,7 @@ def test_fault_22_a_name_is_free_when_delete_returns(stack):
 # Size and capabilities
 
 
+@pytest.mark.rule("D.10", "A.2.22", "A.2.23", "A.2.24", "E.bdev_ut.num_blocks_test")
 def test_fault_10_a_new_size_travels_up(stack):
     disk = stack.disk(Null, num_blocks=100)
     stack.layer(name="P1")
@@ -547,6 +581,7 @@ def test_fault_10_a_new_size_travels_up(stack):
     assert disk.num_blocks == 10
 
 
+@pytest.mark.rule("D.11", "D.19")
 def test_fault_11_everything_about_the_base_is_copied(stack):
     class Rich(Stub):
         async def start(self):
@@ -566,6 +601,7 @@ def test_fault_11_everything_about_the_base_is_copied(stack):
     assert top.ops == disk.ops
 
 
+@pytest.mark.rule("D.8")
 def test_fault_08_what_is_reported_is_carried_out(stack):
     disk = stack.disk(Stub)
     stack.layer()
@@ -586,6 +622,7 @@ def test_fault_08_what_is_reported_is_carried_out(stack):
     disk.complete()
 
 
+@pytest.mark.rule("D.9", "A.9.8")
 def test_fault_09_zcopy_goes_down_in_both_phases(stack):
     stack.disk()
     stack.layer(name="P1")
@@ -601,6 +638,7 @@ def test_fault_09_zcopy_goes_down_in_both_phases(stack):
     assert got == b"z" * 1024
 
 
+@pytest.mark.rule("D.9")
 def test_fault_09_a_start_that_fails_is_a_failure_and_no_crash(stack):
     disk = stack.disk(Stub)
     stack.layer()
@@ -618,6 +656,7 @@ def test_fault_09_a_start_that_fails_is_a_failure_and_no_crash(stack):
     assert [op for op, *_ in disk.arrived] == [Op.ZCOPY] * 3
 
 
+@pytest.mark.rule("D.12")
 @pytest.mark.parametrize("status", [s for s in Status if s not in (Status.PENDING, Status.SUCCESS)])
 def test_fault_12_the_detail_of_an_error_reaches_the_top(stack, status):
     disk = stack.disk(Stub)
@@ -630,6 +669,7 @@ def test_fault_12_the_detail_of_an_error_reaches_the_top(stack, status):
     assert (request.status, request.errno) == (status, errno.EREMOTEIO)
 
 
+@pytest.mark.rule("D.13", "A.12.7", "A.16.11", "A.25.3", "A.25.4", "A.25.15")
 @pytest.mark.parametrize("end", ["memory", "abort", "reset", "removal"])
 def test_fault_13_what_waits_for_memory_can_be_ended(caplog, end):
     """Nothing is logged for it, and it ends as it would anywhere else."""
@@ -660,6 +700,7 @@ def test_fault_13_what_waits_for_memory_can_be_ended(caplog, end):
     stack.close()
 
 
+@pytest.mark.rule("D.16", "A.12.6")
 def test_fault_16_a_read_without_memory_waits_and_does_not_fail():
     stack = Stack(buffer_limit_bytes=4096)
     disk = stack.disk(Stub)
@@ -676,6 +717,7 @@ def test_fault_16_a_read_without_memory_waits_and_does_not_fail():
 # Configuration
 
 
+@pytest.mark.rule("D.6", "A.22.4")
 def test_fault_06_waiting_creations_are_saved(stack):
     stack.layer(name="Waits", base="Absent")
     stack.disk(uuid=U1)

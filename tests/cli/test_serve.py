@@ -94,6 +94,7 @@ def test_sockets_are_private(serve):
         assert Path(path).stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.rule("A.22.6")
 def test_config_is_what_save_config_gives(serve, tmp_path):
     """A daemon started from the configuration of another one has the same disks and exports."""
     first = serve(MALLOC, "--layer", "passthru,name=Top")

@@ -116,6 +116,7 @@ def test_two_reactors_do_not_share_a_batch(stack):
         disk.complete()
 
 
+@pytest.mark.rule("A.26.4")
 def test_shift_is_undone_on_the_way_up(stack):
     seen = []
 
@@ -147,6 +148,7 @@ def test_shift_out_of_the_base_is_refused_there(stack, delta):
     assert disk.held == []
 
 
+@pytest.mark.rule("A.26.4")
 @pytest.mark.parametrize("how", ["shift", "column"])
 def test_copy_moves_source_and_target_and_puts_both_back(stack, how):
     tries = []
@@ -180,6 +182,7 @@ def test_copy_moves_source_and_target_and_puts_both_back(stack, how):
     assert data == ODD
 
 
+@pytest.mark.rule("A.26.4")
 @pytest.mark.parametrize(
     ("op", "offset", "found"),
     [

@@ -60,6 +60,7 @@ def test_one_call_per_layer_for_a_batch(stack):
     disk.complete()
 
 
+@pytest.mark.rule("A.10.6")
 def test_a_hundred_thousand_completions_inside_submit_do_not_recurse():
     """64 layers over null: each callback submits the next I/O, which completes inside submit."""
     with new_stack() as stack:
@@ -404,6 +405,7 @@ def test_keyboard_interrupt_fails_the_batch_and_goes_on_up(stack):
     assert stack.errors == []
 
 
+@pytest.mark.rule("A.10.7")
 def test_completing_twice_is_an_error_of_the_module(stack):
     """The second time counts as misuse, raises where it was done, and changes nothing."""
     kept = []
@@ -444,6 +446,7 @@ def test_a_batch_forgets_what_it_gave_away(stack):
 # Refusals
 
 
+@pytest.mark.rule("A.9.23", "A.9.30", "E.bdev_ut.io_valid_test")
 @pytest.mark.parametrize(
     ("offset", "count", "good"),
     [
@@ -467,6 +470,7 @@ def test_range(stack, offset, count, good):
     assert (request.status, request.errno) == expected
 
 
+@pytest.mark.rule("A.9.18")
 @pytest.mark.parametrize(
     ("source", "good"), [(0, True), (1016, True), (1017, False), (2**64 - 1, False)]
 )
@@ -486,6 +490,7 @@ def test_types_that_are_not_supported(stack):
     assert Op.COMPARE in refused
 
 
+@pytest.mark.rule("A.9.2")
 def test_read_only(stack):
     stack.disk()
     reader = stack.open("Disk", write=False)

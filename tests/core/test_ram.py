@@ -94,6 +94,7 @@ class Model:
             assert not any(self.data[self.span(hole, 1)])
 
 
+@pytest.mark.rule("A.27.1", "A.27.2", "A.24.9")
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
 @settings(max_examples=60, deadline=None)
 @given(steps=steps)
@@ -121,6 +122,7 @@ def make():
     stack.close()
 
 
+@pytest.mark.rule("A.9.16")
 @pytest.mark.parametrize(("block_size", "per_page"), [(512, 8), (4096, 1), (1024, 4)])
 def test_extents_are_exact_by_the_page(make, block_size, per_page):
     disk = make(num_blocks=64 * per_page, block_size=block_size)
@@ -180,6 +182,7 @@ def test_overlapping_copy(make):
     assert got == data + data + data[::-1]
 
 
+@pytest.mark.rule("A.16.9", "A.25.11", "A.27.4")
 def test_abort_finds_nothing_to_abort(make):
     disk = make()
     victim = disk.submit(Op.READ)
@@ -194,6 +197,7 @@ def test_no_memory_for_a_disk(size):
         RamDisk(*size)
 
 
+@pytest.mark.rule("A.27.7")
 def test_null_reads_zeroes_and_forgets(make):
     disk = make(cls=Null, num_blocks=1 << 30)
     mine = bytearray(b"mine" * 128)

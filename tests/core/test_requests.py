@@ -70,6 +70,7 @@ def test_buffers_are_held_until_the_end_and_no_longer(stack, stub):
     data.append(0)
 
 
+@pytest.mark.rule("A.9.8", "E.bdev_ut.bdev_zcopy_write", "E.bdev_ut.bdev_zcopy_read")
 def test_zcopy_write_and_read(disk):
     request = disk.io(Op.ZCOPY, 3, 2)
     assert request.status == Status.SUCCESS
@@ -111,6 +112,7 @@ def test_a_zcopy_that_does_not_start_is_over(stack, stub):
         stub.top.zcopy_end(request, commit=True)
 
 
+@pytest.mark.rule("A.16.4", "A.25.8")
 def test_abort_reaches_the_leaf_with_its_victim(stack, stub):
     victim = stub.top.submit(Op.READ, 5)
     abort = stub.top.submit(Op.ABORT, 0, 0, victim=victim)
@@ -121,6 +123,7 @@ def test_abort_reaches_the_leaf_with_its_victim(stack, stub):
     assert (victim.status, abort.status) == (Status.ABORTED, Status.SUCCESS)
 
 
+@pytest.mark.rule("A.16.5")
 def test_abort_of_what_has_ended(stack, stub):
     victim = stub.top.submit(Op.READ)
     stub.complete()
@@ -181,6 +184,7 @@ def test_a_callback_may_close_its_owner(stack, stub):
 # The descriptor's own requests
 
 
+@pytest.mark.rule("A.2.17")
 def test_a_descriptor_with_requests_does_not_close_by_halves(stack, stub):
     """Refused I/O leaves the channel at once and its owner a turn later; ZCOPY stays open."""
     descriptor = stack.registry.open(
@@ -221,6 +225,7 @@ def test_a_hook_that_raises_at_close_leaves_nothing_open(stack):
     assert (disk.descriptors, channel.closed) == ([], True)
 
 
+@pytest.mark.rule("A.9.29")
 def test_exhaustion_is_enomem_for_a_descriptor():
     from support.stack import stack
 

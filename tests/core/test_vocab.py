@@ -46,6 +46,7 @@ def test_limits_are_the_same():
     assert set(IoFlag) == {IoFlag[name] for name in with_prefix("FLAG_")}
 
 
+@pytest.mark.rule("A.10.9")
 def test_spdk_numbers():
     assert (Op.READ, Op.WRITE_ZEROES, Op.COPY, Op.WRITE_UNCORRECTABLE) == (1, 9, 19, 22)
     assert (Status.AIO_ERROR, Status.NOMEM, Status.FAILED, Status.SUCCESS) == (-8, -4, -1, 1)

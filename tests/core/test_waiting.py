@@ -33,6 +33,7 @@ def held_offsets(stub):
     return [describe(one)[0][1] for one in stub.held]
 
 
+@pytest.mark.rule("A.0.6", "A.9.29")
 def test_out_of_bdev_ios():
     with stack(pool_size=3) as made:
         disk = made.disk(Stub)
@@ -47,6 +48,7 @@ def test_out_of_bdev_ios():
         disk.complete()
 
 
+@pytest.mark.rule("A.8.23", "A.12.6")
 def test_reads_wait_and_go_on_in_order(rig):
     requests = [rig.top.submit(Op.READ, n) for n in range(10)]
     assert held_offsets(rig.stub) == [0, 1, 2, 3]
@@ -229,6 +231,7 @@ def test_copy_data_of_what_fits_no_buffer_fails(rig):
     assert rig.engine.waiting == 0
 
 
+@pytest.mark.rule("A.12.2", "A.12.3", "A.12.4", "E.bdev_ut.bdev_io_alignment")
 def test_alignment_bounces_both_ways():
     class Aligned(Stub):
         required_alignment = 12
@@ -261,6 +264,7 @@ def test_alignment_bounces_both_ways():
 # Ending what waits
 
 
+@pytest.mark.rule("A.16.3", "A.25.3", "E.bdev_ut.bdev_io_iobuf_wait_abort")
 def test_abort_of_one_that_waits(rig):
     rig.layer(layer())
     top = rig.open("Top")
@@ -277,6 +281,7 @@ def test_abort_of_one_that_waits(rig):
     rig.stub.complete()
 
 
+@pytest.mark.rule("A.15.3", "A.25.4")
 def test_reset_ends_what_waits(rig):
     requests = [rig.top.submit(Op.READ, n) for n in range(7)]
     rig.top.submit(Op.RESET, 0, 0)
@@ -286,6 +291,7 @@ def test_reset_ends_what_waits(rig):
     rig.stub.complete()
 
 
+@pytest.mark.rule("A.7.2", "A.25.4")
 def test_removal_ends_what_waits(rig):
     requests = [rig.top.submit(Op.READ, n) for n in range(7)]
     task = rig.reactor.spawn(rig.registry.delete("Disk", "stub"))

@@ -111,6 +111,7 @@ def test_every_op_that_is_named_succeeds(rig, kind, height):
             assert request.status == Status.SUCCESS
 
 
+@pytest.mark.rule("A.9.32")
 @pytest.mark.parametrize("height", [0, 2])
 def test_ops_that_are_not_named_are_refused(rig, kind, height):
     create(rig, kind)
@@ -121,6 +122,7 @@ def test_ops_that_are_not_named_are_refused(rig, kind, height):
         assert (request.status, request.errno) == (Status.FAILED, errno.ENOTSUP), op
 
 
+@pytest.mark.rule("A.9.23")
 @pytest.mark.parametrize("height", [0, 2])
 def test_bounds(rig, kind, height):
     create(rig, kind)
@@ -208,6 +210,7 @@ def test_flags_are_kept_or_refused(rig, kind):
         assert request.errno in ((0,) if bdev.fast_zero else (0, errno.ENOTSUP))
 
 
+@pytest.mark.rule("A.9.2")
 def test_a_reader_writes_nothing(rig, kind):
     bdev = create(rig, kind)
     reader = rig.open("Disk", write=False)
@@ -247,6 +250,7 @@ def test_a_layer_that_takes_part_of_the_ops_narrows(rig, kind):
     assert rig.open("Narrow").io(Op.FLUSH, 0, 0).errno == errno.ENOTSUP
 
 
+@pytest.mark.rule("A.22.6")
 def test_configuration_makes_the_same_again(rig, kind):
     create(rig, kind)
     raised(rig, 2).close()

@@ -173,6 +173,7 @@ def test_abort_of_a_flush_that_waits_for_another(make_stack, held):
     assert statuses == {0: Status.SUCCESS, 1: Status.ABORTED, 2: Status.SUCCESS, 3: Status.ABORTED}
 
 
+@pytest.mark.rule("A.27.13")
 def test_reset_waits_for_what_came_before_it(ring_stack):
     stack = ring_stack
     bdev, descriptor = pipe(stack)

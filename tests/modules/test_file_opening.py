@@ -61,6 +61,7 @@ def test_no_permission(stack, monkeypatch):
         assert refused(stack, path)[0] == errno.EACCES
 
 
+@pytest.mark.rule("A.27.12")
 def test_sizes(stack):
     number, message = refused(stack, stack.path(0))
     assert number == errno.EINVAL
@@ -87,6 +88,7 @@ def test_geometry(stack):
     assert (bdev.block_size, bdev.num_blocks) == (512, 17)
 
 
+@pytest.mark.rule("A.12.9", "A.27.11")
 def test_direct_and_its_alignment(stack):
     bdev = stack.create(stack.path(1 << 20), direct=False)
     assert bdev.required_alignment == 0
@@ -97,6 +99,7 @@ def test_direct_and_its_alignment(stack):
     assert 1 << bdev.required_alignment >= 512
 
 
+@pytest.mark.rule("A.27.11")
 def test_direct_where_it_can_not_be(stack, monkeypatch):
     monkeypatch.setattr(opening, "dio_alignment", lambda _fd: (0, 0))
     assert "O_DIRECT does not work" in refused(stack, stack.path(8192), direct=True)[1]
@@ -159,6 +162,7 @@ async def write_once(descriptor):
     await descriptor.io(Op.WRITE, 0, 1, bytes(512))
 
 
+@pytest.mark.rule("A.27.15")
 @pytest.mark.parametrize("cls", [Uring, Aio])
 def test_readonly(stack, cls):
     path = stack.path(1 << 20)
@@ -176,6 +180,7 @@ def test_readonly(stack, cls):
     stack.run(main())
 
 
+@pytest.mark.rule("A.27.14")
 def test_aio_has_unmap_only_when_asked(stack):
     path = stack.path(1 << 20)
     bdev = stack.create(path, Aio)

@@ -277,6 +277,7 @@ def test_zeroes_where_the_file_system_lends_no_hand(make_stack, flags):
         path.unlink()
 
 
+@pytest.mark.rule("A.27.16")
 def test_a_file_cut_short_fails_reads_behind_its_end(stack):
     path = stack.path(1 << 20)
     stack.create(path)
@@ -381,6 +382,7 @@ async def one(descriptor, *args, **kwargs):
     return await descriptor.io(*args, **kwargs)
 
 
+@pytest.mark.rule("A.27.17")
 def test_rescan_follows_the_size(stack):
     path = stack.path(1 << 20)
     bdev = stack.create(path)

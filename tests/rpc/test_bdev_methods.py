@@ -143,6 +143,7 @@ def control():
 # bdev_get_bdevs
 
 
+@pytest.mark.rule("A.21.1", "A.21.2", "A.21.8", "A.21.14", "A.21.15", "A.17.12", "A.9.20")
 def test_fields_of_a_bdev(control):
     control.malloc(uuid=U1, physical_block_size=4096, optimal_io_boundary=8)
     (bdev,) = control.call("bdev_get_bdevs")
@@ -175,6 +176,7 @@ def test_fields_of_a_bdev(control):
     }
 
 
+@pytest.mark.rule("A.21.6", "A.21.10", "A.3.19", "A.3.20")
 def test_fields_of_a_stack(control):
     control.malloc()
     control.passthru(uuid=U2)
@@ -193,6 +195,7 @@ def test_fields_of_a_stack(control):
     assert "numa_id" not in base
 
 
+@pytest.mark.rule("A.21.13", "A.1.18")
 @pytest.mark.parametrize("by", ["Disk", U1])
 def test_get_one(control, by):
     control.malloc(uuid=U1)
@@ -200,6 +203,7 @@ def test_get_one(control, by):
     assert [bdev["name"] for bdev in control.call("bdev_get_bdevs", name=by)] == ["Disk"]
 
 
+@pytest.mark.rule("A.21.11", "A.21.12", "A.2.10", "A.2.11")
 def test_get_one_that_is_absent(control):
     assert control.fails("bdev_get_bdevs", name="Nobody") == (-19, "No such device")
     assert "'Nobody'" in control.detail
@@ -277,6 +281,9 @@ NUMBERS = {
 }
 
 
+@pytest.mark.rule(
+    "A.18.7", "A.18.8", "A.18.10", "A.18.11", "A.18.13", "E.bdev_ut.get_device_stat_test"
+)
 def test_iostat(control):
     busy(control)
     control.malloc(name="Idle")
@@ -291,6 +298,7 @@ def test_iostat(control):
     assert not any(idle[name] for name in IOSTAT_FIELDS)
 
 
+@pytest.mark.rule("A.18.12")
 def test_iostat_keeps_what_closed_channels_counted(control):
     busy(control).close()
     top = control.stack.open("Disk")
@@ -304,6 +312,7 @@ def test_iostat_keeps_what_closed_channels_counted(control):
     top.close()
 
 
+@pytest.mark.rule("A.18.13", "A.18.14")
 def test_iostat_by_channel(control):
     busy(control)
     idle = control.stack.open("Disk")
@@ -321,6 +330,7 @@ def test_iostat_by_channel(control):
         )
 
 
+@pytest.mark.rule("A.18.15", "E.bdev_ut.get_device_stat_with_reset")
 @pytest.mark.parametrize(
     ("mode", "counts", "extremes", "errors"),
     [
@@ -359,6 +369,7 @@ def test_wait_for_examine(control):
 # Create and delete
 
 
+@pytest.mark.rule("A.5.1", "A.20.11")
 def test_create_answers_the_name(control):
     assert control.malloc() == "Disk"
     assert control.call("bdev_malloc_create", num_blocks=8, block_size=512) == "Malloc0"
@@ -429,6 +440,7 @@ def test_failures(control, method, params, failure, detail):
     assert (control.call("bdev_get_bdevs"), control.registry.config()) == before
 
 
+@pytest.mark.rule("D.2")
 def test_fault_02_a_taken_name_is_an_answer(control):
     """Creating a passthru under the name of an existing bdev: -17, alive, base unclaimed."""
     control.malloc()
@@ -439,6 +451,7 @@ def test_fault_02_a_taken_name_is_an_answer(control):
     assert control.passthru() == "Top"
 
 
+@pytest.mark.rule("D.3", "D.4")
 def test_fault_03_and_04_the_second_on_a_base(control):
     control.malloc()
     control.passthru()
@@ -448,12 +461,14 @@ def test_fault_03_and_04_the_second_on_a_base(control):
     assert control.passthru(name="Two") == "Two"
 
 
+@pytest.mark.rule("D.14")
 def test_fault_14_decode_errors_are_spdks(control):
     """-32603 and this text is what scripts know; the field is in the error's data."""
     assert control.fails("bdev_passthru_create", name="Top") == UNDECODED
     assert control.detail == "base_bdev_name: required, and missing"
 
 
+@pytest.mark.rule("A.7.14", "A.27.5")
 def test_deleting_a_base_takes_its_stack_along(control):
     control.malloc()
     for name, base in (("P1", "Disk"), ("P2", "P1"), ("P3", "P2")):
@@ -497,6 +512,7 @@ def test_the_stack_as_a_tree(control):
 # Configuration
 
 
+@pytest.mark.rule("A.22.6", "A.22.11", "A.20.1", "A.22.5")
 def test_configuration_comes_back_byte_for_byte(control, tmp_path):
     control.passthru(name="P2", base=U1)  # before its base, by a UUID
     control.malloc(uuid=U1, physical_block_size=4096)

@@ -71,6 +71,7 @@ def test_table(dispatcher):
     dispatcher.register(Method("echo", echo))
 
 
+@pytest.mark.rule("A.23.9")
 @pytest.mark.parametrize(
     ("text", "field", "value"),
     [
@@ -89,6 +90,7 @@ def test_decoding(dispatcher, text, field, value):
     assert type(found) is type(value)
 
 
+@pytest.mark.rule("A.23.9")
 @pytest.mark.parametrize(
     ("text", "detail"),
     [
@@ -175,6 +177,7 @@ def raising(error):
     return dispatcher
 
 
+@pytest.mark.rule("A.23.4")
 def test_failures():
     missing = raising(BdevError(errno.ENODEV, "bdev Malloc0: no such bdev"))
     assert failure(missing, "m") == (-19, "No such device", "bdev Malloc0: no such bdev")
@@ -200,6 +203,7 @@ def test_errno_helpers():
     assert error_from_exception(ValueError()) is None
 
 
+@pytest.mark.rule("A.6.12")
 def test_states():
     dispatcher = Dispatcher(State.STARTUP)
     dispatcher.register(Method("late", echo))

@@ -172,6 +172,7 @@ def test_call(daemon):
             client.call("echo", text=1)
 
 
+@pytest.mark.rule("A.23.1")
 def test_tcp(daemon):
     address = daemon.ask(lambda: daemon.server.listen("tcp:127.0.0.1:0"))
     assert address.port
@@ -180,6 +181,7 @@ def test_tcp(daemon):
         assert client.call("echo", text="a") == "a"
 
 
+@pytest.mark.rule("A.23.1")
 def test_the_address_is_taken(daemon):
     with pytest.raises(ListenError, match="living server"):
         RpcServer(daemon.reactor, daemon.dispatcher).listen(daemon.path)
@@ -193,6 +195,7 @@ def test_a_result_that_can_not_be_rendered(daemon, caplog):
     assert "unrenderable" in caplog.text
 
 
+@pytest.mark.rule("A.23.3")
 @pytest.mark.usefixtures("daemon")
 def test_a_request_in_pieces(raw):
     client = raw()
@@ -213,6 +216,7 @@ def test_half_a_request_costs_only_its_buffer(daemon, raw):
     assert read_lines(client, 1)[0]["result"] == "c"
 
 
+@pytest.mark.rule("A.23.6")
 def test_notifications_get_errors_and_no_results(daemon, raw):
     client = raw()
     for request_id in (b"", b',"id":null'):
@@ -223,6 +227,7 @@ def test_notifications_get_errors_and_no_results(daemon, raw):
     assert daemon.calls == ["n", "n"]
 
 
+@pytest.mark.rule("A.23.2")
 def test_answers_come_in_order_of_completion(daemon, raw):
     client = raw()
     client.send(encode_request("held", None, 1) + encode_request("echo", {"text": "e"}, 2))
@@ -242,6 +247,7 @@ def test_thousand_requests_at_once(raw):
     }
 
 
+@pytest.mark.rule("A.23.12")
 def test_more_in_flight_than_may_be(daemon, raw):
     client = raw()
     client.sendall(b"".join(encode_request("held", None, n + 1) for n in range(1500)))
@@ -253,6 +259,7 @@ def test_more_in_flight_than_may_be(daemon, raw):
     assert len(read_lines(client, 1500)) == 1500
 
 
+@pytest.mark.rule("A.23.11")
 def test_batches(daemon, raw):
     client = raw()
     client.send(
@@ -372,6 +379,7 @@ def test_a_client_that_never_reads_is_dropped_in_the_end(daemon, raw, monkeypatc
         assert other.call("echo", text="b") == "b"
 
 
+@pytest.mark.rule("A.23.12")
 def test_one_client_too_many_is_closed_at_once(daemon, raw):
     clients = [raw() for _ in range(MAX_CONNECTIONS)]
     until(lambda: len(daemon.connections()) == MAX_CONNECTIONS)

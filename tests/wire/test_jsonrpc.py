@@ -134,6 +134,7 @@ MALFORMED = [
 ]
 
 
+@pytest.mark.rule("A.23.5", "A.23.6", "A.23.7")
 @pytest.mark.parametrize(("stream", "request_"), VALID)
 def test_request(stream, request_):
     assert events(stream) == [request_]
@@ -142,6 +143,7 @@ def test_request(stream, request_):
     assert events(stream + b'{"meth')[0] == request_
 
 
+@pytest.mark.rule("A.23.4", "A.23.5", "A.23.7")
 @pytest.mark.parametrize(("stream", "request_id"), INVALID)
 def test_invalid_request_leaves_the_stream_usable(stream, request_id):
     expected = [(request_id, INVALID_REQUEST, False), (1, "m", "None")]
@@ -168,6 +170,7 @@ def test_malformed_ends_the_stream(stream):
     assert codec.buffered_bytes < 1000
 
 
+@pytest.mark.rule("A.23.9")
 def test_duplicate_keys_in_params_are_left_for_the_method_to_refuse():
     (request,) = events(b'{"id":1,"method":"m","params":{"a":1,"\\u0061":1}}')
     assert isinstance(request.params, DuplicateKey)
@@ -176,6 +179,7 @@ def test_duplicate_keys_in_params_are_left_for_the_method_to_refuse():
     assert isinstance(request.params["o"], DuplicateKey)
 
 
+@pytest.mark.rule("A.23.11")
 def test_batch():
     stream = b'[{"id":1,"method":"a"},{"method":"b"},5,{"id":2}]'
     expected = [
@@ -190,6 +194,7 @@ def test_batch():
     assert [brief(event) for event in one_by_one(stream)] == expected
 
 
+@pytest.mark.rule("A.23.10")
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -223,6 +228,7 @@ def padded(length):
     return call(method="m", params={"p": "x" * (length - len(empty))})
 
 
+@pytest.mark.rule("A.23.12")
 def test_length_limit():
     assert isinstance(events(padded(MAX_REQUEST_BYTES))[0], Request)
     assert brief(events(padded(MAX_REQUEST_BYTES + 1))[0]) == (None, PARSE_ERROR, True)
@@ -231,6 +237,7 @@ def test_length_limit():
     assert brief(events(b"1" * (MAX_REQUEST_BYTES + 1))[0]) == (None, PARSE_ERROR, True)
 
 
+@pytest.mark.rule("A.23.12")
 def test_value_limit():
     # method, its name, params, "p", and the array are 2 + 1 + 1 + 1 + 2 + 1 + 2 values
     def request(scalars):
@@ -279,6 +286,7 @@ def test_many_requests_at_once_are_linear():
 # The other direction
 
 
+@pytest.mark.rule("A.23.8")
 def test_messages_end_with_a_newline_and_are_compact():
     assert encode_result(1, True) == b'{"jsonrpc":"2.0","id":1,"result":true}\n'
     assert encode_error(None, -19, "No such device") == (
