@@ -745,6 +745,7 @@ def test_passthru_stays_what_people_copy():
         "product_name",
         "uuid_namespace",
         "ops",
+        "undecoded",
         "gives_read_buffers",
         "submit",
         "dump_info",
