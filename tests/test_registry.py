@@ -11,10 +11,11 @@ import uuid
 import pytest
 
 from support.stack import Stack, Stub, layer
-from vbdev.bdev import INHERITED, BdevError, BdevEvent, BdevState, Claim
+from vbdev.bdev import INHERITED, BdevError, BdevEvent, BdevState
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
+from vbdev.registry.claims import Claim, claim_bdev
 from vbdev.vocab import MAX_STACK_DEPTH, Op, Status
 
 U1 = uuid.UUID("11111111-2222-4333-8444-555555555555")
@@ -199,7 +200,7 @@ def test_fault_04_the_second_vbdev_learns_who_has_the_base(stack):
     stack.layer(name="First")
     message = refused(errno.EPERM, stack.layer, name="Second")
     assert "claimed (exclusive_write) by passthru vbdev First" in message
-    held = refused(errno.EPERM, stack.registry.claim, stack.registry.get("Disk"), "me")
+    held = refused(errno.EPERM, claim_bdev, stack.registry.get("Disk"), None, "me")
     assert held == "bdev Disk already claimed: type exclusive_write by passthru vbdev First"
     assert isinstance(stack.registry.get("Disk").claim, Claim)
 

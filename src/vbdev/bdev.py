@@ -21,7 +21,7 @@ module still holds and is logged with the bdev's name.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
@@ -32,11 +32,15 @@ from vbdev.core.engine import Channel
 from vbdev.iostat import IoTotals
 from vbdev.module_methods import INVALID_PARAMETERS, ModuleMethod
 from vbdev.reactor import Reactor
-from vbdev.vocab import WRITE_OPS, IoFlag, Op
+from vbdev.vocab import WRITE_OPS, ClaimType, IoFlag, Op
 
 if TYPE_CHECKING:
     from vbdev.core.batch import IOBatch
     from vbdev.descriptor import Descriptor
+    from vbdev.registry.claims import Claim
+    from vbdev.registry.creations import Creation
+    from vbdev.registry.holds import BaseHold
+    from vbdev.registry.registry import Registry
 
 __all__ = [
     "Bdev",
@@ -44,7 +48,6 @@ __all__ = [
     "BdevEvent",
     "BdevParams",
     "BdevState",
-    "Claim",
     "IoError",
     "VirtualBdev",
     "VirtualBdevParams",
@@ -125,16 +128,6 @@ class VirtualBdevParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
     """Name, alias or UUID of the base bdev, which may arrive later."""
 
 
-class Claim:
-    """A module's hold on a bdev: nobody else opens it for writing (SPDK: exclusive_write)."""
-
-    __slots__ = ("holder", "kind")
-
-    def __init__(self, holder: str) -> None:
-        self.kind = "exclusive_write"
-        self.holder = holder
-
-
 class Bdev:
     """A block device. Subclass it for a device that does its own work.
 
@@ -198,6 +191,8 @@ class Bdev:
         self.claim: Claim | None = None
         self.descriptors: list[Descriptor] = []
         self.totals = IoTotals()
+        self.on_resize: Callable[[Bdev], object] | None = None
+        """What the registry wants to be told; nobody else's."""
 
     def __repr__(self) -> str:
         return f"<{self.kind} bdev {self.name}>"
@@ -250,6 +245,23 @@ class Bdev:
         # In the order of the fields, wherever the UUID came from.
         params = msgspec.to_builtins(msgspec.structs.replace(self.params, uuid=self.uuid))
         return {key: value for key, value in params.items() if value is not None}
+
+    @classmethod
+    def examine_config(cls, registry: Registry, bdev: Bdev) -> None:
+        """Look whether a new bdev is one that this module waits for. Optional; no I/O.
+
+        Called for every bdev that is registered, before its registration ends. Vbdevs whose
+        `Params` name their base need none: the registry builds them itself.
+        """
+
+    @classmethod
+    async def examine_disk(cls, registry: Registry, bdev: Bdev) -> None:
+        """Look at the data of a new bdev that nobody, or this module, has claimed. Optional.
+
+        Open it (`registry.open`) to do I/O, and close it again, at REMOVE too. It runs beside the
+        examinations of other modules, one of which may be the first to claim the bdev. What it
+        raises is logged.
+        """
 
     # What the framework provides
 
@@ -313,6 +325,8 @@ class Bdev:
                 f" while it is open by {', '.join(self.holders())}",
             )
         self.num_blocks = num_blocks
+        if self.on_resize is not None:
+            self.on_resize(self)
         for descriptor in list(self.descriptors):
             for channel in descriptor.channels.values():
                 self.configure_channel(channel)
@@ -330,9 +344,21 @@ class VirtualBdev(Bdev):
     Params: ClassVar[type[BdevParams]] = VirtualBdevParams
     uuid_namespace: ClassVar[UUID] = UUID("5d0e5f2e-0f0b-4c0b-9d6b-2c2d8a2e6b61")
 
+    base_claim: ClaimType = ClaimType.EXCLUSIVE_WRITE
+    """How the base is claimed. One that only reads sets READ_MANY_WRITE_NONE: its base is opened
+    for reading alone, others may do the same, and it has none of the ops that write."""
+    base_claim_key: int = 0
+    """What those agree on who share READ_MANY_WRITE_SHARED."""
+    survives_base: ClassVar[bool] = True
+    """When the base is hot-removed, the creation waits for its return; else it ends with it."""
+
     base: Bdev
     """The base bdev, from before `start` until after `stop`."""
     base_descriptor: Descriptor
+    base_hold: BaseHold
+    """What keeps the base open and claimed, shared with those of the same plan."""
+    creation: Creation | None = None
+    """The wish that it comes from, if any."""
 
     @classmethod
     def base_name_of(cls, params: BdevParams) -> str:
@@ -340,12 +366,33 @@ class VirtualBdev(Bdev):
         assert isinstance(params, VirtualBdevParams)
         return params.base_bdev_name
 
+    @classmethod
+    def creation_key(cls, params: BdevParams) -> str:
+        """Return what a creation is kept and deleted by; the vbdev's name, unless it is many."""
+        return params.name
+
+    @classmethod
+    def plan(cls, params: BdevParams, base: Bdev) -> list[VirtualBdev]:
+        """Return the vbdevs to build on a base that is there: one, or several that share it.
+
+        They are built in this order, all of them or none.
+        """
+        return [cls(params)]
+
+    @classmethod
+    def creation_config(cls, params: BdevParams, vbdevs: list[VirtualBdev]) -> list[dict[str, Any]]:
+        """Return the RPC calls that ask for a creation again; `vbdevs`: what there is of it."""
+        source = vbdevs[0] if vbdevs else cls(params)
+        return [{"method": f"bdev_{cls.kind}_create", "params": source.config_params()}]
+
     def inherit(self) -> None:
         """Take geometry, limits and ops over from the base; again when the base is resized."""
         base = self.base
         for name in INHERITED:
             setattr(self, name, getattr(base, name))
         self.ops = type(self).ops & base.ops
+        if not self.base_descriptor.write:
+            self.ops -= WRITE_OPS
         self.gives_read_buffers = type(self).gives_read_buffers and base.gives_read_buffers
         if self.uuid is None:
             assert base.uuid is not None

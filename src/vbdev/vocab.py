@@ -8,7 +8,7 @@ The compiled core has the same values in `core/types.pxd`; a test holds the two 
 from __future__ import annotations
 
 import errno
-from enum import IntEnum, IntFlag
+from enum import IntEnum, IntFlag, StrEnum
 from typing import Final
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "NBD_MAX_PAYLOAD_BYTES",
     "OP_NAMES",
     "WRITE_OPS",
+    "ClaimType",
     "IoFlag",
     "NbdError",
     "Op",
@@ -53,6 +54,20 @@ class Op(IntEnum):
     NVME_IOV_MD = 20
     NVME_NSSR = 21
     WRITE_UNCORRECTABLE = 22
+
+
+class ClaimType(StrEnum):
+    """Types of claims, as `bdev_get_bdevs` prints them (`enum spdk_bdev_claim_type`)."""
+
+    NOT_CLAIMED = "not_claimed"
+    EXCLUSIVE_WRITE = "exclusive_write"
+    """One module writes; not tied to a descriptor."""
+    READ_MANY_WRITE_ONE = "read_many_write_one"
+    """One descriptor writes."""
+    READ_MANY_WRITE_NONE = "read_many_write_none"
+    """Nobody writes; several may claim that."""
+    READ_MANY_WRITE_SHARED = "read_many_write_shared"
+    """Those write who have agreed on a key."""
 
 
 OP_NAMES: Final[dict[Op, str]] = {op: op.name.lower() for op in Op}

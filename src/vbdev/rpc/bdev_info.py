@@ -40,7 +40,7 @@ def describe(bdev: Bdev) -> dict[str, Any]:
     }
     info["claimed"] = bdev.claim is not None
     if bdev.claim is not None:
-        info["claim_type"] = bdev.claim.kind
+        info["claim_type"] = str(bdev.claim.kind)
     info["zoned"] = False
     info["supported_io_types"] = {name: op in bdev.ops for op, name in OP_NAMES.items()}
     info["driver_specific"] = bdev.dump_info()

@@ -1,0 +1,15 @@
+"""The registry: which bdevs exist, who has them open and claimed, and how they come and go.
+
+Rooms, from the top down: `registry` puts them together; `removal` takes bdevs down; `examine`
+looks at new ones; `creations` remembers which vbdevs were asked for, and builds them; `holds` is
+a base opened and claimed for those who stand on it; `claims` says who may write; `names` is the
+one name space; `notifications` tells who asks what came and went.
+"""
+
+from __future__ import annotations
+
+from vbdev.registry.creations import Creation
+from vbdev.registry.holds import BaseHold
+from vbdev.registry.registry import Registry
+
+__all__ = ["BaseHold", "Creation", "Registry"]

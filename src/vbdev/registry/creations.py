@@ -1,0 +1,153 @@
+"""Creations: which vbdevs were asked for, apart from those that are there.
+
+A creation outlives the hot removal of its base, waits for a base that is not there yet, is saved
+with the configuration, and ends when somebody deletes what it made. It knows its base by what
+the base was called by whoever asked: name, alias or UUID.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from vbdev.bdev import Bdev, BdevError, BdevParams, BdevState, VirtualBdev
+from vbdev.registry.holds import BaseHold
+from vbdev.vocab import MAX_STACK_DEPTH
+
+if TYPE_CHECKING:
+    from vbdev.registry.registry import Registry
+
+__all__ = ["Creation", "build", "build_creation", "examine_creations"]
+
+log = logging.getLogger(__name__)
+
+
+class Creation:
+    """One vbdev, or the several of one `plan`, that somebody asked for."""
+
+    __slots__ = ("building", "cls", "params", "vbdevs")
+
+    def __init__(self, cls: type[VirtualBdev], params: BdevParams) -> None:
+        self.cls = cls
+        self.params = params
+        self.vbdevs: list[VirtualBdev] = []
+        """What there is of it now."""
+        self.building = False
+
+    @property
+    def key(self) -> str:
+        """What it is kept and deleted by: the vbdev's name, for most."""
+        return self.cls.creation_key(self.params)
+
+    @property
+    def base_name(self) -> str:
+        """What the base was called by whoever asked."""
+        return self.cls.base_name_of(self.params)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether nothing of it is there, nor about to be."""
+        return not self.vbdevs and not self.building
+
+    def config(self) -> list[dict[str, Any]]:
+        """Return the RPC calls that ask for the same again."""
+        return self.cls.creation_config(self.params, self.vbdevs)
+
+
+async def examine_creations(registry: Registry, bdev: Bdev) -> None:
+    """Build what waited for a bdev, oldest first. What fails is logged, and waits on."""
+    for creation in list(registry.creations.values()):
+        if creation.waiting and registry.find(creation.base_name) is bdev:
+            try:
+                await build_creation(registry, creation, bdev)
+            except (BdevError, OSError) as error:
+                # Nobody waits for this: the one who asked has long had an answer.
+                log.warning("no vbdev name=%s base=%s error=%s", creation.key, bdev.name, error)
+            except Exception:  # a bug in that module, and no fault of the base
+                log.exception("vbdev creation failed name=%s base=%s", creation.key, bdev.name)
+
+
+async def build_creation(registry: Registry, creation: Creation, base: Bdev) -> None:
+    """Build all vbdevs of a creation on its base, or none of them."""
+    creation.building = True
+    try:
+        plan = creation.cls.plan(creation.params, base)
+        if not plan:
+            return
+        what = plan[0].name if len(plan) == 1 else f"of {base.name}"
+        async with registry.hold(
+            base,
+            creation.cls.kind,
+            holder=f"{creation.cls.kind} vbdev{'s' * (len(plan) > 1)} {what}",
+            claim=plan[0].base_claim,
+            key=plan[0].base_claim_key,
+        ) as hold:
+            try:
+                for vbdev in plan:
+                    await build(registry, vbdev, hold, creation)
+            except BaseException:
+                for vbdev in reversed(list(creation.vbdevs)):
+                    if vbdev.state is BdevState.READY:
+                        await registry.unregister(vbdev)
+                raise
+    finally:
+        creation.building = False
+
+
+async def build(
+    registry: Registry, vbdev: VirtualBdev, hold: BaseHold, creation: Creation | None = None
+) -> None:
+    """Start and register one vbdev on a base that is held. It takes the hold with it.
+
+    One without a creation goes with its base and is not saved: a partition, say, which comes
+    back because the table on the disk says so.
+    """
+    base = hold.base
+    depth = 2 + sum(1 for _ in bases(base))
+    if depth > MAX_STACK_DEPTH:
+        raise BdevError(
+            errno.ELOOP,
+            f"vbdev {vbdev.name!r} would be layer {depth}; {MAX_STACK_DEPTH} are the most",
+        )
+    vbdev.reactor = registry.reactor
+    vbdev.base, vbdev.base_hold, vbdev.base_descriptor = base, hold.take(), hold.descriptor
+    hold.vbdevs.append(vbdev)
+    try:
+        vbdev.inherit()
+        size = base.num_blocks
+        await vbdev.start()
+        try:
+            _check_still_wanted(registry, vbdev, creation)
+            if base.num_blocks != size:  # nobody was told, as long as it was not there
+                vbdev.base_resized()
+            await registry.register(vbdev, creation)
+        except BaseException:
+            await vbdev.stop()
+            raise
+    except BaseException:
+        await let_go(vbdev)
+        raise
+
+
+async def let_go(vbdev: VirtualBdev) -> None:
+    """Give the base back."""
+    vbdev.base_hold.vbdevs.remove(vbdev)
+    await vbdev.base_hold.give()
+
+
+def _check_still_wanted(registry: Registry, vbdev: VirtualBdev, creation: Creation | None) -> None:
+    # `start` may have taken its time.
+    name = vbdev.name
+    if vbdev.base.state is not BdevState.READY:
+        raise BdevError(errno.ENODEV, f"base bdev {vbdev.base.name} of {name!r} is being removed")
+    if creation is not None and registry.creations.get(creation.key) is not creation:
+        raise BdevError(errno.ENODEV, f"vbdev {name!r} was deleted while it started")
+
+
+def bases(bdev: Bdev) -> Iterator[Bdev]:
+    """Yield what a bdev stands on, from the top down."""
+    while isinstance(bdev, VirtualBdev):
+        bdev = bdev.base
+        yield bdev

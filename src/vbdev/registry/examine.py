@@ -1,0 +1,172 @@
+"""Examination: what a new bdev carries, or is the base of (SPDK: spdk_bdev_examine).
+
+Two phases. In the first the configured vbdevs that waited for the bdev are built, then each
+module's `examine_config` is called; the registration of the bdev waits for it. In the second the
+modules that have an `examine_disk` look at the data: all of them when nobody has claimed the
+bdev, else those that have. Each runs as a task of its own, so that one that never ends holds up
+nobody but `wait`, which says for whom it waits. What fails is logged and harms nobody.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vbdev.bdev import Bdev, BdevError, BdevState
+from vbdev.registry.creations import examine_creations
+from vbdev.task import Future
+from vbdev.vocab import Op
+
+if TYPE_CHECKING:
+    from vbdev.registry.registry import Registry
+
+__all__ = ["Examination", "Examiner"]
+
+log = logging.getLogger(__name__)
+
+SAY_US = 5_000_000
+"""How long `wait` waits before it says for whom, and again after each such time."""
+
+
+@dataclass(eq=False, slots=True)
+class Examination:
+    """One that goes on."""
+
+    bdev: Bdev
+    module: str
+    """Kind of the module, or "configuration" for the first phase."""
+    since_ns: int
+
+    def __str__(self) -> str:
+        return f"{self.module} of bdev {self.bdev.name}"
+
+
+class Examiner:
+    """Calls the modules for each new bdev, in the order in which the modules were added."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.auto = True
+        """Whether every new bdev is examined; else those that `request` names."""
+        self.requested: list[str] = []
+        """Names of bdevs that shall be examined although `auto` is off."""
+        self.modules: list[type[Bdev]] = []
+        self._registry = registry
+        self._running: list[Examination] = []
+        self._idle: list[Future[None]] = []
+
+    def of(self, bdev: Bdev) -> list[str]:
+        """Return the kinds of the modules that examine a bdev just now."""
+        return [one.module for one in self._running if one.bdev is bdev]
+
+    async def examine(self, bdev: Bdev) -> None:
+        """Examine a new bdev; return when the first phase has ended."""
+        wanted = self.auto or any(n in self.requested for n in (bdev.name, *bdev.aliases))
+        if not wanted or Op.READ not in bdev.ops:
+            return
+        running = self._begin(bdev, "configuration")
+        try:
+            await examine_creations(self._registry, bdev)
+            for module in list(self.modules):
+                try:
+                    module.examine_config(self._registry, bdev)
+                except Exception as error:  # noqa: BLE001 - logged: no fault of the bdev's
+                    _report(error, module.kind, bdev)
+            if bdev.state is BdevState.READY:
+                self._examine_disk(bdev)
+        finally:
+            self._end(running)
+
+    def _examine_disk(self, bdev: Bdev) -> None:
+        tasters = [m for m in self.modules if _overrides(m)]
+        if bdev.claim is not None:
+            tasters = [m for m in tasters if m.kind in bdev.claim.modules]
+        for module in tasters:
+            running = self._begin(bdev, module.kind)
+            self._registry.reactor.spawn(self._taste(module, running), f"examine: {running}")
+
+    async def _taste(self, module: type[Bdev], running: Examination) -> None:
+        try:
+            await module.examine_disk(self._registry, running.bdev)
+        except Exception as error:  # noqa: BLE001 - logged: no fault of the bdev's
+            _report(error, module.kind, running.bdev)
+        finally:
+            self._end(running)
+
+    def _begin(self, bdev: Bdev, module: str) -> Examination:
+        running = Examination(bdev, module, self._registry.reactor.clock.now_ns())
+        self._running.append(running)
+        return running
+
+    def _end(self, running: Examination) -> None:
+        self._running.remove(running)
+        if not self._running:
+            idle, self._idle = self._idle, []
+            for future in idle:
+                if not future.done:
+                    future.set_result(None)
+
+    async def request(self, name: str) -> None:
+        """Examine a bdev although `auto` is off, now or when it comes (RPC bdev_examine).
+
+        BdevError: EINVAL when `auto` is on, EEXIST when it was asked for before. The request ends
+        when the bdev unregisters.
+        """
+        if self.auto:
+            raise BdevError(
+                errno.EINVAL, f"bdev {name!r}: every bdev is examined (bdev_auto_examine is true)"
+            )
+        bdev = self._registry.find(name)
+        for known in (name,) if bdev is None else (name, bdev.name, *bdev.aliases):
+            if known in self.requested:
+                raise BdevError(errno.EEXIST, f"bdev {known!r} is on the list already")
+        self.requested.append(name)
+        if bdev is not None and bdev.state is BdevState.READY:
+            await self.examine(bdev)
+
+    def forget(self, bdev: Bdev) -> None:
+        """Drop the requests for a bdev that unregisters."""
+        self.requested = [n for n in self.requested if n not in (bdev.name, *bdev.aliases)]
+
+    async def wait(self, timeout_us: float | None = None) -> list[Examination]:
+        """Wait until no examination goes on; return those that do after `timeout_us`."""
+        waited_us = 0.0
+        while self._running and (timeout_us is None or waited_us < timeout_us):
+            period_us = SAY_US if timeout_us is None else min(SAY_US, timeout_us - waited_us)
+            idle: Future[None] = Future()
+            self._idle.append(idle)
+            timer = self._registry.reactor.call_later(period_us, _resolve(idle))
+            await idle
+            timer.cancel()
+            waited_us += period_us
+            if self._running:
+                going_on = ", ".join(map(str, self._running))
+                log.warning("examination goes on: %s", going_on)
+        return list(self._running)
+
+
+def _resolve(future: Future[None]) -> Callable[[], None]:
+    def resolve() -> None:
+        if not future.done:
+            future.set_result(None)
+
+    return resolve
+
+
+def _overrides(module: type[Bdev]) -> bool:
+    return module.examine_disk.__func__ is not Bdev.examine_disk.__func__  # type: ignore[attr-defined]
+
+
+def _report(error: Exception, module: str, bdev: Bdev) -> None:
+    if isinstance(error, (BdevError, OSError)):
+        log.warning("examination failed bdev=%s module=%s error=%s", bdev.name, module, error)
+    else:
+        log.error(
+            "examination failed bdev=%s module=%s error=%r",
+            bdev.name,
+            module,
+            error,
+            exc_info=error,
+        )

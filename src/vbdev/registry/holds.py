@@ -1,0 +1,100 @@
+"""Holds: a base bdev, opened and claimed once for all the vbdevs that a module has on it.
+
+Counted: a hold lasts while somebody who `take`s it, or a vbdev that stands on it, has not given
+it back. The last one to do so closes the descriptor and ends the claim (SPDK: the base of
+`spdk_bdev_part_base_construct_ext`). Belongs to the first reactor.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from vbdev.bdev import Bdev, BdevEvent, VirtualBdev
+from vbdev.registry.claims import claim_bdev, claim_descriptor, release_bdev
+from vbdev.task import Future
+from vbdev.vocab import ClaimType
+
+if TYPE_CHECKING:
+    from vbdev.registry.registry import Registry
+
+__all__ = ["BaseHold"]
+
+
+class BaseHold:
+    """One open and one claim of a base, shared. Made by `Registry.hold`, with one user: the caller.
+
+    An asynchronous context manager, which gives the caller's share back:
+
+        async with registry.hold(base, "gpt", holder=f"gpt of {base.name}") as hold:
+            for part in parts:
+                await registry.build(part, hold)
+
+    claim: what is claimed. `exclusive_write` opens the base for writing, `not_claimed` and
+    `read_many_write_none` for reading alone; the two other claims grant writing.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        base: Bdev,
+        module: str,
+        *,
+        holder: str,
+        claim: ClaimType = ClaimType.EXCLUSIVE_WRITE,
+        key: int = 0,
+    ) -> None:
+        self.base = base
+        self.module = module
+        self.vbdevs: list[VirtualBdev] = []
+        self._registry = registry
+        self._users = 1
+        self._claim = claim
+        self.descriptor = registry.open(
+            base.name,
+            write=claim is ClaimType.EXCLUSIVE_WRITE,
+            on_event=self._on_event,
+            holder=holder,
+        )
+        try:
+            if claim is ClaimType.EXCLUSIVE_WRITE:
+                claim_bdev(base, self.descriptor, module, holder)
+            elif claim is not ClaimType.NOT_CLAIMED:
+                claim_descriptor(self.descriptor, claim, module, name=holder, key=key)
+        except BaseException:
+            self.descriptor.close()
+            raise
+
+    def _on_event(self, event: BdevEvent) -> None:
+        for vbdev in list(self.vbdevs):
+            self._registry.base_event(vbdev, event)
+
+    def take(self) -> Self:
+        """Count one more user."""
+        assert self._users > 0, "a hold that has ended can not be taken"
+        self._users += 1
+        return self
+
+    async def give(self) -> None:
+        """Count one user less. The last one waits until the base is closed and unclaimed."""
+        assert self._users > 0, "given back more often than taken"
+        self._users -= 1
+        if self._users:
+            return
+        if self._claim is ClaimType.EXCLUSIVE_WRITE:
+            release_bdev(self.base, self.module)
+        closed: Future[None] = Future()
+        self.descriptor.on_close(lambda: closed.set_result(None))
+        self.descriptor.close()
+        await closed
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.give()

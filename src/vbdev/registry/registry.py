@@ -1,0 +1,425 @@
+"""The registry itself: create, register, open, unregister, and the end.
+
+One owner: everything here runs on the first reactor.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from vbdev.bdev import Bdev, BdevError, BdevEvent, BdevParams, BdevState, VirtualBdev
+from vbdev.descriptor import Descriptor
+from vbdev.reactor import Reactor
+from vbdev.registry.creations import Creation, build, build_creation
+from vbdev.registry.examine import Examiner
+from vbdev.registry.holds import BaseHold
+from vbdev.registry.names import Names
+from vbdev.registry.notifications import Notifications
+from vbdev.registry.removal import Removal, remove
+from vbdev.task import Future
+from vbdev.vocab import (
+    BLOCK_SIZE_MULTIPLE,
+    MAX_BLOCK_SIZE,
+    MAX_SIZE_BYTES,
+    ClaimType,
+)
+
+__all__ = ["Registry"]
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN_US = 1000
+"""How often `close` looks whether the bdevs that somebody else removes are gone."""
+OPEN_RETRY_MS = 100
+"""How often `open_async` looks for its bdev."""
+EXAMINE_AT_END_US = 5_000_000
+"""How long `close` waits for examinations that go on."""
+
+
+class Registry:
+    """The bdevs of one application, in the order in which they were registered."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self.reactor = reactor
+        self.bdevs: dict[str, Bdev] = {}
+        self.creations: dict[str, Creation] = {}
+        self.removals: dict[Bdev, Removal] = {}
+        self.notifications = Notifications()
+        self.examiner = Examiner(self)
+        self.closing = False
+        self._names = Names()
+        self._opening: set[Future[None]] = set()
+        self._announced: set[Bdev] = set()
+
+    def __iter__(self) -> Iterator[Bdev]:
+        return iter(list(self.bdevs.values()))
+
+    def add_module(self, module: type[Bdev]) -> None:
+        """Let a module examine new bdevs, after those that were added before."""
+        self.examiner.modules.append(module)
+
+    # Names
+
+    def find(self, name: str) -> Bdev | None:
+        """Return the bdev with this name, alias or UUID."""
+        return self._names.find(name)
+
+    def get(self, name: str, kind: str | None = None) -> Bdev:
+        """Return the bdev of this name (and kind), or raise BdevError ENODEV."""
+        bdev = self.find(name)
+        if bdev is None:
+            raise BdevError(errno.ENODEV, f"there is no bdev {name!r}")
+        if kind is not None and bdev.kind != kind:
+            raise BdevError(errno.ENODEV, f"bdev {name!r} is a {bdev.kind} bdev and no {kind} bdev")
+        return bdev
+
+    def unused_name(self, prefix: str) -> str:
+        """Return `prefix` with the lowest number that makes it a name nobody has."""
+        number = 0
+        while f"{prefix}{number}" in self._names or f"{prefix}{number}" in self.creations:
+            number += 1
+        return f"{prefix}{number}"
+
+    def add_alias(self, bdev: Bdev, alias: str | None) -> None:
+        """Give a bdev one more name (spdk_bdev_alias_add). EINVAL for none, EEXIST if taken."""
+        if alias:
+            self._check_configured(alias)
+        self._names.add_alias(bdev, alias)
+
+    def drop_alias(self, bdev: Bdev, alias: str) -> None:
+        """Take an alias away (spdk_bdev_alias_del); ENOENT for one that it has not."""
+        self._names.drop_alias(bdev, alias)
+
+    def drop_aliases(self, bdev: Bdev) -> None:
+        """Take all aliases away, the UUID among them (spdk_bdev_alias_del_all)."""
+        self._names.drop_aliases(bdev)
+
+    # Creation
+
+    async def create(self, cls: type[Bdev], params: BdevParams) -> str:
+        """Make a bdev and return its name. A vbdev whose base is absent is made when it comes."""
+        if not params.name and cls.auto_name:
+            params = msgspec.structs.replace(params, name=self.unused_name(cls.auto_name))
+        if issubclass(cls, VirtualBdev):
+            return (await self.create_virtual(cls, params)).key
+        bdev = cls(params)
+        self._check_configured(bdev.name)
+        self._names.check(bdev)
+        bdev.reactor = self.reactor
+        await bdev.start()
+        try:
+            await self.register(bdev)
+        except BaseException:
+            await bdev.stop()
+            raise
+        return bdev.name
+
+    async def create_virtual(self, cls: type[VirtualBdev], params: BdevParams) -> Creation:
+        """Ask for the vbdevs of a module's `plan`; `Creation.vbdevs` says which are there."""
+        creation = Creation(cls, params)
+        key = creation.key
+        self._check_configured(key)
+        if key == params.name:  # otherwise the plan says how the vbdevs are called
+            self._names.check(cls(params))
+            if key == creation.base_name:
+                raise BdevError(errno.EINVAL, f"vbdev {key!r} can not be its own base")
+        self.creations[key] = creation
+        base = self.find(creation.base_name)
+        if base is None or base.state is not BdevState.READY:
+            log.info(
+                "vbdev creation deferred pending base bdev arrival name=%s base=%s",
+                key,
+                creation.base_name,
+            )
+            return creation
+        try:
+            await build_creation(self, creation, base)
+        except BaseException:
+            if self.creations.get(key) is creation:  # nobody has deleted it meanwhile
+                del self.creations[key]
+            raise
+        return creation
+
+    def hold(
+        self,
+        base: Bdev,
+        module: str,
+        *,
+        holder: str,
+        claim: ClaimType = ClaimType.EXCLUSIVE_WRITE,
+        key: int = 0,
+    ) -> BaseHold:
+        """Open and claim a base for one or several vbdevs; the caller gives its share back.
+
+        Raises BdevError as `open` and the claim do, and leaves nothing then.
+        """
+        return BaseHold(self, base, module, holder=holder, claim=claim, key=key)
+
+    async def build(self, vbdev: VirtualBdev, hold: BaseHold) -> None:
+        """Start and register a vbdev on a held base, without a creation.
+
+        It goes with its base, and is not saved: what made it (a table on the disk, say) makes it
+        again.
+        """
+        self._check_configured(vbdev.name)
+        await build(self, vbdev, hold)
+
+    def base_event(self, vbdev: VirtualBdev, event: BdevEvent) -> None:
+        """Pass what a base tells its opener on to a vbdev that stands on it."""
+        if self.bdevs.get(vbdev.name) is not vbdev:
+            return  # it still starts; `build` looks for itself when it has
+        if event is BdevEvent.REMOVE:
+            if vbdev.state is BdevState.READY:
+                self.reactor.spawn(self.unregister(vbdev), f"hot removal of {vbdev.name}")
+        elif event is BdevEvent.RESIZE:
+            vbdev.base_resized()
+
+    def _check_configured(self, name: str) -> None:
+        if name in self.creations:
+            raise BdevError(errno.EEXIST, f"a vbdev {name!r} is configured already")
+
+    async def register(self, bdev: Bdev, creation: Creation | None = None) -> None:
+        """Enter a started bdev, then examine it (spdk_bdev_register).
+
+        Raises BdevError: EINVAL without a name, a block size or blocks, EEXIST where one of its
+        names is taken, ESHUTDOWN at the end of the application. Whoever made the bdev stops it
+        then. Later than that it is the registry's.
+        """
+        _check_geometry(bdev)
+        if self.closing:
+            raise BdevError(errno.ESHUTDOWN, f"bdev {bdev.name!r}: the application ends")
+        if bdev.uuid is None:
+            bdev.uuid = uuid.uuid4()
+        bdev.write_unit_size = bdev.write_unit_size or 1
+        bdev.acwu = bdev.acwu or bdev.write_unit_size
+        bdev.phys_block_size = bdev.phys_block_size or bdev.block_size
+        self._names.add(bdev)
+        self.bdevs[bdev.name] = bdev
+        if isinstance(bdev, VirtualBdev):
+            bdev.creation = creation
+            if creation is not None:
+                creation.vbdevs.append(bdev)
+        bdev.on_resize = self._resized
+        log.info(
+            "bdev registered name=%s kind=%s blocks=%d block_size=%d",
+            bdev.name,
+            bdev.kind,
+            bdev.num_blocks,
+            bdev.block_size,
+        )
+        await self.examiner.examine(bdev)
+        self._announce(bdev)
+
+    def _announce(self, bdev: Bdev) -> None:
+        # What stands on it is there by now. One that goes before that came all the same.
+        if bdev not in self._announced and self.bdevs.get(bdev.name) is bdev:
+            self._announced.add(bdev)
+            self.notifications.send("bdev_register", bdev.name)
+
+    def _resized(self, bdev: Bdev) -> None:
+        if bdev in self._announced:
+            self.notifications.send("bdev_resize", bdev.name)
+
+    # Opening
+
+    def open(
+        self,
+        name: str,
+        *,
+        write: bool,
+        on_event: Callable[[BdevEvent], object],
+        holder: str,
+    ) -> Descriptor:
+        """Open a bdev by name, alias or UUID (spdk_bdev_open_ext).
+
+        Raises BdevError: EINVAL without something to call for events, ENODEV for an unknown bdev
+        or one that is going away, EPERM for writing to one that a module has claimed.
+        """
+        if not callable(on_event):
+            raise BdevError(errno.EINVAL, f"{holder}: an open of bdev {name!r} needs an on_event")
+        bdev = self.get(name)
+        if bdev.state is not BdevState.READY:
+            raise BdevError(errno.ENODEV, f"bdev {name!r} is being removed")
+        if write and bdev.claim is not None:
+            raise BdevError(
+                errno.EPERM,
+                f"bdev {bdev.name} can not be opened for writing by {holder}:"
+                f" claimed ({bdev.claim.kind}) by {bdev.claim.holder}",
+            )
+        descriptor = Descriptor(bdev, self.reactor, write=write, on_event=on_event, holder=holder)
+        bdev.descriptors.append(descriptor)
+        return descriptor
+
+    async def open_async(
+        self,
+        name: str,
+        *,
+        write: bool,
+        on_event: Callable[[BdevEvent], object],
+        holder: str,
+        timeout_ms: int = 0,
+    ) -> Descriptor:
+        """Open a bdev that may come later (spdk_bdev_open_async).
+
+        timeout_ms: how long to look for it, each 100 ms; 0: once. Raises BdevError as `open`
+        does, ETIMEDOUT when it has not come, ESHUTDOWN when the application ends meanwhile.
+        """
+        waited_ms = 0
+        while True:
+            if self.closing:
+                raise BdevError(errno.ESHUTDOWN, f"{holder}: bdev {name!r}: the application ends")
+            try:
+                return self.open(name, write=write, on_event=on_event, holder=holder)
+            except BdevError as error:
+                if error.errno != errno.ENODEV or not timeout_ms:
+                    raise
+                if waited_ms >= timeout_ms:
+                    raise BdevError(
+                        errno.ETIMEDOUT,
+                        f"{holder}: no bdev {name!r} came within {timeout_ms} ms",
+                    ) from error
+            pause_ms = min(OPEN_RETRY_MS, timeout_ms - waited_ms)
+            await self._pause(pause_ms * 1000)
+            waited_ms += pause_ms
+
+    async def _pause(self, delay_us: int) -> None:
+        """Sleep, or until `close` begins."""
+        future: Future[None] = Future()
+
+        def end() -> None:
+            if not future.done:
+                future.set_result(None)
+
+        self._opening.add(future)
+        timer = self.reactor.call_later(delay_us, end)
+        await future
+        timer.cancel()
+        self._opening.discard(future)
+
+    # Deletion
+
+    async def delete(self, name: str, kind: str) -> None:
+        """Delete a bdev that `bdev_<kind>_create` made, or a creation that still waits."""
+        creation = self.creations.get(name)
+        if self.find(name) is None and creation is not None and creation.cls.kind == kind:
+            await self.delete_creation(creation)
+            return
+        if self.find(name) is None:
+            raise BdevError(errno.ENODEV, f"there is no {kind} bdev {name!r}")
+        await self.delete_bdev(self.get(name, kind))
+
+    async def delete_creation(self, creation: Creation) -> None:
+        """Forget a creation, and remove what there is of it, the latest first."""
+        if self.creations.get(creation.key) is creation:
+            del self.creations[creation.key]
+        for vbdev in reversed(list(creation.vbdevs)):
+            if vbdev.state is BdevState.READY:
+                await self.unregister(vbdev)
+
+    async def delete_bdev(self, bdev: Bdev, timeout_ms: int | None = None) -> None:
+        """Unregister a bdev for good: the creation that is for it alone goes first."""
+        creation = bdev.creation if isinstance(bdev, VirtualBdev) else None
+        if creation is not None and creation.key == bdev.name:
+            self.creations.pop(bdev.name, None)
+        await self.unregister(bdev, timeout_ms)
+
+    async def unregister(self, bdev: Bdev, timeout_ms: int | None = None) -> None:
+        """Remove a bdev: tell its openers, wait until they have let go, destroy it.
+
+        timeout_ms: when to stop waiting, if ever. Raises BdevError: ETIMEDOUT, naming the holders,
+        when it is not gone by then, and the removal goes on; EBUSY, naming them, when it is being
+        removed already. What the bdev's `stop` raises comes here too, and the bdev is gone.
+        """
+        await remove(self, bdev, timeout_ms)
+
+    def forget(self, bdev: Bdev) -> None:
+        """Take a bdev's names away. For its removal alone."""
+        self.examiner.forget(bdev)
+        self._announce(bdev)
+        self._announced.discard(bdev)
+        self.notifications.send("bdev_unregister", bdev.name)
+        self._names.remove(bdev)
+        self.bdevs.pop(bdev.name, None)
+        self.removals.pop(bdev, None)
+        if not isinstance(bdev, VirtualBdev) or bdev.creation is None:
+            return
+        creation = bdev.creation
+        creation.vbdevs.remove(bdev)
+        hot_removed = bdev.base.state is not BdevState.READY
+        gone = not creation.vbdevs and hot_removed and not creation.cls.survives_base
+        if gone and self.creations.get(creation.key) is creation:
+            del self.creations[creation.key]
+
+    async def close(self) -> None:
+        """Unregister every bdev, stacks from the top, newest first.
+
+        Opens that wait are ended first, and examinations waited for, 5 s at most. One that fails
+        to stop (its last sync failed, say) does not keep the others from theirs; the first
+        failure is raised at the end. What is being removed already is waited for.
+        """
+        self.closing = True
+        self.creations.clear()
+        for future in list(self._opening):
+            if not future.done:
+                future.set_result(None)
+        for examination in await self.examiner.wait(EXAMINE_AT_END_US):
+            log.warning("the end does not wait any longer for the examination: %s", examination)
+        failures: list[Exception] = []
+        while self.bdevs:
+            idle = [b for b in self.bdevs.values() if b.state is BdevState.READY]
+            if not idle:
+                await self.reactor.sleep(LOOK_AGAIN_US)
+                continue
+            unclaimed = [b for b in idle if b.claim is None]
+            bdev = (unclaimed or idle)[-1]
+            if bdev.claim is not None:
+                log.warning(
+                    "unregistering claimed bdev name=%s claim=%s by=%s",
+                    bdev.name,
+                    bdev.claim.kind,
+                    bdev.claim.holder,
+                )
+            try:
+                await self.unregister(bdev)
+            except (BdevError, OSError) as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    # Configuration
+
+    def config(self) -> list[dict[str, Any]]:
+        """Return the RPC calls that make the same bdevs and waiting creations again.
+
+        What was examined on request comes first; then the bdevs, then the vbdevs.
+        """
+        calls: list[dict[str, Any]] = [
+            {"method": "bdev_examine", "params": {"name": name}} for name in self.examiner.requested
+        ]
+        for bdev in self.bdevs.values():
+            if not isinstance(bdev, VirtualBdev):
+                calls.append({"method": f"bdev_{bdev.kind}_create", "params": bdev.config_params()})
+        for creation in self.creations.values():
+            calls += creation.config()
+        return calls
+
+
+def _check_geometry(bdev: Bdev) -> None:
+    if not bdev.name:
+        raise BdevError(errno.EINVAL, "a bdev needs a name")
+    if not 0 < bdev.block_size <= MAX_BLOCK_SIZE or bdev.block_size % BLOCK_SIZE_MULTIPLE:
+        raise BdevError(
+            errno.EINVAL,
+            f"bdev {bdev.name}: block size {bdev.block_size} is no multiple"
+            f" of {BLOCK_SIZE_MULTIPLE} up to {MAX_BLOCK_SIZE}",
+        )
+    if bdev.num_blocks <= 0:
+        raise BdevError(errno.EINVAL, f"bdev {bdev.name} has no blocks")
+    if bdev.size_bytes > MAX_SIZE_BYTES:
+        raise BdevError(errno.EINVAL, f"bdev {bdev.name} has more than {MAX_SIZE_BYTES} bytes")
