@@ -364,6 +364,12 @@ class Registry:
         failure is raised at the end. What is being removed already is waited for.
         """
         self.closing = True
+        try:
+            await self._close()
+        finally:
+            self.closing = False
+
+    async def _close(self) -> None:
         self.creations.clear()
         for future in list(self._opening):
             if not future.done:
