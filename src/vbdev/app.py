@@ -85,6 +85,7 @@ class App:
         if "product_name" not in vars(module):
             module.product_name = kind
         self.modules[kind] = module
+        self.registry.add_module(module)
         register_module(self.dispatcher, self.registry, module)
 
     def load_installed_modules(self) -> None:
