@@ -1,9 +1,10 @@
 """Every code block of the README and of docs/*.md runs as a test (sybil).
 
 `python` blocks run in one namespace for each page; one whose first line is `# NAME.py` is also
-saved as that file. `console` blocks run in one bash for each page: lines behind `$ ` are commands,
-the others are what they print, where `...` stands for anything. Blocks in other languages are
-for reading. A page that needs a client which is not installed is skipped, in CI it fails.
+saved as that file; a `test_*.py` is saved only. `console` blocks run in one bash for each page:
+lines behind `$ ` are commands, the others are what they print, where `...` stands for anything.
+Blocks in other languages are for reading. A page that needs a client which is not installed is
+skipped, in CI it fails.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ def evaluate_python(example: Example) -> None:
     page, source = example.namespace["__page__"], str(example.parsed)
     if found := re.match(r"# (\w+\.py)\n", source):
         (Path(page.directory) / found[1]).write_text(source)
+        if found[1].startswith("test_"):
+            return  # for a console block to run
     blank = "\n" * (example.line + example.parsed.line_offset)  # tracebacks show the page's line
     code = compile(blank + source, example.path, "exec")
     exec(code, example.namespace)
