@@ -1,4 +1,4 @@
-"""The application: configuration in, reactor, registry, RPC server and targets, orderly stop.
+"""The application: configuration in, reactors, registry, RPC server and targets, orderly stop.
 
 Everything ends in `App.stop`, in the opposite order of its start: no new RPC, no new client,
 replies to what is in flight, exports, then bdevs from the top of each stack, each of which flushes
@@ -23,6 +23,7 @@ from vbdev.config import load_config
 from vbdev.core.engine import Channel, Engine
 from vbdev.modules import MODULES
 from vbdev.reactor import Reactor
+from vbdev.reactors import Reactors
 from vbdev.registry import Registry
 from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
 from vbdev.rpc.dispatch import Dispatcher
@@ -30,6 +31,7 @@ from vbdev.rpc.errors import RpcError
 from vbdev.rpc.framework_methods import register_framework_methods
 from vbdev.rpc.nbd_methods import register_nbd_methods
 from vbdev.rpc.server import RpcServer
+from vbdev.rpc.thread_methods import register_thread_methods
 from vbdev.targets.nbd import NbdServer
 
 __all__ = ["App", "AppError"]
@@ -46,21 +48,34 @@ class AppError(Exception):
 
 
 class App:
-    """One daemon: a reactor, its bdevs, its control plane and its targets."""
+    """One daemon: its reactors, its bdevs, its control plane and its targets.
 
-    def __init__(self, reactor: Reactor | None = None) -> None:
+    Parameters
+    ----------
+    reactor: the first one, which owns the control plane; a new one by default.
+    num_reactors: of all. AppError where there are not enough resources for them.
+
+    """
+
+    def __init__(self, reactor: Reactor | None = None, *, num_reactors: int = 1) -> None:
         self.reactor = reactor or Reactor()
-        self.engine = Engine(virtual=self.reactor.clock.virtual)
-        self.engine.on_module_error = report_module_error
+        self.engine = self._make_engine()
         self.reactor.engine = self.engine
+        try:
+            self.reactors = Reactors(
+                self.reactor, num_reactors, self._make_engine, self._reactor_failed
+            )
+        except (OSError, MemoryError) as error:
+            raise AppError(f"{num_reactors} reactors are too many here: {error}") from error
         self.registry = Registry(self.reactor)
-        self.nbd = NbdServer(self.registry, self.reactor)
+        self.nbd = NbdServer(self.registry, self.reactors)
         self.dispatcher = Dispatcher()
         self.rpc = RpcServer(self.reactor, self.dispatcher)
         self.modules: dict[str, type[Bdev]] = {}
         self.exit_status = 0
         self._stopping = False
         self._running = False
+        register_thread_methods(self.dispatcher, self.registry, self.reactors)
         register_framework_methods(
             self.dispatcher,
             {"bdev": ([], self.registry.config), "nbd": (["bdev"], self.nbd.config)},
@@ -69,6 +84,11 @@ class App:
         register_nbd_methods(self.dispatcher, self.nbd)
         for module in MODULES:
             self.add_module(module)
+
+    def _make_engine(self) -> Engine:
+        engine = Engine(virtual=self.reactor.clock.virtual)
+        engine.on_module_error = report_module_error
+        return engine
 
     # Modules
 
@@ -160,6 +180,13 @@ class App:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, _frame: self.request_stop(number))
 
+    def start_reactors(self) -> None:
+        """Let the reactors but the first run, before `run`; AppError where one does not."""
+        try:
+            self.reactors.start()
+        except RuntimeError as error:
+            raise AppError(str(error)) from error
+
     def run(self) -> int:
         """Serve until a signal; return the exit status. One that came before counts too."""
         self.catch_signals()
@@ -178,6 +205,7 @@ class App:
             watch.close()
             os.close(reader)
             os.close(writer)
+            self.reactors.stop_at_once()  # those that an orderly stop has not ended
         return self.exit_status
 
     def request_stop(self, number: int = signal.SIGTERM) -> None:
@@ -191,18 +219,32 @@ class App:
         if self._running:
             self.reactor.send_msg(lambda: self.reactor.spawn(self.stop(), "stop"))
 
+    def _reactor_failed(self, reactor: Reactor, error: BaseException) -> None:
+        log.critical("stopping, because reactor %s failed: %r", reactor.name, error)
+        self.exit_status = 1
+        if not self._stopping:
+            self.request_stop()
+
     async def stop(self) -> None:
-        """Stop everything in order, then the reactor."""
+        """Stop everything in order, then the reactors, the first one last."""
         timer = self.reactor.call_later(STOP_US, self._give_up)
         try:
             await self.rpc.close()
             await self.nbd.close()
             await self.registry.close()
+            for reactor in await self.reactors.stop():
+                log.error("reactor %s does not end: a module blocks it", reactor.name)
+                self.exit_status = 1
         except Exception:
             log.exception("the stop failed")
             self.exit_status = 1
         timer.cancel()
         self.reactor.stop()
+
+    def close(self) -> None:
+        """Give back what the reactors hold. After `run`."""
+        self.reactors.close()
+        self.reactor.close()
 
     def _give_up(self) -> None:
         if any(bdev.state is BdevState.REMOVED for bdev in self.registry):

@@ -191,6 +191,7 @@ class Bdev:
         self.claim: Claim | None = None
         self.descriptors: list[Descriptor] = []
         self.totals = IoTotals()
+        self.folds = 0
         self.on_resize: Callable[[Bdev], object] | None = None
         """What the registry wants to be told; nobody else's."""
 
@@ -287,6 +288,11 @@ class Bdev:
             total.add(channel)
         return total
 
+    def fold(self, counted: IoTotals) -> None:
+        """Keep what a channel that is closed has counted. On the control plane's reactor."""
+        self.totals.add(counted)
+        self.folds += 1
+
     def refused_flags(self) -> int:
         """Return the flags whose promise this bdev can not keep."""
         return int(IoFlag.FUA) if self.write_cache and not self.fua else 0
@@ -328,9 +334,15 @@ class Bdev:
         if self.on_resize is not None:
             self.on_resize(self)
         for descriptor in list(self.descriptors):
-            for channel in descriptor.channels.values():
-                self.configure_channel(channel)
+            # On each reactor before the event can come there, so that the new size is there.
+            for reactor, channel in descriptor.channels.items():
+                reactor.exec_msg(self.reconfigure_channel, channel)
             descriptor.post_event(BdevEvent.RESIZE)
+
+    def reconfigure_channel(self, channel: Channel) -> None:
+        """Configure a channel anew, on its own thread, unless it is closed by now."""
+        if not channel.closed:
+            self.configure_channel(channel)
 
 
 class VirtualBdev(Bdev):

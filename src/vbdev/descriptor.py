@@ -1,21 +1,60 @@
-"""Descriptors: an open of a bdev, through which all I/O goes (SPDK: spdk_bdev_desc)."""
+"""Descriptors: an open of a bdev, through which all I/O goes (SPDK: spdk_bdev_desc).
+
+A descriptor belongs to the reactor that opened it: events come there, and it is closed there. Its
+channels are each reactor's own: made, used and given back on that reactor's thread. The table of
+them has a lock, because any reactor may make one while the control plane looks for those there
+are; nothing is called with the lock held.
+
+Whoever changes what a channel is configured from changes that first, and then tells the channels
+in the table. A new channel enters the table first, and then is configured. So none is forgotten.
+"""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from enum import Enum, auto
 from typing import Any
 
 from vbdev.bdev import Bdev, BdevError, BdevEvent, IoError, VirtualBdev
 from vbdev.core.engine import Channel, Engine
 from vbdev.core.requests import Request, Requests
-from vbdev.reactor import Reactor
+from vbdev.iostat import IoTotals
+from vbdev.reactor import Reactor, ReactorStoppedError
 from vbdev.task import Future
 from vbdev.vocab import Op, status_errno
 
 __all__ = ["Descriptor"]
+
+log = logging.getLogger(__name__)
+
+
+class _State(Enum):
+    OPEN = auto()
+    CLOSING = auto()
+    CLOSED = auto()
+
+
+class _Path:
+    """What one reactor has of a descriptor. Touched by that reactor's thread alone."""
+
+    __slots__ = ("channel", "kept", "refs", "requests")
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.refs = 0
+        self.kept = False  # until the descriptor is closed: it was made for `submit`
+        self.requests: Requests | None = None
+
+    @property
+    def outstanding(self) -> int:
+        # A request may have left the channel and not been delivered yet, or be an open ZCOPY.
+        in_flight = self.requests.in_flight if self.requests is not None else 0
+        return max(self.channel.outstanding, in_flight)
 
 
 class Descriptor:
@@ -37,17 +76,32 @@ class Descriptor:
         self.bdev = bdev
         self.write = write
         self.holder = holder
-        self.channels: dict[Reactor, Channel] = {}
-        self.closed = False
         self._reactor = reactor
         self._on_event = on_event
         self._on_close: list[Callable[[], None]] = []
-        self._requests: Requests | None = None
+        self._lock = threading.Lock()  # over _paths and _state
+        self._paths: dict[Reactor, _Path] = {}
+        self._state = _State.OPEN
+        self._closing: Future[None] | None = None
 
     @property
     def reactor(self) -> Reactor:
-        """The reactor that it, and its channels, belong to."""
+        """The reactor that it belongs to."""
         return self._reactor
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed, or about to be."""
+        return self._state is not _State.OPEN
+
+    @property
+    def channels(self) -> dict[Reactor, Channel]:
+        """The channels there are at this moment, by reactor, in the order of their ids."""
+        with self._lock:
+            paths = sorted(self._paths.items(), key=lambda item: item[0].id)
+        return {reactor: path.channel for reactor, path in paths}
+
+    # Events
 
     def post_event(self, event: BdevEvent) -> None:
         """Tell the owner by message; dropped if it closes the descriptor before."""
@@ -57,56 +111,224 @@ class Descriptor:
         if not self.closed:
             self._on_event(event)
 
+    # Channels
+
+    def _here(self, what: str) -> Reactor:
+        """Return the calling reactor. Outside of any, whoever polls by hand means the owner."""
+        reactor = Reactor.current()
+        if reactor is None:
+            if not self._reactor.is_here:
+                raise BdevError(
+                    errno.ENOTSUP,
+                    f"{self.holder} {what} of bdev {self.bdev.name} on a thread that runs no"
+                    " reactor",
+                )
+            reactor = self._reactor
+        return reactor
+
     def get_channel(self) -> Channel:
-        """Return this thread's channel, made at the first call. Closed with the descriptor."""
-        channel = self.channels.get(self._reactor)
-        if channel is None:
-            engine = self._reactor.engine
-            if self.closed or not isinstance(engine, Engine):
-                raise BdevError(errno.EBADF, f"descriptor of {self.bdev.name} is closed")
-            channel = Channel(engine, self.bdev, self)
-            if isinstance(self.bdev, VirtualBdev):
-                channel.base = self.bdev.base_descriptor.get_channel()
-            self.bdev.configure_channel(channel)
-            try:
-                channel.context = self.bdev.create_channel(channel)
-            except BaseException:
-                channel.close()
-                raise
-            self.channels[self._reactor] = channel
-        return channel
+        """Return the calling reactor's channel, made at the first call (spdk_bdev_get_io_channel).
+
+        Each call counts. `put_channel` gives one back; what is not given back is closed with the
+        descriptor. BdevError EBADF when that is closed; and what the module's `create_channel`
+        raises.
+        """
+        path = self._path()
+        path.refs += 1
+        return path.channel
+
+    def put_channel(self, channel: Channel) -> None:
+        """Give a channel back on the reactor that got it (spdk_put_io_channel).
+
+        The last one closes it, by a message: until that comes, `get_channel` revives it.
+        """
+        reactor = self._here("puts a channel")
+        with self._lock:
+            path = self._paths.get(reactor)
+        if path is None or path.channel is not channel or not path.refs:
+            raise BdevError(
+                errno.EINVAL,
+                f"{self.holder} puts a channel of bdev {self.bdev.name} that it did not get on"
+                f" {reactor.name}",
+            )
+        path.refs -= 1
+        if not path.refs and not path.kept:
+            reactor.send_msg(self._drop, reactor, path)
+
+    def channel_refs(self) -> int:
+        """Return how many hold the calling reactor's channel; 0 where there is none."""
+        reactor = self._here("looks for its channel")
+        with self._lock:
+            path = self._paths.get(reactor)
+        return max(path.refs, 1) if path is not None else 0
+
+    def _drop(self, reactor: Reactor, path: _Path) -> None:
+        with self._lock:
+            gone = self._paths.get(reactor) is not path
+        if gone or path.refs or path.kept:
+            return
+        if path.outstanding:
+            log.error(
+                "%s put its channel of bdev %s with %d I/Os outstanding; it stays until the"
+                " descriptor is closed",
+                self.holder,
+                self.bdev.name,
+                path.outstanding,
+            )
+            return
+        self._close_path(reactor, path)
+
+    def _path(self) -> _Path:
+        reactor = self._here("gets a channel")
+        with self._lock:
+            path = self._paths.get(reactor)
+        return path or self._make_path(reactor)
+
+    def _make_path(self, reactor: Reactor) -> _Path:
+        bdev, engine = self.bdev, reactor.engine
+        if not isinstance(engine, Engine):
+            raise BdevError(errno.ENOTSUP, f"{reactor.name} drives no engine: bdev {bdev.name}")
+        channel = Channel(engine, bdev, self)
+        path = _Path(channel)
+        with ExitStack() as undo:
+            undo.callback(channel.close)
+            with self._lock:
+                if self._state is not _State.OPEN:
+                    raise BdevError(errno.EBADF, f"descriptor of {bdev.name} is closed")
+                self._paths[reactor] = path
+            undo.callback(self._forget_path, reactor)
+            if isinstance(bdev, VirtualBdev):
+                channel.base = base = bdev.base_descriptor.get_channel()
+                undo.callback(bdev.base_descriptor.put_channel, base)
+            bdev.configure_channel(channel)
+            channel.context = bdev.create_channel(channel)
+            undo.pop_all()
+        return path
+
+    def _forget_path(self, reactor: Reactor) -> None:
+        with self._lock:
+            del self._paths[reactor]
+
+    def _close_path(self, reactor: Reactor, path: _Path) -> None:
+        """Close a channel on its own thread, whatever the module's hook raises."""
+        channel, bdev = path.channel, self.bdev
+        base = channel.base
+        with ExitStack() as rest:
+            # What is told first is here on the way back last.
+            rest.callback(self._forget_path, reactor)
+            if base is not None and isinstance(bdev, VirtualBdev):
+                rest.callback(bdev.base_descriptor.put_channel, base)
+            rest.callback(channel.close)
+            rest.callback(self._fold, channel)
+            rest.callback(bdev.destroy_channel, channel)
+            if path.requests is not None:
+                rest.callback(path.requests.close)
+
+    def _fold(self, channel: Channel) -> None:
+        """Add a channel's counters to the bdev's, which belong to the control plane."""
+        counted = IoTotals()
+        counted.add(channel)
+        control = self.bdev.reactor
+        if control.is_here:
+            self.bdev.fold(counted)
+        else:
+            control.send_msg(self.bdev.fold, counted)
+
+    # Closing
 
     def on_close(self, callback: Callable[[], None]) -> None:
-        """Call back when the descriptor is closed."""
+        """Call back, on the control plane's reactor, when the descriptor is closed."""
         self._on_close.append(callback)
 
-    def close(self) -> None:
-        """Close it, with its channels. I/O still outstanding is EBUSY: drain first. Idempotent."""
-        if self.closed:
-            return
-        # A request may have left all channels and not been delivered yet, or be an open ZCOPY.
-        outstanding = max(
-            sum(channel.outstanding for channel in self.channels.values()),
-            self._requests.in_flight if self._requests is not None else 0,
-        )
-        if outstanding:
+    def close(self) -> Future[None]:
+        """Close it, with its channels, on the reactor that opened it; idempotent.
+
+        Without channels on other reactors it is closed when this returns. With some, these are
+        closed on their own threads, and the future resolves when all is done. I/O still
+        outstanding is EBUSY, at once or through the future: drain first. EPERM on another reactor.
+        """
+        if self._closing is not None:
+            return self._closing
+        here = self._here("closes its descriptor")
+        if here is not self._reactor:
             raise BdevError(
-                errno.EBUSY,
-                f"{self.holder} can not close bdev {self.bdev.name}:"
-                f" {outstanding} I/Os are outstanding",
+                errno.EPERM,
+                f"{self.holder} opened bdev {self.bdev.name} on {self._reactor.name} and can not"
+                f" close it on {here.name}",
             )
-        self.closed = True
-        with ExitStack() as rest:  # all of it happens, whatever a module's hook raises
+        with self._lock:
+            own = self._paths.get(here)
+        if own is not None and own.outstanding:
+            raise self._busy(own.outstanding)
+        with self._lock:
+            self._state = _State.CLOSING
+            others = [reactor for reactor in self._paths if reactor is not here]
+        if others or not self.bdev.reactor.is_here:
+            self._closing = here.spawn(self._close_elsewhere(others), f"close by {self.holder}")
+        else:
+            self._closing = Future()
+            self._closing.set_result(None)
+            with ExitStack() as rest:
+                rest.callback(self._closed)
+                if own is not None:
+                    rest.callback(self._close_path, here, own)
+        return self._closing
+
+    def _busy(self, outstanding: int) -> BdevError:
+        return BdevError(
+            errno.EBUSY,
+            f"{self.holder} can not close bdev {self.bdev.name}:"
+            f" {outstanding} I/Os are outstanding",
+        )
+
+    async def _close_elsewhere(self, others: list[Reactor]) -> None:
+        failures: list[Exception] = []
+        here = self._reactor
+        outstanding = 0
+        for reactor in [here, *others]:
+            outstanding += await self._ask(reactor, self._count_outstanding)
+        if outstanding:  # nothing is closed unless everything can be
+            with self._lock:
+                self._state = _State.OPEN
+            self._closing = None
+            raise self._busy(outstanding)
+        for reactor in [*others, here]:
+            try:
+                await self._ask(reactor, self._close_here)
+            except Exception as error:  # noqa: BLE001 - raised below, when all are closed
+                failures.append(error)
+        await self.bdev.reactor.ask(self._closed)
+        if failures:
+            raise failures[0]
+
+    async def _ask(self, reactor: Reactor, function: Callable[[Reactor], int]) -> int:
+        try:
+            return await reactor.ask(function, reactor)
+        except ReactorStoppedError:  # then nobody else touches what was its own
+            with reactor.here():
+                return function(reactor)
+
+    def _count_outstanding(self, reactor: Reactor) -> int:
+        with self._lock:
+            path = self._paths.get(reactor)
+        return path.outstanding if path is not None else 0
+
+    def _close_here(self, reactor: Reactor) -> int:
+        with self._lock:
+            path = self._paths.get(reactor)
+        if path is not None:
+            self._close_path(reactor, path)
+        return 0
+
+    def _closed(self) -> None:
+        """Let go of the bdev, on the reactor of the control plane."""
+        self._state = _State.CLOSED
+        with ExitStack() as rest:
             for callback in reversed(self._on_close):
                 rest.callback(callback)
             rest.callback(self.bdev.descriptors.remove, self)
-            rest.callback(self.channels.clear)
-            for channel in self.channels.values():
-                rest.callback(channel.close)
-                rest.callback(self.bdev.totals.add, channel)
-                rest.callback(self.bdev.destroy_channel, channel)
-            if self._requests is not None:
-                rest.callback(self._requests.close)
+
+    # I/O of Python callers
 
     def submit(
         self,
@@ -118,16 +340,17 @@ class Descriptor:
         callback: Callable[[Request], object],
         **kwargs: Any,
     ) -> Request:
-        """Submit one I/O; `callback(request)` when it has ended.
+        """Submit one I/O on the calling reactor; `callback(request)` there when it has ended.
 
         data: a buffer (or several) of `num_blocks` blocks, filled by a READ. Raises BdevError
         ENOMEM when all BdevIOs are in use.
         """
-        channel = self.get_channel()
-        if self._requests is None:
-            self._requests = Requests(channel.engine)
-        request = self._requests.submit(
-            channel, op, offset_blocks, num_blocks, data, callback=callback, **kwargs
+        path = self._path()
+        if path.requests is None:
+            path.requests = Requests(path.channel.engine)
+            path.kept = path.kept or not path.refs
+        request = path.requests.submit(
+            path.channel, op, offset_blocks, num_blocks, data, callback=callback, **kwargs
         )
         if request is None:
             raise BdevError(errno.ENOMEM, f"bdev {self.bdev.name}: all BdevIOs are in use")
@@ -137,8 +360,9 @@ class Descriptor:
         self, request: Request, *, commit: bool, callback: Callable[[Request], object]
     ) -> None:
         """End a ZCOPY whose start succeeded; `commit` makes what was written count."""
-        assert self._requests is not None
-        self._requests.zcopy_end(request, commit, callback)
+        requests = self._path().requests
+        assert requests is not None
+        requests.zcopy_end(request, commit, callback)
 
     def io(
         self, op: Op, offset_blocks: int = 0, num_blocks: int = 0, data: Any = None, **kwargs: Any

@@ -4,9 +4,14 @@ Only the clock reads time, and only the reactor waits. On a `VirtualClock` the s
 a simulation: when nothing is left to do, time jumps to the next deadline.
 
 One turn, in this order: what the I/O engine gathered (completions), messages that other threads
-sent, tasks that became ready, timers that are due, pollers, file descriptors. While a turn found
-work the next one starts at once; after `SPIN_US` without work the thread sleeps in the kernel
-until a descriptor, a message or a deadline wakes it. An idle reactor costs no CPU.
+sent, tasks that became ready, pollers without a period (the newest first), timers that are due
+(equal deadlines in the order they were asked for), file descriptors. While a turn found work the
+next one starts at once; after `SPIN_US` without work the thread sleeps in the kernel until a
+descriptor, a message or a deadline wakes it. An idle reactor costs no CPU.
+
+What belongs to a reactor is touched by its thread alone. Threads that want something of it send a
+message (`send_msg`), or ask and await the answer (`ask`). `Reactor.current()` is the reactor whose
+code runs on the calling thread.
 
 Exceptions from callbacks are logged with their owner and end nothing else.
 """
@@ -14,19 +19,31 @@ Exceptions from callbacks are logged with their owner and end nothing else.
 from __future__ import annotations
 
 import contextlib
+import errno
 import heapq
 import logging
 import os
 import select
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from vbdev.clock import Clock, RealClock, VirtualClock
+from vbdev.poller import Poller, PollerState
 from vbdev.task import Future, Task
 
-__all__ = ["MESSAGES_PER_TURN", "SPIN_US", "IoEngine", "Poller", "Reactor", "Timer", "Watch"]
+__all__ = [
+    "MESSAGES_PER_TURN",
+    "SPIN_US",
+    "IoEngine",
+    "Poller",
+    "Reactor",
+    "ReactorStoppedError",
+    "Timer",
+    "Watch",
+]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +55,16 @@ from the kernel costs, so that a client at queue depth 1 does not pay for it on 
 
 MESSAGES_PER_TURN = 64
 """Messages run in one turn, so that a flood of them does not starve the data path."""
+
+
+_thread = threading.local()
+
+
+class ReactorStoppedError(OSError):
+    """A message could not be delivered: its reactor has stopped (errno ESHUTDOWN)."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        super().__init__(errno.ESHUTDOWN, f"reactor {reactor.name} has stopped")
 
 
 class IoEngine(Protocol):
@@ -64,54 +91,6 @@ class Timer:
     def cancel(self) -> None:
         """Make sure that the callback does not run any more."""
         self._callback = None
-
-
-class Poller:
-    """A function that a reactor calls each turn (period 0) or every `period_us`.
-
-    It returns how much it did; 0 counts as idle. A timed poller that is late is called once
-    and then again a period later (SPDK: `spdk_poller_register`).
-    """
-
-    __slots__ = ("_function", "_reactor", "_timer", "busy_count", "name", "period_us", "run_count")
-
-    def __init__(
-        self, reactor: Reactor, function: Callable[[], int], period_us: int, name: str
-    ) -> None:
-        self.name = name
-        self.period_us = period_us
-        self.run_count = 0
-        self.busy_count = 0
-        self._reactor = reactor
-        self._function = function
-        self._timer: Timer | None = None
-        if period_us:
-            self._timer = reactor.call_later(period_us, self._timed)
-
-    def run(self) -> int:
-        """Call the function once; an exception is logged and counts as idle."""
-        self.run_count += 1
-        try:
-            did = self._function()
-        except Exception:
-            log.exception("poller failed name=%s", self.name)
-            return 0
-        if did > 0:
-            self.busy_count += 1
-        return did
-
-    def _timed(self) -> None:
-        self.run()
-        if self._timer is not None:
-            self._timer = self._reactor.call_later(self.period_us, self._timed)
-
-    def unregister(self) -> None:
-        """Call it no more. Allowed inside the function itself, and twice."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        elif self in self._reactor._pollers:  # noqa: SLF001 - a poller is part of its reactor
-            self._reactor._pollers.remove(self)  # noqa: SLF001 - as above
 
 
 class Watch:
@@ -150,37 +129,79 @@ class Watch:
 
 
 class Reactor:
-    """One thread's loop. Everything but `send_msg` and `stop` belongs to that thread.
+    """One thread's loop. Everything but `send_msg`, `ask` and `stop` belongs to that thread.
 
     Parameters
     ----------
-    name: shown in logs and by `thread_get_stats`.
+    name: shown in logs and by `thread_get_stats`; `reactor_<id - 1>` by default.
     clock: `RealClock` by default.
-    engine: the compiled core's part, drained each turn; attached later through `engine`.
+    reactor_id: from 1, unique in an application (SPDK: the thread's id).
+
+    `engine` is the compiled core's part, drained each turn; attached later. `locals` is for
+    whatever else there is one of on each reactor; its thread alone touches it.
 
     """
 
-    def __init__(self, name: str = "reactor_0", clock: Clock | None = None) -> None:
-        self.name = name
+    def __init__(self, name: str = "", clock: Clock | None = None, *, reactor_id: int = 1) -> None:
+        self.id = reactor_id
+        self.name = name or f"reactor_{reactor_id - 1}"
         self.clock: Clock = clock or RealClock()
         self.engine: IoEngine | None = None
+        self.locals: dict[Any, Any] = {}
+        self.pollers: list[Poller] = []
+        self.native_id = 0
         self.busy_turns = 0
         self.idle_turns = 0
         self.sleeps = 0
+        self._started_ns = self._mark_ns = self.clock.now_ns()
+        self._busy_ns = 0
         self._epoll = select.epoll()
         self._watches: dict[int, Watch] = {}
         self._messages: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._ready: deque[Task[Any]] = deque()
         self._timers: list[tuple[int, int, Timer]] = []
         self._timer_count = 0
-        self._pollers: list[Poller] = []
+        self._poller_count = 0
         self._stopping = False
         self._asleep = False
         self._thread_id: int | None = None
         self._closed = False
+        self._wake_sent = False
         self._wake_lock = threading.RLock()  # a signal handler may send while its thread sends
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._wake_watch = self.watch(self._wake_fd, readable=self._woken)
+
+    def __repr__(self) -> str:
+        return f"<reactor {self.id} {self.name}>"
+
+    @staticmethod
+    def current() -> Reactor | None:
+        """Return the reactor whose code the calling thread runs; None outside of any."""
+        return getattr(_thread, "reactor", None)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the caller may touch what belongs to this reactor.
+
+        So may its own code; and, outside of any reactor's, a thread that polls it by hand.
+        """
+        here = getattr(_thread, "reactor", None)
+        if here is None:
+            return self._thread_id in (None, threading.get_ident())
+        return here is self
+
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        """Make the calling thread this reactor's for a while, as a loop or a test does."""
+        before = getattr(_thread, "reactor", None)
+        before_id, self._thread_id = self._thread_id, threading.get_ident()
+        self.native_id = threading.get_native_id()
+        _thread.reactor = self
+        try:
+            yield
+        finally:
+            _thread.reactor = before
+            self._thread_id = before_id
 
     # Registration
 
@@ -205,9 +226,9 @@ class Reactor:
 
         One without a period keeps the reactor awake for as long as it is registered.
         """
-        poller = Poller(self, function, period_us, name or repr(function))
-        if not period_us:
-            self._pollers.append(poller)
+        self._poller_count += 1
+        poller = Poller(self, self._poller_count, function, period_us, name or repr(function))
+        self.pollers.append(poller)
         return poller
 
     def call_later(self, delay_us: float, callback: Callable[[], object]) -> Timer:
@@ -229,16 +250,56 @@ class Reactor:
         self._ready.append(task)
         return task
 
-    def send_msg(self, function: Callable[..., object], *args: Any) -> None:
-        """Run `function(*args)` on this reactor. Any thread may call; order per sender is kept."""
-        self._messages.append((function, args))
-        # The flag is read after the append, and the loop looks at the queue after setting it:
-        # one of the two always sees the other.
-        if self._asleep or threading.get_ident() != self._thread_id:
-            # Once closed, the descriptor's number may be another file's.
-            with self._wake_lock:
-                if not self._closed:
-                    os.eventfd_write(self._wake_fd, 1)
+    def send_msg(self, function: Callable[..., object], *args: Any) -> bool:
+        """Run `function(*args)` on this reactor. Any thread may call; order per sender is kept.
+
+        False when the reactor has stopped: the function will not run.
+        """
+        if threading.get_ident() == self._thread_id and not self._closed:
+            self._messages.append((function, args))
+            if self._asleep:  # a signal handler, between the last look and the sleep
+                os.eventfd_write(self._wake_fd, 1)
+            return True
+        # The lock also keeps a message from coming in behind the last look at them, and from
+        # being written to a descriptor whose number is another file's by now.
+        with self._wake_lock:
+            if self._closed:
+                return False
+            self._messages.append((function, args))
+            if not self._wake_sent:
+                self._wake_sent = True
+                os.eventfd_write(self._wake_fd, 1)
+        return True
+
+    def exec_msg(self, function: Callable[..., object], *args: Any) -> bool:
+        """Run `function(*args)` here and now if this is the reactor's code; else as `send_msg`."""
+        if not self.is_here:
+            return self.send_msg(function, *args)
+        function(*args)
+        return True
+
+    def ask(self, function: Callable[..., T], *args: Any) -> Future[T]:
+        """Run `function(*args)` on this reactor; return a future of its result.
+
+        To be called on a reactor, which is where the future resolves. It has the error that the
+        function raises, or ReactorStoppedError.
+        """
+        origin = Reactor.current()
+        if origin is None:
+            raise RuntimeError(f"{self.name} was asked by a thread that runs no reactor")
+        future: Future[T] = Future()
+
+        def work() -> None:
+            try:
+                value = function(*args)
+            except Exception as error:  # noqa: BLE001 - it is the asker's
+                origin.send_msg(future.set_exception, error)
+            else:
+                origin.send_msg(future.set_result, value)
+
+        if not self.send_msg(work):
+            future.set_exception(ReactorStoppedError(self))
+        return future
 
     def stop(self) -> None:
         """Let `run` return after the turn in progress. Any thread may call.
@@ -253,20 +314,18 @@ class Reactor:
 
     def run(self) -> None:
         """Turn until `stop`. The calling thread becomes the reactor's."""
-        self._thread_id = threading.get_ident()
         spin_until_ns = 0
-        while not self._stopping:
-            if self.poll():
-                spin_until_ns = 0
-                continue
-            if self._pollers:
-                continue
-            now_ns = self.clock.now_ns()
-            if not spin_until_ns:
-                spin_until_ns = now_ns + SPIN_US * 1000
-            if now_ns >= spin_until_ns:
-                self._sleep()
-        self._stopping = False
+        with self.here():
+            while not self._stopping:
+                if self._turn():
+                    spin_until_ns = 0
+                    continue
+                now_ns = self._count_time(busy=not spin_until_ns)
+                if not spin_until_ns:
+                    spin_until_ns = now_ns + SPIN_US * 1000
+                if now_ns >= spin_until_ns and not self._polls:
+                    self._sleep()
+            self._stopping = False
 
     def run_until_complete(self, coroutine: Coroutine[Any, Any, T], name: str = "") -> T:
         """Turn until the coroutine ends; return its result or raise its error.
@@ -274,21 +333,27 @@ class Reactor:
         On a virtual clock, time jumps when nothing else is left; a coroutine that waits for
         something that can no longer come is a RuntimeError, not a hang.
         """
-        self._thread_id = threading.get_ident()
-        task = self.spawn(coroutine, name)
-        task.add_done_callback(lambda _task: None)  # its failure is raised here, not logged
-        while not task.done:
-            if self.poll():
-                continue
-            if not self.clock.virtual:
-                if not self._pollers:
-                    self._sleep()
-            elif not self.advance():
-                raise RuntimeError(f"{task.name} waits for something that can not come any more")
-        return task.result()
+        with self.here():
+            task = self.spawn(coroutine, name)
+            task.add_done_callback(lambda _task: None)  # its failure is raised here, not logged
+            while not task.done:
+                if self._turn():
+                    continue
+                if not self.clock.virtual:
+                    if not self._polls:
+                        self._sleep()
+                elif not self.advance():
+                    raise RuntimeError(
+                        f"{task.name} waits for something that can not come any more"
+                    )
+            return task.result()
 
     def poll(self) -> int:
         """Take one turn without sleeping; return how much there was to do."""
+        with self.here():
+            return self._turn()
+
+    def _turn(self) -> int:
         did = 0
         engine = self.engine
         if engine is not None:
@@ -302,16 +367,39 @@ class Reactor:
         for _ in range(len(self._ready)):
             did += 1
             self._ready.popleft().step()
+        if self.pollers:
+            # Of a copy: what they register now is for the next turn.
+            for poller in self.pollers[::-1]:
+                if not poller.period_us:
+                    did += poller.run()
         if self._timers:
             did += self._run_timers()
-        for poller in reversed(self._pollers):  # as SPDK iterates them
-            did += poller.run()
         did += self._poll_fds(0)
         if did:
             self.busy_turns += 1
         else:
             self.idle_turns += 1
         return did
+
+    @property
+    def _polls(self) -> bool:
+        """Whether a poller without a period keeps it from sleeping."""
+        return any(not p.period_us and p.state is not PollerState.PAUSED for p in self.pollers)
+
+    # Time spent
+
+    def _count_time(self, *, busy: bool) -> int:
+        """Count the time since the last call as busy or idle, and return the time."""
+        now_ns = self.clock.now_ns()
+        if busy:
+            self._busy_ns += now_ns - self._mark_ns
+        self._mark_ns = now_ns
+        return now_ns
+
+    def times_ns(self) -> tuple[int, int]:
+        """Return how long it has been busy and idle, in ns. For its own thread, which is busy."""
+        now_ns = self._count_time(busy=True)
+        return self._busy_ns, now_ns - self._started_ns - self._busy_ns
 
     def advance(self) -> bool:
         """Virtual clock: jump to the next deadline. False when there is none."""
@@ -323,6 +411,11 @@ class Reactor:
             return False
         clock.advance_to(deadline_ns)
         return True
+
+    @property
+    def deadline_ns(self) -> int | None:
+        """When the next timer is due; None without any."""
+        return self._deadline_ns()
 
     def _deadline_ns(self) -> int | None:
         """Return when the next timer is due; cancelled ones are forgotten here."""
@@ -375,10 +468,14 @@ class Reactor:
             self._poll_fds(timeout_s)
         finally:
             self._asleep = False
+            self._count_time(busy=False)
 
     def _woken(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake_fd)
+        # The next message wakes it again; those that are there are run in the next turn.
+        with self._wake_lock:
+            self._wake_sent = False
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake_fd)
 
     def _call(self, function: Callable[..., object], *args: Any) -> None:
         try:
@@ -386,8 +483,19 @@ class Reactor:
         except Exception:
             log.exception("callback failed reactor=%s function=%r", self.name, function)
 
+    def finish(self) -> None:
+        """Take no more messages, and run those that are there. After `run`, on its thread."""
+        with self.here():
+            with self._wake_lock:
+                self._closed = True
+            while self._messages:
+                function, args = self._messages.popleft()
+                self._call(function, *args)
+
     def close(self) -> None:
         """Give back the descriptors. Only after `run` has returned."""
+        if self._epoll.closed:
+            return
         self._wake_watch.close()
         with self._wake_lock:
             self._closed = True

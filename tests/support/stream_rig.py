@@ -11,7 +11,7 @@ import socket
 from vbdev.app import App
 from vbdev.core.engine import Engine
 from vbdev.core.nbd_stream import NbdStream
-from vbdev.targets.nbd.connection import stream_error
+from vbdev.targets.nbd.session import stream_error
 from vbdev.wire.nbd import (
     NEED_DATA,
     ReplyParser,

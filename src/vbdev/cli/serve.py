@@ -15,6 +15,7 @@ from vbdev.bdev import Bdev, BdevError, VirtualBdev
 from vbdev.cli.rpc import add_socket_argument
 from vbdev.cli.words import add_stack_arguments, build_stack
 from vbdev.config import ConfigError
+from vbdev.reactors import MAX_REACTORS
 from vbdev.sizes import show_size
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -30,11 +31,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="serve NBD on unix:/path or tcp:host:port; repeat for more",
     )
+    parser.add_argument(
+        "--reactors",
+        type=reactor_count,
+        default=1,
+        metavar="N",
+        help="threads that clients are spread over; default: %(default)s",
+    )
     parser.add_argument("--config", metavar="FILE", help="carry out SPDK's JSON configuration")
     add_socket_argument(parser)
     parser.add_argument(
         "--log-level", choices=LEVELS, default="warning", help="default: %(default)s"
     )
+
+
+def reactor_count(text: str) -> int:
+    """Parse a number of reactors for argparse."""
+    count = int(text) if text.isascii() and text.isdecimal() else 0
+    if not 1 <= count <= MAX_REACTORS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MAX_REACTORS}")
+    return count
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,7 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
-    app = App()
+    try:
+        app = App(num_reactors=arguments.reactors)
+    except AppError as error:
+        print(f"vbdev serve: {error}", file=sys.stderr)
+        return 1
     app.catch_signals()
     try:
         return start(app, arguments)
@@ -67,6 +87,7 @@ def start(app: App, arguments: argparse.Namespace) -> int:
         app.nbd.default_export = top
     for address in arguments.nbd:
         app.nbd.listen(address)
+    app.start_reactors()
     print("\n".join(describe(app, rpc)), flush=True)
     return app.run()
 

@@ -27,6 +27,7 @@ class NbdStream(IoOwner):
         nbd_error: Callable[[int, int], int],
         on_change: Callable[[], object],
         early: Buffer = b"",
+        size_bytes: int = 0,
     ) -> None: ...
     @property
     def idle(self) -> bool: ...

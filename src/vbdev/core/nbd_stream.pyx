@@ -133,6 +133,7 @@ cdef class NbdStream(IoOwner):
         or `idle` may have changed. Never from inside a method of this object that the caller
         called: after those, look yourself.
     early: bytes that were received behind the handshake.
+    size_bytes: as negotiated, which the connection keeps to; by default the bdev's of now.
 
     """
 
@@ -181,7 +182,8 @@ cdef class NbdStream(IoOwner):
             raise MemoryError
 
     def __init__(self, engine, Channel channel not None, int fd, *, uint32_t transmission_flags,
-                 bint structured, nbd_error, on_change, const uint8_t[::1] early=b""):
+                 bint structured, nbd_error, on_change, const uint8_t[::1] early=b"",
+                 uint64_t size_bytes=0):
         self.channel = channel
         self.fd = fd
         self.export_flags = transmission_flags
@@ -189,7 +191,7 @@ cdef class NbdStream(IoOwner):
         self.nbd_error = nbd_error
         self.on_change = on_change
         self.block_size = channel.s.block_size
-        self.size_bytes = channel.s.num_blocks * channel.s.block_size
+        self.size_bytes = size_bytes or channel.s.num_blocks * channel.s.block_size
         self.wants_read = True
         self.specials_ = []
         if early.shape[0]:

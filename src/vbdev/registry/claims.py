@@ -167,11 +167,8 @@ def _promote(descriptor: Descriptor) -> None:
     if descriptor.write:
         return
     descriptor.write = True
-    for reactor, channel in list(descriptor.channels.items()):
-        if reactor is descriptor.reactor:
-            descriptor.bdev.configure_channel(channel)
-        else:
-            reactor.send_msg(descriptor.bdev.configure_channel, channel)
+    for reactor, channel in descriptor.channels.items():
+        reactor.exec_msg(descriptor.bdev.reconfigure_channel, channel)
 
 
 def _drop(bdev: Bdev, descriptor: Descriptor) -> None:

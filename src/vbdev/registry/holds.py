@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Self
 
 from vbdev.bdev import Bdev, BdevEvent, VirtualBdev
 from vbdev.registry.claims import claim_bdev, claim_descriptor, release_bdev
-from vbdev.task import Future
 from vbdev.vocab import ClaimType
 
 if TYPE_CHECKING:
@@ -83,10 +82,7 @@ class BaseHold:
             return
         if self._claim is ClaimType.EXCLUSIVE_WRITE:
             release_bdev(self.base, self.module)
-        closed: Future[None] = Future()
-        self.descriptor.on_close(lambda: closed.set_result(None))
-        self.descriptor.close()
-        await closed
+        await self.descriptor.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -235,8 +235,12 @@ class Registry:
         write: bool,
         on_event: Callable[[BdevEvent], object],
         holder: str,
+        reactor: Reactor | None = None,
     ) -> Descriptor:
         """Open a bdev by name, alias or UUID (spdk_bdev_open_ext).
+
+        reactor: where events shall come and where it will be closed; the registry's by default.
+        Another reactor asks for its descriptor: `await registry.reactor.ask(open_mine)`.
 
         Raises BdevError: EINVAL without something to call for events, ENODEV for an unknown bdev
         or one that is going away, EPERM for writing to one that a module has claimed.
@@ -252,7 +256,9 @@ class Registry:
                 f"bdev {bdev.name} can not be opened for writing by {holder}:"
                 f" claimed ({bdev.claim.kind}) by {bdev.claim.holder}",
             )
-        descriptor = Descriptor(bdev, self.reactor, write=write, on_event=on_event, holder=holder)
+        descriptor = Descriptor(
+            bdev, reactor or self.reactor, write=write, on_event=on_event, holder=holder
+        )
         bdev.descriptors.append(descriptor)
         return descriptor
 

@@ -102,11 +102,8 @@ def _tell(registry: Registry, bdev: Bdev) -> Future[None]:
             closed.set_result(None)
 
     for descriptor in list(bdev.descriptors):
-        for reactor, channel in list(descriptor.channels.items()):
-            if reactor is registry.reactor:
-                channel.abort_waiting()
-            else:
-                reactor.send_msg(channel.abort_waiting)
+        for reactor, channel in descriptor.channels.items():
+            reactor.exec_msg(channel.abort_waiting)
         descriptor.on_close(lambda: registry.reactor.send_msg(check))
         descriptor.post_event(BdevEvent.REMOVE)
     check()

@@ -1,7 +1,8 @@
 """The NBD target: any bdev as an export, to any NBD client, over unix sockets and TCP.
 
 export        a bdev under an export name: what is negotiated follows from the bdev
-connection    one client: handshake, then the compiled stream of requests
+connection    one client as the server sees it: its handshake, and where it is served
+session       one client in transmission: the compiled stream of requests, on its reactor
 block_status  NBD_CMD_BLOCK_STATUS from SEEK_DATA and SEEK_HOLE
 server        listeners, exports and connections; orderly stop
 """

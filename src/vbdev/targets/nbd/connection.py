@@ -1,8 +1,8 @@
-"""One NBD client: the handshake in Python, then the compiled stream of requests.
+"""One NBD client as its server sees it: the handshake, then a session that a reactor serves.
 
-A connection ends when its client says so, goes away or breaks the protocol, when its export is
-removed, or when the server stops. Requests in flight then run to their end before the socket is
-closed; replies are still sent where the client is there to take them.
+The handshake, which needs what the server has, runs on the server's reactor. The transmission
+phase then runs on the reactor with the fewest clients; the server asks it by message to end, and
+is told by message when it has.
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ import logging
 import socket
 from typing import TYPE_CHECKING
 
-from vbdev.core.engine import Engine
 from vbdev.core.nbd_stream import NbdStream
 from vbdev.reactor import Timer
-from vbdev.targets.nbd.block_status import Extents, find_extents
 from vbdev.targets.nbd.export import META_CONTEXT, Export
-from vbdev.vocab import nbd_error, status_errno
+from vbdev.targets.nbd.session import CONTEXT_ID, Session
 from vbdev.wire.nbd import (
     Closed,
-    CommandFlag,
     ContextRequest,
     ExportRequest,
     ListRequest,
@@ -29,8 +26,6 @@ from vbdev.wire.nbd import (
     ServerEvent,
     ServerHandshake,
     Transmission,
-    encode_chunk_block_status,
-    encode_chunk_error,
 )
 
 if TYPE_CHECKING:
@@ -40,34 +35,22 @@ __all__ = ["NbdConnection"]
 
 log = logging.getLogger(__name__)
 
-CONTEXT_ID = 1
 HANDSHAKE_BYTES = 1 << 16
-STARVED_RETRY_US = 1000
-"""How soon a connection that found no memory, or no BdevIO, looks again."""
-STALLED_US = 10_000_000
-"""How long a client may take no reply while others wait for the memory that its replies hold."""
-
-
-def stream_error(status: int, number: int) -> int:
-    """Return the protocol's error value for a status and its errno."""
-    return int(nbd_error(status_errno(status, number)))
+UNSENT_RETRY_US = 1000
+"""How soon a handshake that is over, but not all sent, looks again."""
 
 
 class NbdConnection:
-    """A client of an `NbdServer`, from accept to close."""
+    """A client of an `NbdServer`, from accept to close. Belongs to the server's reactor."""
 
     def __init__(self, server: NbdServer, connection: socket.socket) -> None:
         self.server = server
         self.socket = connection
         self.export: Export | None = None
-        self.stream: NbdStream | None = None
+        self._session: Session | None = None
         self._handshake: ServerHandshake | None = ServerHandshake((META_CONTEXT,))
         self._unsent = b""
         self._retry_timer: Timer | None = None
-        self._stall_timer: Timer | None = None
-        self._looking = False
-        self._wants_context = False
-        self._progress = 0
         self._watch = server.reactor.watch(
             connection.fileno(), readable=self._readable, writable=self._writable
         )
@@ -85,13 +68,14 @@ class NbdConnection:
             return "a client that has gone"
         return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "a local client"
 
+    @property
+    def stream(self) -> NbdStream | None:
+        """The stream of its session, which belongs to that one's reactor; None without one."""
+        return self._session.stream if self._session is not None else None
+
     # Handshake
 
     def _readable(self) -> None:
-        if self.stream is not None:
-            self.stream.receive()
-            self._look()
-            return
         assert self._handshake is not None
         try:
             data = self.socket.recv(HANDSHAKE_BYTES)
@@ -169,10 +153,7 @@ class NbdConnection:
         return True
 
     def _writable(self) -> None:
-        if self.stream is not None:
-            self.stream.send()
-            self._look()
-        elif self._send_handshake() and not self._unsent:
+        if self._send_handshake() and not self._unsent:
             self._talk()
 
     # Transmission
@@ -182,7 +163,7 @@ class NbdConnection:
             # The stream sends for itself; what the handshake says comes first.
             self._watch.update(read=False, write=False)
             self._retry_timer = self.server.reactor.call_later(
-                STARVED_RETRY_US, lambda: self._retry_transmit(over, early)
+                UNSENT_RETRY_US, lambda: self._retry_transmit(over, early)
             )
             return
         export = self.server.find_export(over.export_name)
@@ -190,145 +171,67 @@ class NbdConnection:
             self._end(f"export {over.export_name!r} was removed")
             return
         self._handshake = None
+        self._watch.close()
         self.export = export
         export.connections.add(self)
-        self.server.connection_negotiated(self)
-        self._wants_context = bool(over.meta_contexts)
-        engine = self.server.reactor.engine
-        assert isinstance(engine, Engine)
-        self.stream = NbdStream(
-            engine,
-            export.descriptor.get_channel(),
-            self.socket.fileno(),
-            transmission_flags=int(over.info.flags),
-            structured=over.structured_replies,
-            nbd_error=stream_error,
-            on_change=self._look,
-            early=early,
+        group = self.server.place(self)
+        session = Session(
+            group,
+            self.socket,
+            peer=self.peer,
+            export=export,
+            over=over,
+            on_end=self._session_ended,
         )
-        log.info(
-            "nbd client connected export=%s peer=%s structured=%s",
-            export.name,
-            self.peer,
-            over.structured_replies,
-        )
-        self.stream.process()
-        self._look()
+        self._session = session
+        if not group.reactor.exec_msg(session.start, early):
+            self._session = None
+            group.placed -= 1
+            self._end(f"reactor {group.reactor.name} has stopped")
 
     def _retry_transmit(self, over: Transmission, early: bytes) -> None:
         self._retry_timer = None
         if self._send_handshake():
             self._transmit(over, early)
 
-    def _look(self) -> None:
-        """Follow the stream's state: requests for Python, what to wait for, the end."""
-        stream = self.stream
-        if stream is None or self._looking:
-            return
-        self._looking = True
-        try:
-            # An answer that is there at once makes room for the next request, and so on.
-            while specials := stream.take_specials():
-                for special in specials:
-                    self._block_status(*special)
-        finally:
-            self._looking = False
-        if (stream.closed or stream.disconnecting) and stream.idle:
-            self._end(stream.reason or "client disconnected")
-            return
-        if stream.closed and self.socket.fileno() >= 0:
-            self._watch.close()  # a hang-up would be reported again and again
-            return
-        if not stream.closed:
-            self._watch.update(read=stream.wants_read, write=stream.wants_write)
-        if stream.starved and self._retry_timer is None:
-            self._retry_timer = self.server.reactor.call_later(STARVED_RETRY_US, self._retry)
-        if stream.wants_write and self._stall_timer is None:
-            self._progress = stream.sent_bytes
-            self._stall_timer = self.server.reactor.call_later(STALLED_US, self._check_stalled)
+    def _session_ended(self) -> None:
+        """Tell the server, from whichever reactor the session was on."""
+        self.server.reactor.exec_msg(self._forget)
 
-    def _retry(self) -> None:
-        self._retry_timer = None
-        if self.stream is not None:
-            self.stream.resume()
-            self._look()
-
-    def _check_stalled(self) -> None:
-        """Drop a client whose unread replies hold memory that others wait for."""
-        self._stall_timer = None
-        stream = self.stream
-        if stream is None or not stream.wants_write:
-            return
-        if stream.sent_bytes == self._progress and self.server.is_short_of_memory():
-            stream.shut(
-                f"took none of its replies for {STALLED_US // 1_000_000} s while others waited"
-                f" for the {stream.held_bytes} bytes they hold"
-            )
-        self._look()
-
-    def _block_status(
-        self, _command: int, flags: int, cookie: int, offset_bytes: int, length_bytes: int
-    ) -> None:
-        stream, export = self.stream, self.export
-        assert stream is not None
-        assert export is not None
-        if not self._wants_context:
-            # "NBD_CMD_BLOCK_STATUS": without a negotiated context it is NBD_EINVAL.
-            stream.reply_raw(encode_chunk_error(cookie, nbd_error(22), "no context was negotiated"))
-            return
-
-        def found(extents: Extents, number: int) -> None:
-            if number:
-                stream.reply_raw(encode_chunk_error(cookie, nbd_error(number), ""))
-            else:
-                stream.reply_raw(encode_chunk_block_status(cookie, CONTEXT_ID, extents, done=True))
-            self._look()
-
-        find_extents(
-            export.descriptor,
-            offset_bytes,
-            length_bytes,
-            one=bool(flags & CommandFlag.REQ_ONE),
-            done=found,
-        )
+    def _forget(self) -> None:
+        assert self._session is not None
+        self._session.group.placed -= 1
+        self._leave()
 
     # The end
 
     def finish(self) -> None:
         """End in order: no further request, replies to those in flight, then close."""
-        if self.stream is None:
+        if self._session is None:
             self._end("the server stops")
         else:
-            self.stream.finish()
-            self._look()
+            self._session.group.reactor.exec_msg(self._session.finish)
 
     def drop(self, reason: str) -> None:
         """End now: no further reply. I/O in flight runs to its end first."""
-        if self.stream is None:
+        if self._session is None:
             self._end(reason)
         else:
-            self.stream.shut(reason)
-            self._look()
+            self._session.group.reactor.exec_msg(self._session.drop, reason)
 
     def _end(self, reason: str) -> None:
+        """End a connection that no session has."""
         if self.socket.fileno() < 0:
             return
-        log.info(
-            "nbd client gone export=%s peer=%s reason=%s",
-            self.export.name if self.export else "-",
-            self.peer,
-            reason,
-        )
-        for timer in (self._retry_timer, self._stall_timer):
-            if timer is not None:
-                timer.cancel()
-        self._retry_timer = self._stall_timer = None
+        log.info("nbd client gone export=- peer=%s reason=%s", self.peer, reason)
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
         self._watch.close()
         self.socket.close()
-        if self.stream is not None:
-            self.stream.shut(reason)
-            self.stream.close()
-            self.stream = None
+        self._leave()
+
+    def _leave(self) -> None:
         if self.export is not None:
             self.export.connections.discard(self)
         self.server.connection_ended(self)

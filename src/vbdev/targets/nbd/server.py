@@ -10,15 +10,16 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+from collections.abc import Iterable
 
 from vbdev.address import Address, parse_address
 from vbdev.bdev import BdevError, BdevEvent
-from vbdev.core.engine import Engine
 from vbdev.listen import Listener, open_listener
 from vbdev.reactor import Reactor, Timer
 from vbdev.registry import Registry
 from vbdev.targets.nbd.connection import NbdConnection
 from vbdev.targets.nbd.export import Export
+from vbdev.targets.nbd.session import PollGroup
 from vbdev.task import Future
 from vbdev.vocab import Op
 
@@ -35,11 +36,15 @@ MAX_NAME_BYTES = 4096
 
 
 class NbdServer:
-    """Serves exports on any number of addresses. Belongs to one reactor."""
+    """Serves exports on any number of addresses. Belongs to the registry's reactor.
 
-    def __init__(self, registry: Registry, reactor: Reactor) -> None:
+    Clients in transmission are spread over `reactors`, of which that one is the first.
+    """
+
+    def __init__(self, registry: Registry, reactors: Iterable[Reactor]) -> None:
         self.registry = registry
-        self.reactor = reactor
+        self.reactor = registry.reactor
+        self._groups = [PollGroup(reactor) for reactor in reactors]
         self.exports: dict[str, Export] = {}
         self.default_export: str | None = None
         self._listeners: dict[str, Listener] = {}
@@ -130,14 +135,15 @@ class NbdServer:
         if self.default_export == export.name:
             self.default_export = next(iter(self.exports), None)
         await self._drain(export)
-        export.descriptor.close()
+        await export.descriptor.close()
         log.info("nbd export removed name=%s", export.name)
 
     def _bdev_event(self, export: Export, event: BdevEvent) -> None:
         if event is BdevEvent.REMOVE and self.exports.get(export.name) is export:
             self.reactor.spawn(self._retire(export), f"removal of export {export.name}")
         elif event is BdevEvent.RESIZE:
-            # NBD has no message for it: clients that connect from now on see the new size.
+            # NBD has no message for it. The size of a connection is the one that was negotiated;
+            # whoever asks from now on (NBD_OPT_INFO, NBD_OPT_GO) is told the new one.
             log.info("nbd export resized name=%s bytes=%d", export.name, export.bdev.size_bytes)
 
     # Connections
@@ -162,14 +168,17 @@ class NbdServer:
                 return
             client.drop(f"chose no export within {HANDSHAKE_US // 1_000_000} s")
 
-    def connection_negotiated(self, connection: NbdConnection) -> None:
-        """Note that a connection has entered the transmission phase, or ended before."""
+    def place(self, connection: NbdConnection) -> PollGroup:
+        """Give a connection that enters the transmission phase to the reactor with the fewest."""
         self._deadlines.pop(connection, None)
+        group = min(self._groups, key=lambda group: group.placed)
+        group.placed += 1
+        return group
 
     def connection_ended(self, connection: NbdConnection) -> None:
         """Forget a connection that has closed its socket."""
         self._connections.discard(connection)
-        self.connection_negotiated(connection)
+        self._deadlines.pop(connection, None)
         for export, future in list(self._waiting):
             if not self._clients_of(export) and not future.done:
                 future.set_result(None)
@@ -178,14 +187,6 @@ class NbdServer:
     def connection_count(self) -> int:
         """Clients that are connected, in handshake or in transmission."""
         return len(self._connections)
-
-    def is_short_of_memory(self) -> bool:
-        """Whether I/Os or connections wait for memory now."""
-        engine = self.reactor.engine
-        assert isinstance(engine, Engine)
-        return engine.waiting > 0 or any(
-            c.stream is not None and c.stream.starved for c in self._connections
-        )
 
     def _clients_of(self, export: Export | None) -> list[NbdConnection]:
         """Return the connections of an export; of None, all."""

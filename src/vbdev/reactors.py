@@ -1,0 +1,173 @@
+"""The reactors of an application: the first on the caller's thread, each other on its own.
+
+The first owns the control plane. The others wait for messages; what runs there is made by them:
+connections of a target, channels. They are started together and stopped together, and when one
+fails, whoever is told so ends the application in order.
+
+On a virtual clock there are no threads: all share the clock and are polled by hand, in order.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from vbdev.reactor import IoEngine, Reactor
+from vbdev.task import Future
+
+__all__ = ["MAX_REACTORS", "Reactors"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_REACTORS = 1024
+"""More threads than this are somebody's mistake."""
+START_S = 10.0
+"""How long a reactor's thread may take to run."""
+MAX_FAILURES = 8
+"""How often a reactor's loop may fail before its thread ends."""
+STOP_US = 5_000_000
+"""How long a reactor may take to end, once nothing is left on it."""
+
+
+class Reactors:
+    """Some reactors. Iterating gives them in the order of their ids.
+
+    Parameters
+    ----------
+    first: runs on the caller's thread, which drives it.
+    count: of all of them.
+    make_engine: called once for each but the first.
+    on_failure: called as (reactor, exception) on the first reactor when another's loop failed.
+
+    OSError or MemoryError where one can not be made: then there is none but the first.
+
+    """
+
+    def __init__(
+        self,
+        first: Reactor,
+        count: int,
+        make_engine: Callable[[], IoEngine],
+        on_failure: Callable[[Reactor, BaseException], object],
+    ) -> None:
+        self.first = first
+        self._on_failure = on_failure
+        self._others: list[Reactor] = []
+        self._threads: dict[Reactor, threading.Thread] = {}
+        try:
+            for reactor_id in range(2, count + 1):
+                clock = first.clock if first.clock.virtual else None
+                reactor = Reactor(clock=clock, reactor_id=reactor_id)
+                self._others.append(reactor)
+                reactor.engine = make_engine()
+        except BaseException:
+            self.close()
+            raise
+
+    def __iter__(self) -> Iterator[Reactor]:
+        return iter([self.first, *self._others])
+
+    def __len__(self) -> int:
+        return 1 + len(self._others)
+
+    # Threads
+
+    def start(self) -> None:
+        """Let all but the first run on threads of their own. RuntimeError where one does not.
+
+        Those that run already are stopped then.
+        """
+        if self.first.clock.virtual:
+            return
+        for reactor in self._others:
+            running = threading.Event()
+            reactor.send_msg(running.set)
+            # A daemon: a module that hangs must not keep the process from ending.
+            thread = threading.Thread(
+                target=self._run, args=(reactor,), name=reactor.name, daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self.stop_at_once()
+                raise RuntimeError(
+                    f"reactor {reactor.name} ({reactor.id} of {len(self)}) can not start: {error}"
+                ) from error
+            self._threads[reactor] = thread
+            if not running.wait(START_S):
+                self.stop_at_once()
+                raise RuntimeError(f"reactor {reactor.name} did not run within {START_S:g} s")
+
+    def _run(self, reactor: Reactor) -> None:
+        for _ in range(MAX_FAILURES):
+            try:
+                reactor.run()
+            except BaseException as error:
+                # It goes on: what is in flight on it shall end, and the application in order.
+                log.critical("reactor failed name=%s", reactor.name, exc_info=error)
+                self.first.send_msg(self._on_failure, reactor, error)
+            else:
+                break
+        reactor.finish()
+
+    async def stop(self) -> list[Reactor]:
+        """Stop all but the first, and return those that do not end. Awaited on the first."""
+        for reactor in self._threads:
+            reactor.stop()
+        give_up_ns = self.first.clock.now_ns() + STOP_US * 1000
+        while any(thread.is_alive() for thread in self._threads.values()):
+            if self.first.clock.now_ns() >= give_up_ns:
+                break
+            await self.first.sleep(1000)
+        stuck = [reactor for reactor, thread in self._threads.items() if thread.is_alive()]
+        self._forget_ended()
+        return stuck
+
+    def stop_at_once(self, timeout_s: float = 1.0) -> None:
+        """Stop all but the first; blocks for a while for those that are in the middle of a turn."""
+        for reactor in self._threads:
+            reactor.stop()
+        for thread in self._threads.values():
+            thread.join(timeout_s)
+        self._forget_ended()
+
+    def _forget_ended(self) -> None:
+        for reactor, thread in list(self._threads.items()):
+            if not thread.is_alive():
+                thread.join()
+                del self._threads[reactor]
+
+    def close(self) -> None:
+        """Give back what all but the first hold. One whose thread still runs keeps its own."""
+        for reactor in self._others:
+            if reactor not in self._threads:
+                reactor.close()
+
+    # By hand
+
+    def poll(self) -> int:
+        """Let each take one turn on the calling thread; return how much there was to do."""
+        return sum(reactor.poll() for reactor in self)
+
+    def advance(self) -> bool:
+        """Virtual clock: jump to the next deadline of any. False when there is none."""
+        waiting = [r for r in self if r.deadline_ns is not None]
+        if not waiting:
+            return False
+        return min(waiting, key=lambda r: r.deadline_ns or 0).advance()
+
+    def run_until_complete(self, coroutine: Coroutine[Any, Any, T], name: str = "") -> T:
+        """Turn until a coroutine on the first ends; return its result or raise its error."""
+        if not self.first.clock.virtual:
+            return self.first.run_until_complete(coroutine, name)
+        with self.first.here():
+            task: Future[T] = self.first.spawn(coroutine, name)
+        task.add_done_callback(lambda _task: None)  # its failure is raised here, not logged
+        while not task.done:
+            if not self.poll() and not self.advance():
+                raise RuntimeError(f"{name or coroutine} waits for what can not come any more")
+        return task.result()

@@ -1,0 +1,152 @@
+"""The `thread_*` methods and `framework_get_reactors`: what each reactor does.
+
+SPDK's threads are scheduled on its reactors; here they are the same thing, one each. Ticks are
+nanoseconds. What belongs to a reactor is asked of it by message, one after the other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from vbdev.descriptor import Descriptor
+from vbdev.poller import Poller, PollerState
+from vbdev.reactor import Reactor, ReactorStoppedError
+from vbdev.reactors import Reactors
+from vbdev.registry import Registry
+from vbdev.rpc.dispatch import Dispatcher, Method
+
+__all__ = ["register_thread_methods"]
+
+TICK_RATE = 1_000_000_000
+
+
+def register_thread_methods(dispatcher: Dispatcher, registry: Registry, reactors: Reactors) -> None:
+    """Add them to a dispatcher."""
+
+    async def of_each(describe: Callable[[Reactor], dict[str, Any]]) -> list[dict[str, Any]]:
+        described = []
+        for reactor in reactors:
+            try:
+                described.append(await reactor.ask(describe, reactor))
+            except ReactorStoppedError:  # one that has stopped has nothing to show
+                continue
+        return described
+
+    async def get_stats(_params: None) -> dict[str, Any]:
+        return {"tick_rate": TICK_RATE, "threads": await of_each(stats)}
+
+    async def get_pollers(_params: None) -> dict[str, Any]:
+        return {"tick_rate": TICK_RATE, "threads": await of_each(pollers)}
+
+    async def get_io_channels(_params: None) -> dict[str, Any]:
+        opened = [descriptor for bdev in registry for descriptor in bdev.descriptors]
+        threads = await of_each(lambda reactor: io_channels(reactor, opened))
+        return {"tick_rate": TICK_RATE, "threads": threads}
+
+    async def get_reactors(_params: None) -> dict[str, Any]:
+        return {
+            "tick_rate": TICK_RATE,
+            "pid": os.getpid(),
+            "reactors": await of_each(reactor_info),
+        }
+
+    dispatcher.register(Method("thread_get_stats", get_stats))
+    dispatcher.register(Method("thread_get_pollers", get_pollers))
+    dispatcher.register(Method("thread_get_io_channels", get_io_channels))
+    dispatcher.register(Method("framework_get_reactors", get_reactors))
+
+
+# Each is called on the reactor that it describes
+
+
+def stats(reactor: Reactor) -> dict[str, Any]:
+    """Return an element of `thread_get_stats`."""
+    busy_ns, idle_ns = reactor.times_ns()
+    active, timed, paused = by_kind(reactor)
+    return {
+        "name": reactor.name,
+        "id": reactor.id,
+        "cpumask": cpu_mask(),
+        "busy": busy_ns,
+        "idle": idle_ns,
+        "in_interrupt": True,  # without work it waits in the kernel
+        "active_pollers_count": len(active),
+        "timed_pollers_count": len(timed),
+        "paused_pollers_count": len(paused),
+    }
+
+
+def pollers(reactor: Reactor) -> dict[str, Any]:
+    """Return an element of `thread_get_pollers`."""
+    active, timed, paused = by_kind(reactor)
+    return {
+        "name": reactor.name,
+        "id": reactor.id,
+        "active_pollers": [poller_info(poller) for poller in active],
+        "timed_pollers": [poller_info(poller) for poller in timed],
+        "paused_pollers": [poller_info(poller) for poller in paused],
+    }
+
+
+def poller_info(poller: Poller) -> dict[str, Any]:
+    """Return what is known of one poller."""
+    info = {
+        "name": poller.name,
+        "id": poller.id,
+        "state": poller.state.value,
+        "run_count": poller.stats.run_count,
+        "busy_count": poller.stats.busy_count,
+    }
+    if poller.period_us:
+        info["period_ticks"] = poller.period_ticks
+    return info
+
+
+def by_kind(reactor: Reactor) -> tuple[list[Poller], list[Poller], list[Poller]]:
+    """Return a reactor's pollers: those of each turn, the timed ones, the paused ones."""
+    paused = [p for p in reactor.pollers if p.state is PollerState.PAUSED]
+    running = [p for p in reactor.pollers if p.state is not PollerState.PAUSED]
+    active = [p for p in running if not p.period_us]
+    return active, [p for p in running if p.period_us], paused
+
+
+def io_channels(reactor: Reactor, opened: list[Descriptor]) -> dict[str, Any]:
+    """Return an element of `thread_get_io_channels`: one channel for each bdev."""
+    refs: dict[str, int] = {}
+    for descriptor in opened:
+        count = descriptor.channel_refs()
+        if count:
+            name = f"bdev_{descriptor.bdev.name}"
+            refs[name] = refs.get(name, 0) + count
+    return {
+        "name": reactor.name,
+        "id": reactor.id,
+        "io_channels": [{"name": name, "ref": count} for name, count in refs.items()],
+    }
+
+
+def reactor_info(reactor: Reactor) -> dict[str, Any]:
+    """Return an element of `framework_get_reactors`."""
+    busy_ns, idle_ns = reactor.times_ns()
+    return {
+        "lcore": reactor.id - 1,
+        "tid": reactor.native_id,
+        "busy": busy_ns,
+        "idle": idle_ns,
+        "in_interrupt": True,
+        "lw_threads": [
+            {
+                "name": reactor.name,
+                "id": reactor.id,
+                "cpumask": cpu_mask(),
+                "elapsed": busy_ns + idle_ns,
+            }
+        ],
+    }
+
+
+def cpu_mask() -> str:
+    """Return the CPUs that the calling thread may run on, in hexadecimal."""
+    return f"{sum(1 << cpu for cpu in os.sched_getaffinity(0)):x}"
