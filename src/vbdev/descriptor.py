@@ -78,7 +78,7 @@ class Descriptor:
         self.holder = holder
         self._reactor = reactor
         self._on_event = on_event
-        self._on_close: list[Callable[[], None]] = []
+        self._on_close: list[Callable[[], object]] = []
         self._lock = threading.Lock()  # over _paths and _state
         self._paths: dict[Reactor, _Path] = {}
         self._state = _State.OPEN
@@ -236,7 +236,7 @@ class Descriptor:
 
     # Closing
 
-    def on_close(self, callback: Callable[[], None]) -> None:
+    def on_close(self, callback: Callable[[], object]) -> None:
         """Call back, on the control plane's reactor, when the descriptor is closed."""
         self._on_close.append(callback)
 
