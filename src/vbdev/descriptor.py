@@ -201,7 +201,8 @@ class Descriptor:
                 channel.base = base = bdev.base_descriptor.get_channel()
                 undo.callback(bdev.base_descriptor.put_channel, base)
             bdev.configure_channel(channel)
-            channel.context = bdev.create_channel(channel)
+            with reactor.here():  # for modules; it is, but for a test that polls by hand
+                channel.context = bdev.create_channel(channel)
             undo.pop_all()
         return path
 
@@ -213,8 +214,8 @@ class Descriptor:
         """Close a channel on its own thread, whatever the module's hook raises."""
         channel, bdev = path.channel, self.bdev
         base = channel.base
-        with ExitStack() as rest:
-            # What is told first is here on the way back last.
+        with reactor.here(), ExitStack() as rest:
+            # Added first, done last.
             rest.callback(self._forget_path, reactor)
             if base is not None and isinstance(bdev, VirtualBdev):
                 rest.callback(bdev.base_descriptor.put_channel, base)

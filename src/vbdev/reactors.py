@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
-from vbdev.reactor import IoEngine, Reactor
+from vbdev.reactor import IoEngine, Reactor, ReactorStoppedError
 from vbdev.task import Future
 
 __all__ = ["MAX_REACTORS", "Reactors"]
@@ -73,6 +73,19 @@ class Reactors:
 
     def __len__(self) -> int:
         return 1 + len(self._others)
+
+    async def for_each(self, function: Callable[[Reactor], T]) -> list[T]:
+        """Call `function(reactor)` on each reactor, one after the other; return the results.
+
+        Await it on the first. One that has stopped is left out (SPDK: spdk_for_each_thread).
+        """
+        results = []
+        for reactor in self:
+            try:
+                results.append(await reactor.ask(function, reactor))
+            except ReactorStoppedError:
+                continue
+        return results
 
     # Threads
 

@@ -89,7 +89,7 @@ class Stack:
 
     @property
     def service(self):
-        return service._services[self.reactor]
+        return self.reactor.locals[service.FileService]
 
     def close(self):
         for bdev in self.registry:
@@ -103,7 +103,7 @@ class Stack:
         assert self.engine.buffers.live_buffers == 0
         assert self.engine.misused == 0
         assert opening._open_files == {}
-        assert service._services == {}
+        assert self.reactor.locals == {}
         assert [t for t in threading.enumerate() if "-file-" in t.name] == []
 
 

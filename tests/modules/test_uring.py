@@ -192,11 +192,11 @@ def test_two_bdevs_share_a_ring(stack):
         await gather([a.io(Op.FLUSH), b.io(Op.FLUSH)])
 
     stack.run(main())
-    assert len(service._services) == 1
+    assert list(stack.reactor.locals) == [service.FileService]
     a.close()
-    assert len(service._services) == 1
+    assert list(stack.reactor.locals) == [service.FileService]
     b.close()
-    assert service._services == {}
+    assert stack.reactor.locals == {}
     assert (stack.directory / "a").read_bytes()[: 101 * BLOCK] == b"a" * 100 * BLOCK + bytes(BLOCK)
     assert (stack.directory / "b").read_bytes()[: 101 * BLOCK] == b"b" * 100 * BLOCK + bytes(BLOCK)
 

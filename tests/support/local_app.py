@@ -11,10 +11,10 @@ WAIT_S = 20
 
 
 class LocalApp:
-    """An App whose reactor runs on a thread; `ask` runs a function there."""
+    """An App whose reactors run on threads; `ask` runs a function on the first, or another."""
 
-    def __init__(self, directory):
-        self.app = App()
+    def __init__(self, directory, num_reactors=1):
+        self.app = App(num_reactors=num_reactors)
         self.socket = str(directory / "local.sock")
         self._clients = []
         self._thread = None
@@ -25,9 +25,14 @@ class LocalApp:
         self.app.create(kind, params)
         export = self.app.nbd.add_export("Disk", **options)
         self.app.nbd.listen(f"unix:{self.socket}")
+        self.start()
+        return export
+
+    def start(self):
+        """Let the reactors run."""
+        self.app.start_reactors()
         self._thread = threading.Thread(target=self.app.reactor.run)
         self._thread.start()
-        return export
 
     def client(self, **options):
         """Connect a client, which is closed with the app."""
@@ -35,12 +40,32 @@ class LocalApp:
         self._clients.append(client)
         return client
 
-    def ask(self, function):
-        """Run a function on the reactor's thread and return its result."""
-        box, done = [], threading.Event()
-        self.app.reactor.send_msg(lambda: (box.append(function()), done.set()))
-        assert done.wait(WAIT_S), "the reactor does not answer"
-        return box[0]
+    @property
+    def reactors(self):
+        """All reactors, the first first."""
+        return list(self.app.reactors)
+
+    def ask(self, function, reactor=None):
+        """Run a function on a reactor's thread and return its result, or raise what it raises."""
+
+        async def work():
+            return function()
+
+        return self.run(work(), reactor)
+
+    def run(self, coroutine, reactor=None):
+        """Run a coroutine on a reactor's thread and return its result, or raise what it raises."""
+        reactor = reactor or self.app.reactor
+        ended, done = [], threading.Event()
+
+        def start():
+            reactor.spawn(coroutine).add_done_callback(
+                lambda task: (ended.append(task), done.set())
+            )
+
+        reactor.send_msg(start)
+        assert done.wait(WAIT_S), f"{reactor} does not answer"
+        return ended[0].result()
 
     def wait_until(self, condition):
         """Wait until a condition holds on the reactor's thread."""
@@ -61,11 +86,13 @@ class LocalApp:
 
     def wait_idle(self):
         """Wait until no I/O is in use, no connection is left and no buffer is out."""
-        engine, nbd = self.app.engine, self.app.nbd
-        self.wait_until(
-            lambda: (
-                (engine.ios_in_use, engine.buffers.live_buffers, nbd.connection_count) == (0, 0, 0)
-            )
+        self.wait_until(lambda: (*self._in_use(), self.app.nbd.connection_count) == (0, 0, 0))
+
+    def _in_use(self):
+        engines = [reactor.engine for reactor in self.reactors]
+        return (
+            sum(engine.ios_in_use for engine in engines),
+            sum(engine.buffers.live_buffers for engine in engines),
         )
 
     def close(self):
@@ -80,7 +107,7 @@ class LocalApp:
             self._thread.join(WAIT_S)
             assert not self._thread.is_alive(), "the app does not stop"
         assert app.exit_status == 0
-        assert app.engine.ios_in_use == 0
-        assert app.engine.buffers.live_buffers == 0
+        assert self._in_use() == (0, 0)
         assert not app.registry.bdevs
-        app.reactor.close()
+        assert not any(reactor.locals for reactor in app.reactors)
+        app.close()

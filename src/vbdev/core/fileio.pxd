@@ -6,7 +6,7 @@ cdef struct file_params:
     int fd
     int sync_fd             # the same file, opened once more: see filequeue.pyx
     uint32_t block_size
-    uint64_t num_blocks
+    const uint64_t *num_blocks  # the OpenFile's, which changes when the file is resized
     bint is_device
     bint direct
 

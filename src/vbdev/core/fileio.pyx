@@ -27,6 +27,8 @@ from vbdev.core.linux cimport (
     STATX_DIOALIGN,
     SYS_pwritev2,
     SYS_statx,
+    __ATOMIC_ACQUIRE,
+    atomic_load_64,
     fallocate as sys_fallocate,
     fdatasync,
     ioctl,
@@ -224,10 +226,11 @@ cdef int seek(job_entry *entry) noexcept nogil:
     """Find data, or a hole, in whole blocks: a block with any data in it is data."""
     cdef const file_params *file = entry.file
     cdef uint64_t block = entry.io.offset_blocks
+    cdef uint64_t num_blocks = atomic_load_64(file.num_blocks, __ATOMIC_ACQUIRE)
     cdef bint data = entry.io.op == OP_SEEK_DATA
     cdef int64_t found = -1
     while True:
-        if block >= file.num_blocks:
+        if block >= num_blocks:
             break
         found = lseek(file.fd, block * file.block_size, SEEK_DATA if data else SEEK_HOLE)
         if found < 0:
@@ -244,10 +247,10 @@ cdef int seek(job_entry *entry) noexcept nogil:
         if block * file.block_size == <uint64_t>found:
             break
     # No data behind: there is none. No hole behind: the end counts as one.
-    if data and (found < 0 or block >= file.num_blocks):
+    if data and (found < 0 or block >= num_blocks):
         entry.result = <uint64_t>-1
     else:
-        entry.result = block if block < file.num_blocks else file.num_blocks
+        entry.result = block if block < num_blocks else num_blocks
     return 0
 
 

@@ -12,7 +12,7 @@ cdef struct file_state:
     file_params file
     int slot                    # in the ring's file table, or -1
     bint dsync                  # RWF_DSYNC works here
-    int *sync_errno             # the OpenFile's
+    int *sync_errno             # the OpenFile's, shared by all reactors
     uint64_t counts[NUM_EPOCHS]  # I/Os under way, by the number of RESETs that came before them
     uint64_t epoch
     uint64_t oldest_epoch       # of a RESET that waits
@@ -24,10 +24,12 @@ cdef struct file_state:
     bdev_io *sync_tail
 
 
+# Reactors change what they share by atomic operations alone.
 cdef class OpenFile:
-    cdef file_params file
-    cdef int sync_errno
-    cdef bint sync_reported
+    cdef file_params file       # as it was opened; `num_blocks` points below
+    cdef uint64_t num_blocks
+    cdef int sync_errno         # of the first sync that failed; set once
+    cdef int sync_reported
 
 
 cdef class FileEngine:

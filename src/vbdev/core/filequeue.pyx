@@ -55,8 +55,14 @@ from vbdev.core.linux cimport (
     RING_WRITE_FIXED,
     RWF_DSYNC,
     SQE_FIXED_FILE,
+    __ATOMIC_ACQUIRE,
     __ATOMIC_RELEASE,
+    __ATOMIC_SEQ_CST,
     __atomic_store_n,
+    atomic_exchange_int,
+    atomic_load_int,
+    atomic_replace_int,
+    atomic_store_64,
     uring_cqe,
     uring_sqe,
 )
@@ -124,6 +130,11 @@ cdef inline uint64_t wanted_bytes(const bdev_io *io) noexcept nogil:
     return io.num_blocks * (<file_state *>io.leaf).file.block_size
 
 
+cdef inline bint has_failed(const file_state *s) noexcept nogil:
+    # Whether a sync of the file has failed, on any reactor.
+    return atomic_load_int(s.sync_errno, __ATOMIC_ACQUIRE) != 0
+
+
 cdef inline bint wants_fua(const bdev_io *io) noexcept nogil:
     return io.flags & FLAG_FUA and (
         io.op == OP_WRITE or io.op == OP_WRITE_ZEROES or io.op == OP_UNMAP)
@@ -169,7 +180,8 @@ cdef class OpenFile:
         self.file.fd = fd
         self.file.sync_fd = -1
         self.file.block_size = block_size
-        self.file.num_blocks = num_blocks
+        self.num_blocks = num_blocks
+        self.file.num_blocks = &self.num_blocks
         self.file.is_device = is_device
         self.file.direct = direct
 
@@ -181,11 +193,11 @@ cdef class OpenFile:
     @property
     def failed_sync_errno(self):
         """The errno of the first sync that failed, 0 as long as none has."""
-        return self.sync_errno
+        return atomic_load_int(&self.sync_errno, __ATOMIC_ACQUIRE)
 
     def resize(self, uint64_t num_blocks):
-        """Follow the file's size; each FilePath there is has to be told too."""
-        self.file.num_blocks = num_blocks
+        """Follow the file's size, on all reactors."""
+        atomic_store_64(&self.num_blocks, num_blocks, __ATOMIC_RELEASE)
 
 
 cdef class FileEngine:
@@ -224,7 +236,7 @@ cdef class FileEngine:
         s.counts[s.epoch % NUM_EPOCHS] += 1
         if io.op == OP_ABORT:
             self.start_abort(s, io)
-        elif s.sync_errno[0] and (io.op == OP_FLUSH or wants_fua(io)):
+        elif (io.op == OP_FLUSH or wants_fua(io)) and has_failed(s):
             self.finish(io, IO_AIO_ERROR, EIO)
         elif io.op == OP_READ or io.op == OP_WRITE:
             if io_data_bytes(io) != wanted_bytes(io):
@@ -410,7 +422,7 @@ cdef class FileEngine:
         cdef file_state *s = <file_state *>io.leaf
         if not wants_fua(io):
             self.finish(io, IO_SUCCESS, 0)
-        elif s.sync_errno[0]:
+        elif has_failed(s):
             self.finish(io, IO_AIO_ERROR, EIO)
         elif durable:
             self.finish(io, IO_SUCCESS, 0)
@@ -467,8 +479,8 @@ cdef class FileEngine:
         if err:
             self.latch(s, err)
         # Whatever it says: after a failure elsewhere its success means nothing.
-        status = IO_AIO_ERROR if s.sync_errno[0] else IO_SUCCESS
-        err = EIO if s.sync_errno[0] else 0
+        status = IO_AIO_ERROR if has_failed(s) else IO_SUCCESS
+        err = EIO if status == IO_AIO_ERROR else 0
         s.sync_group = NULL
         s.syncing = False
         self.finish(leader, status, err)
@@ -478,7 +490,7 @@ cdef class FileEngine:
             io = follower
         if s.sync_head == NULL:
             return
-        if not s.sync_errno[0]:
+        if not has_failed(s):
             self.start_sync(s)
             return
         io = s.sync_head
@@ -489,8 +501,9 @@ cdef class FileEngine:
             io = follower
 
     cdef void latch(self, file_state *s, int err) noexcept nogil:
-        if s.sync_errno[0] == 0:
-            s.sync_errno[0] = err
+        cdef int none = 0
+        if atomic_replace_int(
+                s.sync_errno, &none, err, False, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST):
             self.sync_failed = True
 
     # RESET and ABORT
@@ -543,8 +556,8 @@ cdef class FileEngine:
         if self.sync_failed:
             self.sync_failed = False
             for path in self.paths:
-                if path.open_file.sync_errno and not path.open_file.sync_reported:
-                    path.open_file.sync_reported = True
+                if path.open_file.failed_sync_errno and not atomic_exchange_int(
+                        &path.open_file.sync_reported, 1, __ATOMIC_SEQ_CST):
                     self.host.sync_failed(path.open_file)
         if self.stuck:
             self.stuck = False
@@ -645,10 +658,6 @@ cdef class FilePath:
             total += 1
             io = io.next
         return total
-
-    def resize(self, uint64_t num_blocks):
-        """Follow the file's size."""
-        self.s.file.num_blocks = num_blocks
 
     def close(self):
         """Let go of the file. Only without outstanding I/O. Idempotent."""

@@ -242,9 +242,15 @@ class Registry:
         reactor: where events shall come and where it will be closed; the registry's by default.
         Another reactor asks for its descriptor: `await registry.reactor.ask(open_mine)`.
 
-        Raises BdevError: EINVAL without something to call for events, ENODEV for an unknown bdev
-        or one that is going away, EPERM for writing to one that a module has claimed.
+        Raises BdevError: EINVAL without something to call for events, ENOTSUP on another thread
+        than the registry's, ENODEV for an unknown bdev or one that is going away, EPERM for
+        writing to one that a module has claimed.
         """
+        if not self.reactor.is_here:
+            raise BdevError(
+                errno.ENOTSUP,
+                f"{holder}: bdevs are opened on {self.reactor.name}, which another reactor asks to",
+            )
         if not callable(on_event):
             raise BdevError(errno.EINVAL, f"{holder}: an open of bdev {name!r} needs an on_event")
         bdev = self.get(name)

@@ -7,12 +7,11 @@ nanoseconds. What belongs to a reactor is asked of it by message, one after the 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 from vbdev.descriptor import Descriptor
 from vbdev.poller import Poller, PollerState
-from vbdev.reactor import Reactor, ReactorStoppedError
+from vbdev.reactor import Reactor
 from vbdev.reactors import Reactors
 from vbdev.registry import Registry
 from vbdev.rpc.dispatch import Dispatcher, Method
@@ -25,31 +24,22 @@ TICK_RATE = 1_000_000_000
 def register_thread_methods(dispatcher: Dispatcher, registry: Registry, reactors: Reactors) -> None:
     """Add them to a dispatcher."""
 
-    async def of_each(describe: Callable[[Reactor], dict[str, Any]]) -> list[dict[str, Any]]:
-        described = []
-        for reactor in reactors:
-            try:
-                described.append(await reactor.ask(describe, reactor))
-            except ReactorStoppedError:  # one that has stopped has nothing to show
-                continue
-        return described
-
     async def get_stats(_params: None) -> dict[str, Any]:
-        return {"tick_rate": TICK_RATE, "threads": await of_each(stats)}
+        return {"tick_rate": TICK_RATE, "threads": await reactors.for_each(stats)}
 
     async def get_pollers(_params: None) -> dict[str, Any]:
-        return {"tick_rate": TICK_RATE, "threads": await of_each(pollers)}
+        return {"tick_rate": TICK_RATE, "threads": await reactors.for_each(pollers)}
 
     async def get_io_channels(_params: None) -> dict[str, Any]:
         opened = [descriptor for bdev in registry for descriptor in bdev.descriptors]
-        threads = await of_each(lambda reactor: io_channels(reactor, opened))
+        threads = await reactors.for_each(lambda reactor: io_channels(reactor, opened))
         return {"tick_rate": TICK_RATE, "threads": threads}
 
     async def get_reactors(_params: None) -> dict[str, Any]:
         return {
             "tick_rate": TICK_RATE,
             "pid": os.getpid(),
-            "reactors": await of_each(reactor_info),
+            "reactors": await reactors.for_each(reactor_info),
         }
 
     dispatcher.register(Method("thread_get_stats", get_stats))
@@ -122,7 +112,6 @@ def io_channels(reactor: Reactor, opened: list[Descriptor]) -> dict[str, Any]:
             refs[name] = refs.get(name, 0) + count
     return {
         "name": reactor.name,
-        "id": reactor.id,
         "io_channels": [{"name": name, "ref": count} for name, count in refs.items()],
     }
 

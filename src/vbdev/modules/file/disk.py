@@ -51,7 +51,9 @@ class FileBdev(Bdev):
     _geometry: FileGeometry
     _file: OpenFile
     _filename: str
-    _reactor: Reactor | None = None
+    _used: bool = False
+    """Whether any reactor ever had a channel. It becomes true once, and is looked at when none has
+    one any more."""
 
     async def open(
         self,
@@ -107,14 +109,12 @@ class FileBdev(Bdev):
 
     def create_channel(self, channel: Channel) -> FilePath:
         """Go through the ring of the channel's reactor."""
-        assert channel.descriptor is not None
-        self._reactor = channel.descriptor.reactor
-        return FileService.of(self._reactor, channel.engine).attach(self._file, self.name)
+        self._used = True
+        return _service(channel).attach(self._file, self.name)
 
     def destroy_channel(self, channel: Channel) -> None:
         """Leave the reactor's ring."""
-        assert channel.descriptor is not None
-        FileService.of(channel.descriptor.reactor, channel.engine).detach(channel.context)
+        _service(channel).detach(channel.context)
 
     def submit(self, channel: Channel, ios: IOBatch) -> None:
         """Hand everything to the ring, or to workers."""
@@ -143,8 +143,6 @@ class FileBdev(Bdev):
             )
         self.notify_blockcnt_change(size // self.block_size)
         self._file.resize(self.num_blocks)
-        for channel in self.channels():
-            channel.context.resize(self.num_blocks)
 
     async def stop(self) -> None:
         """Make everything stable, then close the file: closing alone syncs nothing.
@@ -167,9 +165,9 @@ class FileBdev(Bdev):
 
     async def _sync(self) -> None:
         """Run fdatasync on a thread, so that other bdevs' I/O goes on meanwhile."""
-        reactor = self._reactor
-        if reactor is None:  # nobody ever had a channel, so nothing was written
+        if not self._used:  # nobody ever had a channel, so nothing was written
             return
+        reactor = self.reactor
         done: Future[None] = Future()
 
         def work() -> None:
@@ -186,3 +184,9 @@ class FileBdev(Bdev):
             os.fdatasync(self._geometry.sync_fd)
             return
         await done
+
+
+def _service(channel: Channel) -> FileService:
+    reactor = Reactor.current()
+    assert reactor is not None
+    return FileService.of(reactor, channel.engine)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import threading
 
 from vbdev.core.engine import Engine
 from vbdev.core.fileio import FileJob
@@ -31,8 +32,8 @@ RETRY_US = 1000
 NO_RING_VARIABLE = "VBDEV_NO_IO_URING"
 """Set in the environment, this keeps io_uring unused, as if the kernel forbade it."""
 
-_services: dict[Reactor, FileService] = {}
 _warned: set[str] = set()
+_warned_lock = threading.Lock()
 
 
 def _open_ring() -> Ring | None:
@@ -48,8 +49,10 @@ def _open_ring() -> Ring | None:
                 reason = str(error)
                 if error.errno != errno.ENOMEM:
                     break
-    if reason not in _warned:
+    with _warned_lock:
+        news = reason not in _warned
         _warned.add(reason)
+    if news:
         log.warning(
             "io_uring is not available: file I/O goes through up to %d threads instead reason=%s",
             NUM_WORKERS,
@@ -77,9 +80,10 @@ class FileService:
     @classmethod
     def of(cls, reactor: Reactor, core: Engine) -> FileService:
         """Return the reactor's service, made at the first call."""
-        service = _services.get(reactor)
+        service = reactor.locals.get(cls)
         if service is None:
-            service = _services[reactor] = cls(reactor, core)
+            service = reactor.locals[cls] = cls(reactor, core)
+        assert isinstance(service, cls)
         return service
 
     def attach(self, open_file: OpenFile, bdev_name: str) -> FilePath:
@@ -102,7 +106,7 @@ class FileService:
         del self._users[path], self._paths[path.open_file], self._names[path.open_file]
         if self._users:
             return
-        del _services[self._reactor]
+        del self._reactor.locals[FileService]
         self._workers.close()
         if self._watch is not None:
             self._watch.close()
@@ -131,5 +135,5 @@ class FileService:
         self._reactor.call_later(RETRY_US, self._retry)
 
     def _retry(self) -> None:
-        if _services.get(self._reactor) is self:
+        if self._reactor.locals.get(FileService) is self:
             self.engine.retry()

@@ -10,7 +10,6 @@ import errno
 import logging
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable
 
 from vbdev.core.fileio import FileJob
@@ -31,7 +30,8 @@ class Workers:
         self._reactor = reactor
         self._finish = finish
         self._jobs: queue.SimpleQueue[FileJob | None] = queue.SimpleQueue()
-        self._finished: deque[FileJob] = deque()
+        self._lock = threading.Lock()  # over the next two
+        self._finished: list[FileJob] = []
         self._told = False
         self._unfinished = 0
         self._threads: list[threading.Thread] = []
@@ -66,17 +66,17 @@ class Workers:
             self._hand_back(job)
 
     def _hand_back(self, job: FileJob) -> None:
-        # The flag is read after the append, and `_collect` clears it before it looks: one of
-        # the two always sees the other, and many jobs share one message.
-        self._finished.append(job)
-        if not self._told:
-            self._told = True
+        with self._lock:
+            self._finished.append(job)
+            told, self._told = self._told, True
+        if not told:  # many jobs share one message
             self._reactor.send_msg(self._collect)
 
     def _collect(self) -> None:
-        self._told = False
-        while self._finished:
-            job = self._finished.popleft()
+        with self._lock:
+            finished, self._finished = self._finished, []
+            self._told = False
+        for job in finished:
             self._unfinished -= 1
             self._finish(job)
 
