@@ -1,4 +1,4 @@
-"""Stack: a reactor, an engine and a registry without a daemon, turned by hand.
+"""Stack: reactors, engines and a registry without a daemon, turned by hand.
 
 Everything runs on the caller's thread, on a virtual clock unless a test asks for the real one.
 `close` ends it and holds that nothing is left in use.
@@ -18,6 +18,7 @@ from vbdev.core.requests import Request, Requests
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.passthru import Passthru
 from vbdev.reactor import Reactor
+from vbdev.reactors import Reactors
 from vbdev.registry import Registry
 
 __all__ = ["Opened", "Stack", "stack"]
@@ -31,6 +32,8 @@ PATIENCE_S = 10.0
 class Stack:
     """A bdev layer of one's own.
 
+    reactors: how many; all are turned by the caller's thread, each in its turn, so that what
+        happens on several of them happens in the same order every time.
     real_clock: time goes by itself; needed where a kernel does the work (uring, aio).
     pool_size: I/Os that can be under way at once. A tiny one shows what happens without any.
     buffer_limit_bytes: of data buffers, likewise.
@@ -41,22 +44,33 @@ class Stack:
     def __init__(
         self,
         *,
+        reactors: int = 1,
         real_clock: bool = False,
         pool_size: int = 4096,
         buffer_limit_bytes: int = 16 << 20,
     ) -> None:
-        self.reactor = Reactor(clock=None if real_clock else VirtualClock())
-        self.engine = Engine(
-            pool_size=pool_size,
-            buffer_limit_bytes=buffer_limit_bytes,
-            virtual=self.reactor.clock.virtual,
-        )
-        self.reactor.engine = self.engine
-        self.registry = Registry(self.reactor)
         self.errors: list[tuple[object, BaseException, int]] = []
-        self.engine.on_module_error = self._failed
+        self.reactor = Reactor(clock=None if real_clock else VirtualClock())
+        self.engines: list[Engine] = []
+
+        def make_engine() -> Engine:
+            engine = Engine(
+                pool_size=pool_size,
+                buffer_limit_bytes=buffer_limit_bytes,
+                virtual=self.reactor.clock.virtual,
+            )
+            engine.on_module_error = self._failed
+            self.engines.append(engine)
+            return engine
+
+        self.engine = self.reactor.engine = make_engine()
+        self.reactors = Reactors(self.reactor, reactors, make_engine, self._reactor_failed)
+        self.registry = Registry(self.reactor)
         self.descriptors: list[Opened] = []
         self.expected_misuse = 0
+
+    def _reactor_failed(self, reactor: Reactor, error: BaseException) -> None:
+        self.errors.append((reactor.name, error, 0))
 
     def _failed(self, source: Any, error: BaseException, failed: int) -> None:
         who = source.bdev.name if hasattr(source, "bdev") else source
@@ -65,8 +79,14 @@ class Stack:
     # Bdevs
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Turn the reactor until a coroutine ends; return its result."""
-        return self.reactor.run_until_complete(coroutine)
+        """Turn the reactors until a coroutine on the first ends; return its result."""
+        if len(self.reactors) == 1 or self.reactor.clock.virtual:
+            return self.reactors.run_until_complete(coroutine)
+        with self.reactor.here():
+            task = self.reactor.spawn(coroutine)
+        task.add_done_callback(lambda _task: None)  # its failure is raised here, not logged
+        self.turn_until(lambda: task.done)
+        return task.result()
 
     def create(self, cls: type[Bdev], **params: Any) -> Any:
         """Create a bdev and return it, or None where it waits for its base.
@@ -100,28 +120,31 @@ class Stack:
         """Delete a bdev, whatever its kind."""
         self.run(self.registry.delete(name, self.registry.get(name).kind))
 
-    def open(self, name: str, *, write: bool = True, holder: str = "test") -> Opened:
-        """Open a bdev. REMOVE closes it, when its I/O has ended."""
-        opened = Opened(self, name, write=write, holder=holder)
+    def open(self, name: str, *, write: bool = True, holder: str = "test", on: int = 0) -> Opened:
+        """Open a bdev, with a channel on one of the reactors (`on`, from 0).
+
+        REMOVE closes it, when its I/O has ended.
+        """
+        opened = Opened(self, name, write=write, holder=holder, on=on)
         self.descriptors.append(opened)
         return opened
 
     # Turning
 
     def settle(self, turns: int = 10_000) -> None:
-        """Turn the reactor until nothing is left to do at this time."""
+        """Turn the reactors until nothing is left to do at this time."""
         for _ in range(turns):
-            if not self.reactor.poll():
+            if not self.reactors.poll():
                 return
-        raise AssertionError("the reactor does not come to rest")
+        raise AssertionError("the reactors do not come to rest")
 
     def turn_until(self, condition: Callable[[], object]) -> None:
         """Turn until a condition holds. Virtual time goes on where only time can bring it."""
         self.settle()
         until = time.monotonic() + PATIENCE_S
         while not condition():
-            if not self.reactor.poll() and self.reactor.clock.virtual:
-                assert condition() or self.reactor.advance(), "it can not come true"
+            if not self.reactors.poll() and self.reactor.clock.virtual:
+                assert condition() or self.reactors.advance(), "it can not come true"
             assert condition() or time.monotonic() < until, "it does not come true"
 
     def pass_time(self, us: float) -> None:
@@ -130,8 +153,8 @@ class Stack:
         ended: list[bool] = []
         self.reactor.call_later(us, lambda: ended.append(True))
         while not ended:
-            if not self.reactor.poll():
-                self.reactor.advance()
+            if not self.reactors.poll():
+                self.reactors.advance()
         assert self.reactor.clock.now_ns() >= until_ns
 
     def close(self) -> None:
@@ -141,15 +164,16 @@ class Stack:
             opened.close()
         self.run(self.registry.close())
         self.settle()
-        engine = self.engine
-        left = (engine.ios_in_use, engine.waiting, engine.buffers.live_buffers)
-        misused = engine.misused
+        engines = self.engines
+        left = [(e.ios_in_use, e.waiting, e.buffers.live_buffers) for e in engines]
+        misused = sum(engine.misused for engine in engines)
+        self.reactors.close()
         self.reactor.close()
-        assert left == (0, 0, 0), f"I/Os in use, waiting, buffers: {left}"
+        assert left == [(0, 0, 0)] * len(engines), f"I/Os in use, waiting, buffers: {left}"
         assert misused == self.expected_misuse, (
             f"{misused} I/Os were completed that no layer held; expected {self.expected_misuse}"
         )
-        assert engine.buffers.used_bytes == 0
+        assert sum(engine.buffers.used_bytes for engine in engines) == 0
 
 
 class Opened:
@@ -158,14 +182,16 @@ class Opened:
     events: what the descriptor was told (`BdevEvent`), in order.
     """
 
-    def __init__(self, stack: Stack, name: str, *, write: bool, holder: str) -> None:
+    def __init__(self, stack: Stack, name: str, *, write: bool, holder: str, on: int) -> None:
         self.stack = stack
+        self.reactor = list(stack.reactors)[on]
         self.events: list[BdevEvent] = []
         self.descriptor = stack.registry.open(
-            name, write=write, on_event=self._event, holder=holder
+            name, write=write, on_event=self._event, holder=holder, reactor=self.reactor
         )
-        self.channel = self.descriptor.get_channel()
-        self.requests = Requests(stack.engine)
+        with self.reactor.here():
+            self.channel = self.descriptor.get_channel()
+        self.requests = Requests(stack.engines[on])
         self._leaving = False
 
     def _event(self, event: BdevEvent) -> None:
@@ -199,9 +225,10 @@ class Opened:
                 callback(request)
             self._leave()
 
-        return self.requests.submit(
-            self.channel, op, offset_blocks, num_blocks, data, callback=ended, **more
-        )
+        with self.reactor.here():
+            return self.requests.submit(
+                self.channel, op, offset_blocks, num_blocks, data, callback=ended, **more
+            )
 
     def io(
         self, op: int, offset_blocks: int = 0, num_blocks: int = 1, data: Any = None, **more: Any
@@ -214,15 +241,17 @@ class Opened:
 
     def zcopy_end(self, request: Any, *, commit: bool) -> None:
         """End a ZCOPY and turn until it has."""
-        self.requests.zcopy_end(request, commit, lambda _request: self._leave())
+        with self.reactor.here():
+            self.requests.zcopy_end(request, commit, lambda _request: self._leave())
         self.stack.turn_until(lambda: request.done)
 
     def close(self) -> None:
-        """Close it, once."""
+        """Close it, once. On another reactor than the first that takes a few turns."""
         if self in self.stack.descriptors:
             self.stack.descriptors.remove(self)
-            self.requests.close()
-            self.descriptor.close()
+            with self.reactor.here():
+                self.requests.close()
+                self.descriptor.close()
 
 
 @contextlib.contextmanager
