@@ -7,32 +7,40 @@ what it holds. A stop that can not finish says who is in its way.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from vbdev.bdev import Bdev, BdevError, BdevState, VirtualBdev
-from vbdev.config import load_config
+from vbdev.config import ConfigCall, load_config
 from vbdev.core.engine import Channel, Engine
 from vbdev.modules import MODULES
+from vbdev.options import BdevOptions
 from vbdev.reactor import Reactor
 from vbdev.reactors import Reactors
 from vbdev.registry import Registry
 from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
-from vbdev.rpc.dispatch import Dispatcher
+from vbdev.rpc.dispatch import Dispatcher, State
 from vbdev.rpc.errors import RpcError
+from vbdev.rpc.examine_methods import register_examine_methods
 from vbdev.rpc.framework_methods import register_framework_methods
+from vbdev.rpc.holder_methods import register_holder_methods
+from vbdev.rpc.init_methods import register_init_methods
 from vbdev.rpc.nbd_methods import register_nbd_methods
+from vbdev.rpc.notify_methods import register_notify_methods
 from vbdev.rpc.server import RpcServer
 from vbdev.rpc.thread_methods import register_thread_methods
 from vbdev.targets.nbd import NbdServer
+from vbdev.task import Future, wake
 
 __all__ = ["App", "AppError"]
 
@@ -59,7 +67,8 @@ class App:
 
     def __init__(self, reactor: Reactor | None = None, *, num_reactors: int = 1) -> None:
         self.reactor = reactor or Reactor()
-        self.engine = self._make_engine()
+        self._pool_size = BdevOptions().bdev_io_pool_size
+        self.engine: IoEngine = self._make_engine()
         self.reactor.engine = self.engine
         try:
             self.reactors = Reactors(
@@ -73,6 +82,9 @@ class App:
         self.rpc = RpcServer(self.reactor, self.dispatcher)
         self.modules: dict[str, type[Bdev]] = {}
         self.exit_status = 0
+        self.initialized: Future[None] = Future()
+        """Resolved by `run`: what was asked for at the start is there."""
+        self._start_init: Future[None] = Future()
         self._stopping = False
         self._running = False
         register_thread_methods(self.dispatcher, self.registry, self.reactors)
@@ -80,13 +92,17 @@ class App:
             self.dispatcher,
             {"bdev": ([], self.registry.config), "nbd": (["bdev"], self.nbd.config)},
         )
+        register_init_methods(self.dispatcher, self._begin_init, self.initialized)
         register_bdev_methods(self.dispatcher, self.registry)
+        register_examine_methods(self.dispatcher, self.registry, num_reactors=lambda: len(self.reactors), apply=self._apply_options)
+        register_holder_methods(self.dispatcher, self.registry)
+        register_notify_methods(self.dispatcher, self.registry)
         register_nbd_methods(self.dispatcher, self.nbd)
         for module in MODULES:
             self.add_module(module)
 
     def _make_engine(self) -> Engine:
-        engine = Engine(virtual=self.reactor.clock.virtual)
+        engine = Engine(pool_size=self._pool_size, virtual=self.reactor.clock.virtual)
         engine.on_module_error = report_module_error
         return engine
 
@@ -160,13 +176,37 @@ class App:
         except (BdevError, OSError) as error:
             raise AppError(str(error)) from error
 
+    def apply_early_config(self, path: str) -> None:
+        """Carry out those calls of a configuration file that come before all bdevs: options."""
+        self._apply(path, State.STARTUP)
+
     def apply_config(self, path: str) -> None:
-        """Carry out a configuration file. ConfigError and AppError say what is wrong where."""
-        for call in load_config(path):
-            try:
-                self.reactor.run_until_complete(self.dispatcher.call(call.method, call.params))
-            except RpcError as error:
-                raise AppError(f"{call.where}: {call.method}: {error}") from error
+        """Carry out the others, in their order. ConfigError, AppError: what is wrong where."""
+        self._apply(path, State.RUNTIME)
+
+    def _apply(self, path: str, state: State) -> None:
+        before, self.dispatcher.state = self.dispatcher.state, state
+        try:
+            for call in load_config(path):
+                method = self.dispatcher.get(call.method)
+                early = method is not None and method.states == State.STARTUP
+                if early is (state is State.STARTUP):
+                    self._carry_out(call)
+        finally:
+            self.dispatcher.state = before
+
+    def _carry_out(self, call: ConfigCall) -> None:
+        try:
+            self.reactor.run_until_complete(self.dispatcher.call(call.method, call.params))
+        except RpcError as error:
+            raise AppError(f"{call.where}: {call.method}: {error}") from error
+
+    def _apply_options(self, options: BdevOptions) -> None:
+        # Nothing has a BdevIO yet: there is no bdev.
+        self._pool_size = options.bdev_io_pool_size
+        for reactor in self.reactors:  # those but the first do not run yet
+            reactor.engine = self._make_engine()
+        self.engine = self.reactor.engine
 
     def topmost(self) -> list[Bdev]:
         """Return the bdevs that no vbdev stands on."""
@@ -187,26 +227,51 @@ class App:
         except RuntimeError as error:
             raise AppError(str(error)) from error
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the stop has been asked for."""
+        return self._stopping
+
+    def wait_for_rpc(self, early_config: str | None = None) -> None:
+        """Serve the RPC methods that settle options, until framework_start_init or a signal."""
+        self.dispatcher.state = State.STARTUP
+        if early_config is not None:
+            self.apply_early_config(early_config)
+        with self._woken_by_signals():
+            self.reactor.run_until_complete(_result(self._start_init))
+        self.dispatcher.state = State.RUNTIME
+
+    def _begin_init(self) -> None:
+        wake(self._start_init)
+
     def run(self) -> int:
         """Serve until a signal; return the exit status. One that came before counts too."""
         self.catch_signals()
         self._running = True
+        wake(self.initialized)
         if self._stopping:
             self.reactor.spawn(self.stop(), "stop")
+        with self._woken_by_signals():
+            try:
+                self.reactor.run()
+            finally:
+                self.reactors.stop_at_once()  # those that an orderly stop has not ended
+        return self.exit_status
+
+    @contextlib.contextmanager
+    def _woken_by_signals(self) -> Iterator[None]:
         # Python runs a handler between two of its own instructions. A signal that came just
         # before the reactor went to sleep, or to another thread, has to wake it for that.
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         watch = self.reactor.watch(reader, readable=lambda: os.read(reader, 64))
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         try:
-            self.reactor.run()
+            yield
         finally:
             signal.set_wakeup_fd(-1)
             watch.close()
             os.close(reader)
             os.close(writer)
-            self.reactors.stop_at_once()  # those that an orderly stop has not ended
-        return self.exit_status
 
     def request_stop(self, number: int = signal.SIGTERM) -> None:
         """Begin the orderly stop; asked again, stop at once with status 1."""
@@ -218,6 +283,8 @@ class App:
         self._stopping = True
         if self._running:
             self.reactor.send_msg(lambda: self.reactor.spawn(self.stop(), "stop"))
+        else:
+            self.reactor.send_msg(self._begin_init)
 
     def _reactor_failed(self, reactor: Reactor, error: BaseException) -> None:
         log.critical("stopping, because reactor %s failed: %r", reactor.name, error)
@@ -264,6 +331,10 @@ class App:
             )
         self.exit_status = 1
         self.reactor.stop()
+
+
+async def _result(future: Future[None]) -> None:
+    await future
 
 
 def report_module_error(source: object, error: BaseException, failed: int) -> None:

@@ -21,6 +21,7 @@ module still holds and is logged with the bdev's name.
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from vbdev.registry.claims import Claim
     from vbdev.registry.creations import Creation
     from vbdev.registry.holds import BaseHold
+    from vbdev.registry.media import MediaEvent
     from vbdev.registry.registry import Registry
 
 __all__ = [
@@ -192,6 +194,8 @@ class Bdev:
         self.descriptors: list[Descriptor] = []
         self.totals = IoTotals()
         self.folds = 0
+        self.media_queues: dict[Descriptor, deque[MediaEvent]] = {}
+        """What `vbdev.registry.media` keeps for those who have it open."""
         self.on_resize: Callable[[Bdev], object] | None = None
         """What the registry wants to be told; nobody else's."""
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Future", "Task", "gather"]
+__all__ = ["Future", "Task", "gather", "wake"]
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +109,12 @@ class Task(Future[T]):
 
     def _wake(self, _future: Future[Any]) -> None:
         self._ready.append(self)
+
+
+def wake(future: Future[None]) -> None:
+    """Resolve a future that several may resolve: the first one does, the others find it done."""
+    if not future.done:
+        future.set_result(None)
 
 
 async def gather(awaitables: list[Awaitable[T]]) -> list[T]:

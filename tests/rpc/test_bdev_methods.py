@@ -15,6 +15,7 @@ from vbdev.modules import MODULES
 from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
 from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher
 from vbdev.rpc.errors import RpcError
+from vbdev.rpc.examine_methods import register_examine_methods
 from vbdev.vocab import Op, Status
 
 U1 = "11111111-2222-4333-8444-555555555555"
@@ -108,6 +109,7 @@ class Control:
         self.registry = self.stack.registry
         self.dispatcher = Dispatcher()
         register_bdev_methods(self.dispatcher, self.registry)
+        register_examine_methods(self.dispatcher, self.registry)
         for module in (*MODULES, Stub):
             register_module(self.dispatcher, self.registry, module)
 

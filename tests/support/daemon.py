@@ -39,8 +39,8 @@ class Daemon:
 
     # Life
 
-    def start(self):
-        """Start it and wait until it serves; start it again after `kill` or `stop`."""
+    def start(self, until="try: "):
+        """Start it and wait until it serves, or has printed something else; again after its end."""
         with self.stdout_file.open("wb") as out, self.stderr_file.open("ab") as err:
             self.process = subprocess.Popen(
                 self.command,
@@ -52,7 +52,7 @@ class Daemon:
                 start_new_session=True,  # so that what a wrapper started ends too
             )
         deadline = time.monotonic() + START_TIMEOUT_S
-        while "try: " not in self.stdout:
+        while until not in self.stdout:
             if self.process.poll() is not None:
                 raise AssertionError(f"{self.command} ended at once:\n{self.stderr}")
             assert time.monotonic() < deadline, f"{self.command} does not start:\n{self.stderr}"

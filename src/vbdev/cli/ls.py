@@ -43,19 +43,20 @@ def label(entry: dict[str, Any]) -> str:
     if entry["num_blocks"]:
         words.append(show_size(entry["num_blocks"] * entry["block_size"]))
         words.append(f"({entry['num_blocks']} x {entry['block_size']} B)")
-    if entry["state"] != "ready":
-        words.append(
-            f"[{entry['state']}: {entry['base']}]"
-            if not entry["num_blocks"]
-            else f"[{entry['state']}]"
-        )
+    if not entry["num_blocks"]:
+        words.append(f"[{entry['state']}: {entry['base']}]")
+    elif entry["removing_ms"] is not None:
+        words.append(f"[{entry['state']} for {entry['removing_ms'] / 1000:.1f} s]")
     others = [holder for holder in entry["holders"] if holder != entry["claim"]]
     if entry["claim"]:
-        words.append(f"claimed by {entry['claim']}")
+        words.append(f"claimed ({entry['claim_type']}) by {entry['claim']}")
     if others:
         words.append(f"open by {', '.join(others)}")
-    if entry["outstanding"]:
-        words.append(f"{entry['outstanding']} I/Os outstanding")
+    if entry["examined_by"]:
+        words.append(f"examined by {', '.join(entry['examined_by'])}")
+    if entry["busy"]:
+        busy = ", ".join(f"{number} of {who}" for who, number in entry["busy"].items())
+        words.append(f"I/Os outstanding: {busy}")
     return "  ".join(words)
 
 

@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="threads that clients are spread over; default: %(default)s",
     )
     parser.add_argument("--config", metavar="FILE", help="carry out SPDK's JSON configuration")
+    parser.add_argument(
+        "--wait-for-rpc",
+        action="store_true",
+        help="settle options by RPC first; all else waits for framework_start_init",
+    )
     add_socket_argument(parser)
     parser.add_argument(
         "--log-level", choices=LEVELS, default="warning", help="default: %(default)s"
@@ -79,6 +84,13 @@ def start(app: App, arguments: argparse.Namespace) -> int:
     # The control plane's socket comes first: one daemon for each, and a second one is to find out
     # before it touches any file.
     rpc = app.rpc.listen(arguments.rpc_socket)
+    if arguments.wait_for_rpc:
+        print(f"vbdev {__version__} waits for framework_start_init\n  rpc    {rpc}", flush=True)
+        app.wait_for_rpc(arguments.config)
+        if app.stopping:
+            return app.run()
+    elif arguments.config is not None:
+        app.apply_early_config(arguments.config)
     top = build_stack(app, arguments)
     if arguments.config is not None:
         app.apply_config(arguments.config)

@@ -3,7 +3,8 @@
 Rooms, from the top down: `registry` puts them together; `removal` takes bdevs down; `examine`
 looks at new ones; `creations` remembers which vbdevs were asked for, and builds them; `holds` is
 a base opened and claimed for those who stand on it; `claims` says who may write; `names` is the
-one name space; `notifications` tells who asks what came and went.
+one name space; `media` hands media events to writers; `notifications` tells who asks what came and
+went.
 """
 
 from __future__ import annotations

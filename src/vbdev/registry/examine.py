@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vbdev.bdev import Bdev, BdevError, BdevState
 from vbdev.registry.creations import examine_creations
-from vbdev.task import Future
+from vbdev.task import Future, wake
 from vbdev.vocab import Op
 
 if TYPE_CHECKING:
@@ -105,8 +105,7 @@ class Examiner:
         if not self._running:
             idle, self._idle = self._idle, []
             for future in idle:
-                if not future.done:
-                    future.set_result(None)
+                wake(future)
 
     async def request(self, name: str) -> None:
         """Examine a bdev although `auto` is off, now or when it comes (RPC bdev_examine).
@@ -137,7 +136,7 @@ class Examiner:
             period_us = SAY_US if timeout_us is None else min(SAY_US, timeout_us - waited_us)
             idle: Future[None] = Future()
             self._idle.append(idle)
-            timer = self._registry.reactor.call_later(period_us, _resolve(idle))
+            timer = self._registry.reactor.call_later(period_us, partial(wake, idle))
             await idle
             timer.cancel()
             waited_us += period_us
@@ -145,14 +144,6 @@ class Examiner:
                 going_on = ", ".join(map(str, self._running))
                 log.warning("examination goes on: %s", going_on)
         return list(self._running)
-
-
-def _resolve(future: Future[None]) -> Callable[[], None]:
-    def resolve() -> None:
-        if not future.done:
-            future.set_result(None)
-
-    return resolve
 
 
 def _overrides(module: type[Bdev]) -> bool:

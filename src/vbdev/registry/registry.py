@@ -15,6 +15,7 @@ import msgspec
 
 from vbdev.bdev import Bdev, BdevError, BdevEvent, BdevParams, BdevState, VirtualBdev
 from vbdev.descriptor import Descriptor
+from vbdev.options import BdevOptions
 from vbdev.reactor import Reactor
 from vbdev.registry.creations import Creation, build, build_creation
 from vbdev.registry.examine import Examiner
@@ -22,7 +23,7 @@ from vbdev.registry.holds import BaseHold
 from vbdev.registry.names import Names
 from vbdev.registry.notifications import Notifications
 from vbdev.registry.removal import Removal, remove
-from vbdev.task import Future
+from vbdev.task import Future, wake
 from vbdev.vocab import (
     BLOCK_SIZE_MULTIPLE,
     MAX_BLOCK_SIZE,
@@ -52,6 +53,7 @@ class Registry:
         self.removals: dict[Bdev, Removal] = {}
         self.notifications = Notifications()
         self.examiner = Examiner(self)
+        self.options = BdevOptions()
         self.closing = False
         self._names = Names()
         self._opening: set[Future[None]] = set()
@@ -63,6 +65,13 @@ class Registry:
     def add_module(self, module: type[Bdev]) -> None:
         """Let a module examine new bdevs, after those that were added before."""
         self.examiner.modules.append(module)
+
+    def set_options(self, options: BdevOptions) -> None:
+        """Settle the options of the bdev layer. BdevError EPERM as soon as there are bdevs."""
+        if self.bdevs:
+            raise BdevError(errno.EPERM, f"options come before bdevs; there are {len(self.bdevs)}")
+        self.options = options
+        self.examiner.auto = options.bdev_auto_examine
 
     # Names
 
@@ -284,8 +293,6 @@ class Registry:
         """
         waited_ms = 0
         while True:
-            if self.closing:
-                raise BdevError(errno.ESHUTDOWN, f"{holder}: bdev {name!r}: the application ends")
             try:
                 return self.open(name, write=write, on_event=on_event, holder=holder)
             except BdevError as error:
@@ -301,18 +308,15 @@ class Registry:
             waited_ms += pause_ms
 
     async def _pause(self, delay_us: int) -> None:
-        """Sleep, or until `close` begins."""
+        """Sleep; BdevError ESHUTDOWN when `close` begins meanwhile."""
         future: Future[None] = Future()
-
-        def end() -> None:
-            if not future.done:
-                future.set_result(None)
-
         self._opening.add(future)
-        timer = self.reactor.call_later(delay_us, end)
-        await future
-        timer.cancel()
-        self._opening.discard(future)
+        timer = self.reactor.call_later(delay_us, lambda: wake(future))
+        try:
+            await future
+        finally:
+            timer.cancel()
+            self._opening.discard(future)
 
     # Deletion
 
@@ -385,7 +389,9 @@ class Registry:
         self.creations.clear()
         for future in list(self._opening):
             if not future.done:
-                future.set_result(None)
+                future.set_exception(
+                    BdevError(errno.ESHUTDOWN, "the application ends before the bdev has come")
+                )
         for examination in await self.examiner.wait(EXAMINE_AT_END_US):
             log.warning("the end does not wait any longer for the examination: %s", examination)
         failures: list[Exception] = []
@@ -415,9 +421,14 @@ class Registry:
     def config(self) -> list[dict[str, Any]]:
         """Return the RPC calls that make the same bdevs and waiting creations again.
 
-        What was examined on request comes first; then the bdevs, then the vbdevs.
+        Options that are not the defaults come first, then what was examined on request; then the
+        bdevs, then the vbdevs.
         """
-        calls: list[dict[str, Any]] = [
+        options = msgspec.to_builtins(self.options)
+        calls: list[dict[str, Any]] = []
+        if options:
+            calls.append({"method": "bdev_set_options", "params": options})
+        calls += [
             {"method": "bdev_examine", "params": {"name": name}} for name in self.examiner.requested
         ]
         for bdev in self.bdevs.values():

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import errno
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vbdev.bdev import Bdev, BdevError, BdevEvent, BdevState, VirtualBdev
 from vbdev.registry.creations import let_go
-from vbdev.task import Future, Task
+from vbdev.task import Future, Task, wake
 
 if TYPE_CHECKING:
     from vbdev.registry.registry import Registry
@@ -76,12 +77,8 @@ async def remove(registry: Registry, bdev: Bdev, timeout_ms: int | None) -> None
         return
     ended: Future[None] = Future()
 
-    def end(_future: object = None) -> None:
-        if not ended.done:
-            ended.set_result(None)
-
-    task.add_done_callback(end)
-    timer = registry.reactor.call_later(timeout_ms * 1000, end)
+    task.add_done_callback(lambda _task: wake(ended))
+    timer = registry.reactor.call_later(timeout_ms * 1000, partial(wake, ended))
     await ended
     timer.cancel()
     if not task.done:
@@ -98,8 +95,8 @@ def _tell(registry: Registry, bdev: Bdev) -> Future[None]:
     closed: Future[None] = Future()
 
     def check() -> None:
-        if not bdev.descriptors and not closed.done:
-            closed.set_result(None)
+        if not bdev.descriptors:
+            wake(closed)
 
     for descriptor in list(bdev.descriptors):
         for reactor, channel in descriptor.channels.items():

@@ -10,9 +10,10 @@ from typing import Any
 from vbdev.bdev import Bdev, VirtualBdev
 from vbdev.iostat import IoTotals
 from vbdev.registry import Registry
+from vbdev.registry.removal import holders
 from vbdev.vocab import OP_NAMES, Status
 
-__all__ = ["describe", "iostat", "stack"]
+__all__ = ["describe", "iostat", "stack", "who_holds"]
 
 
 def describe(bdev: Bdev) -> dict[str, Any]:
@@ -81,33 +82,65 @@ def iostat(totals: IoTotals, block_size: int) -> dict[str, Any]:
 
 def stack(registry: Registry) -> list[dict[str, Any]]:
     """Return every bdev with its base, its claim and who has it open; then what still waits."""
-    entries: list[dict[str, Any]] = [
-        {
-            "name": bdev.name,
-            "kind": bdev.kind,
-            "block_size": bdev.block_size,
-            "num_blocks": bdev.num_blocks,
-            "base": bdev.base.name if isinstance(bdev, VirtualBdev) else None,
-            "state": bdev.state.value,
-            "claim": bdev.claim.holder if bdev.claim else None,
-            "holders": bdev.holders(),
-            "outstanding": bdev.outstanding,
-        }
-        for bdev in registry
-    ]
+    entries: list[dict[str, Any]] = []
+    for bdev in registry:
+        who = who_holds(registry, bdev)
+        entries.append(
+            {
+                "name": bdev.name,
+                "kind": bdev.kind,
+                "block_size": bdev.block_size,
+                "num_blocks": bdev.num_blocks,
+                "base": bdev.base.name if isinstance(bdev, VirtualBdev) else None,
+                "state": who["state"],
+                "removing_ms": who["removing_ms"],
+                "claim": bdev.claim.holder if bdev.claim else None,
+                "claim_type": who["claim_type"],
+                "holders": bdev.holders(),
+                "busy": {
+                    one["holder"]: one["outstanding"]
+                    for one in who["holders"]
+                    if one["outstanding"]
+                },
+                "examined_by": who["examined_by"],
+                "outstanding": bdev.outstanding,
+            }
+        )
     entries += [
         {
-            "name": name,
+            "name": key,
             "kind": creation.cls.kind,
             "block_size": 0,
             "num_blocks": 0,
             "base": creation.base_name,
             "state": "waiting for its base",
+            "removing_ms": None,
             "claim": None,
+            "claim_type": None,
             "holders": [],
+            "busy": {},
+            "examined_by": [],
             "outstanding": 0,
         }
-        for name, creation in registry.creations.items()
-        if registry.find(name) is None
+        for key, creation in registry.creations.items()
+        if not creation.vbdevs
     ]
     return entries
+
+
+def who_holds(registry: Registry, bdev: Bdev) -> dict[str, Any]:
+    """Return one element of `vbdev_get_holders`."""
+    removal = registry.removals.get(bdev)
+    now_ns = registry.reactor.clock.now_ns()
+    return {
+        "name": bdev.name,
+        "state": bdev.state.value,
+        "removing_ms": None if removal is None else (now_ns - removal.since_ns) // 1_000_000,
+        "claim_type": str(bdev.claim.kind) if bdev.claim else None,
+        "claims": [
+            {"module": hold.module, "name": hold.name}
+            for hold in (bdev.claim.holds if bdev.claim else [])
+        ],
+        "examined_by": registry.examiner.of(bdev),
+        "holders": holders(bdev),
+    }

@@ -90,9 +90,6 @@ def register_bdev_methods(dispatcher: Dispatcher, registry: Registry) -> None:
         reset_iostat(bdevs, params.reset_mode)
         return result
 
-    async def wait_for_examine(_params: None) -> bool:
-        return True  # a bdev's registration ends when its examination has
-
     async def get_stack(_params: None) -> list[dict[str, Any]]:
         return stack(registry)
 
@@ -102,7 +99,6 @@ def register_bdev_methods(dispatcher: Dispatcher, registry: Registry) -> None:
     dispatcher.register(
         Method("bdev_get_iostat", get_iostat, GetIostatParams, INTERNAL_ERROR, DECODE_OBJECT_FAILED)
     )
-    dispatcher.register(Method("bdev_wait_for_examine", wait_for_examine))
     dispatcher.register(Method("vbdev_get_stack", get_stack))
 
 

@@ -1,0 +1,76 @@
+"""`bdev_set_options`, `bdev_examine`, `bdev_wait_for_examine`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import msgspec
+
+from vbdev.bdev import BdevError
+from vbdev.options import BdevOptions
+from vbdev.registry import Registry
+from vbdev.rpc.dispatch import Dispatcher, Method, State
+from vbdev.rpc.errors import INVALID_PARAMS, RpcError
+
+__all__ = ["register_examine_methods"]
+
+Uint32 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF_FFFF)]
+
+
+class SetOptionsParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Set options of the bdev layer, before it starts. What is absent stays as it is."""
+
+    bdev_io_pool_size: Uint32 | None = None
+    """BdevIOs of one reactor."""
+    bdev_io_cache_size: Uint32 | None = None
+    """BdevIOs that SPDK caches for each thread; the pool must hold one more such cache."""
+    bdev_auto_examine: bool | None = None
+    """Examine every new bdev; else those that `bdev_examine` names."""
+    iobuf_small_cache_size: Uint32 | None = None
+    """Small buffers that SPDK caches for each thread; of no effect here."""
+    iobuf_large_cache_size: Uint32 | None = None
+    """Large ones; of no effect here."""
+
+
+class ExamineParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Examine a bdev, now or when it comes, where not every bdev is examined."""
+
+    name: str
+    """Name or alias of the bdev."""
+
+
+def register_examine_methods(
+    dispatcher: Dispatcher,
+    registry: Registry,
+    *,
+    num_reactors: Callable[[], int] = lambda: 1,
+    apply: Callable[[BdevOptions], object] | None = None,
+) -> None:
+    """Add them to a dispatcher. `apply` is told of options that were taken."""
+
+    async def set_options(params: SetOptionsParams) -> bool:
+        changes = {k: v for k, v in msgspec.structs.asdict(params).items() if v is not None}
+        options = msgspec.structs.replace(registry.options, **changes)
+        try:
+            options.check(num_reactors())
+        except BdevError as error:
+            raise RpcError(INVALID_PARAMS, str(error)) from error
+        registry.set_options(options)
+        if apply is not None:
+            apply(options)
+        return True
+
+    async def examine(params: ExamineParams) -> bool:
+        await registry.examiner.request(params.name)
+        return True
+
+    async def wait_for_examine(_params: None) -> bool:
+        await registry.examiner.wait()
+        return True
+
+    dispatcher.register(
+        Method("bdev_set_options", set_options, SetOptionsParams, states=State.STARTUP)
+    )
+    dispatcher.register(Method("bdev_examine", examine, ExamineParams))
+    dispatcher.register(Method("bdev_wait_for_examine", wait_for_examine))

@@ -1,0 +1,44 @@
+"""`vbdev_get_holders` and `vbdev_unregister`: who holds a bdev, and its end with a deadline."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from vbdev.registry import Registry
+from vbdev.rpc.bdev_info import who_holds
+from vbdev.rpc.dispatch import Dispatcher, Method
+
+__all__ = ["register_holder_methods"]
+
+
+class GetHoldersParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Say who has bdevs open or claimed, and whom a removal waits for."""
+
+    name: str | None = None
+    """Name, alias or UUID of one bdev; all when absent."""
+
+
+class UnregisterParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Delete a bdev of any kind."""
+
+    name: str
+    """Name, alias or UUID of the bdev."""
+    timeout_ms: Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)] | None = None
+    """After this long the answer is ETIMEDOUT, which names the holders; the removal goes on."""
+
+
+def register_holder_methods(dispatcher: Dispatcher, registry: Registry) -> None:
+    """Add them to a dispatcher."""
+
+    async def get_holders(params: GetHoldersParams) -> list[dict[str, Any]]:
+        bdevs = list(registry) if params.name is None else [registry.get(params.name)]
+        return [who_holds(registry, bdev) for bdev in bdevs]
+
+    async def unregister(params: UnregisterParams) -> bool:
+        await registry.delete_bdev(registry.get(params.name), params.timeout_ms)
+        return True
+
+    dispatcher.register(Method("vbdev_get_holders", get_holders, GetHoldersParams))
+    dispatcher.register(Method("vbdev_unregister", unregister, UnregisterParams))

@@ -1,0 +1,29 @@
+"""`framework_start_init` and `framework_wait_init`: from STARTUP to RUNTIME."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vbdev.rpc.dispatch import Dispatcher, Method, State
+from vbdev.task import Future
+
+__all__ = ["register_init_methods"]
+
+
+def register_init_methods(
+    dispatcher: Dispatcher, start: Callable[[], object], initialized: Future[None]
+) -> None:
+    """Add them to a dispatcher. `start` begins what `initialized` is the end of."""
+
+    async def start_init(_params: None) -> bool:
+        start()
+        await initialized
+        return True
+
+    async def wait_init(_params: None) -> bool:
+        await initialized
+        return True
+
+    both = State.STARTUP | State.RUNTIME
+    dispatcher.register(Method("framework_start_init", start_init, states=State.STARTUP))
+    dispatcher.register(Method("framework_wait_init", wait_init, states=both))

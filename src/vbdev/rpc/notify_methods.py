@@ -1,0 +1,40 @@
+"""`notify_get_types` and `notify_get_notifications`: what came, went and changed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from vbdev.registry import Registry
+from vbdev.registry.notifications import NOTIFICATION_TYPES
+from vbdev.rpc.dispatch import Dispatcher, Method
+
+__all__ = ["register_notify_methods"]
+
+Uint64 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class GetNotificationsParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """List events, oldest first. The last 1024 are kept."""
+
+    id: Uint64 = 0
+    """Number of the first event to list."""
+    max: Uint64 | None = None
+    """How many to list at most."""
+
+
+def register_notify_methods(dispatcher: Dispatcher, registry: Registry) -> None:
+    """Add them to a dispatcher."""
+
+    async def get_types(_params: None) -> list[str]:
+        return list(NOTIFICATION_TYPES)
+
+    async def get_notifications(params: GetNotificationsParams) -> list[dict[str, Any]]:
+        found = registry.notifications.since(params.id, params.max)
+        return [{"type": one.type, "ctx": one.ctx, "id": one.id} for one in found]
+
+    dispatcher.register(Method("notify_get_types", get_types))
+    dispatcher.register(
+        Method("notify_get_notifications", get_notifications, GetNotificationsParams)
+    )
