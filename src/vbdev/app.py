@@ -68,7 +68,7 @@ class App:
     def __init__(self, reactor: Reactor | None = None, *, num_reactors: int = 1) -> None:
         self.reactor = reactor or Reactor()
         self._pool_size = BdevOptions().bdev_io_pool_size
-        self.engine: IoEngine = self._make_engine()
+        self.engine = self._make_engine()
         self.reactor.engine = self.engine
         try:
             self.reactors = Reactors(
@@ -94,7 +94,12 @@ class App:
         )
         register_init_methods(self.dispatcher, self._begin_init, self.initialized)
         register_bdev_methods(self.dispatcher, self.registry)
-        register_examine_methods(self.dispatcher, self.registry, num_reactors=lambda: len(self.reactors), apply=self._apply_options)
+        register_examine_methods(
+            self.dispatcher,
+            self.registry,
+            num_reactors=lambda: len(self.reactors),
+            apply=self._apply_options,
+        )
         register_holder_methods(self.dispatcher, self.registry)
         register_notify_methods(self.dispatcher, self.registry)
         register_nbd_methods(self.dispatcher, self.nbd)
@@ -204,9 +209,9 @@ class App:
     def _apply_options(self, options: BdevOptions) -> None:
         # Nothing has a BdevIO yet: there is no bdev.
         self._pool_size = options.bdev_io_pool_size
+        self.engine = self._make_engine()
         for reactor in self.reactors:  # those but the first do not run yet
-            reactor.engine = self._make_engine()
-        self.engine = self.reactor.engine
+            reactor.engine = self.engine if reactor is self.reactor else self._make_engine()
 
     def topmost(self) -> list[Bdev]:
         """Return the bdevs that no vbdev stands on."""
