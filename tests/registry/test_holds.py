@@ -68,6 +68,7 @@ def pair(stack, cls=Part, **more):
     return stack.run(stack.registry.create_virtual(cls, params))
 
 
+@pytest.mark.rule("E.part_ut.part_test")
 def test_the_parts_of_a_plan_share_their_base(stack):
     disk = stack.disk(Stub)
     creation = pair(stack, parts=3)
@@ -151,6 +152,7 @@ def test_an_empty_plan_builds_nothing(stack):
     assert (names(stack), disk.holders(), disk.claim) == (["Disk"], [], None)
 
 
+@pytest.mark.rule("E.part_ut.part_free_test")
 def test_a_hold_lasts_as_long_as_somebody_needs_it(stack):
     disk = stack.disk(Stub)
     registry = stack.registry

@@ -138,7 +138,7 @@ def test_events_come_in_the_order_in_which_they_were_sent(stack):
     ]
 
 
-@pytest.mark.rule("A.2.19", "E.bdev_ut_mt.event_notify_and_close")
+@pytest.mark.rule("A.2.19", "E.bdev_mt.event_notify_and_close")
 def test_an_event_under_way_to_a_descriptor_that_closes(stack):
     disk = stack.disk(Null, num_blocks=10)
     opened = stack.open("Disk")
