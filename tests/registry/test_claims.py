@@ -206,6 +206,14 @@ def test_a_claim_and_the_channel_made_before_it(stack):
     assert two.io(Op.WRITE, 0, 1, bytes(512)).errno == errno.EBADF
 
 
+@pytest.mark.rule("A.3.17")
+def test_a_claims_name_is_for_people(stack):
+    one, two = (stack.open("Disk", write=False) for _ in range(2))
+    claim(one, RWO, module="lvol", name="x" * 100)
+    assert refused(errno.EPERM, two, RWO, module="lvol", name="x" * 100).endswith("x" * 100)
+    assert disk(stack).claim.modules == ["lvol"]
+
+
 # Vbdevs
 
 
