@@ -189,10 +189,14 @@ class Opened:
         self.descriptor = stack.registry.open(
             name, write=write, on_event=self._event, holder=holder, reactor=self.reactor
         )
-        with self.reactor.here():
-            self.channel = self.descriptor.get_channel()
         self.requests = Requests(stack.engines[on])
         self._leaving = False
+        with self.reactor.here():
+            try:
+                self.channel = self.descriptor.get_channel()
+            except BaseException:
+                self.descriptor.close()
+                raise
 
     def _event(self, event: BdevEvent) -> None:
         self.events.append(event)
