@@ -20,6 +20,7 @@ from support.nbd_client import NbdClient
 MALLOC = "malloc:1MiB"
 
 
+@pytest.mark.rule("A.6.9", "A.6.10")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ends_in_order(serve, number):
     daemon = serve(MALLOC, "--layer", "passthru")
