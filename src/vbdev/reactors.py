@@ -10,6 +10,7 @@ On a virtual clock there are no threads: all share the clock and are polled by h
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
@@ -29,6 +30,9 @@ START_S = 10.0
 """How long a reactor's thread may take to run."""
 MAX_FAILURES = 8
 """How often a reactor's loop may fail before its thread ends."""
+SWITCH_S = 0.0005
+"""How long a busy reactor keeps the interpreter's lock from another (sys.setswitchinterval), where
+there is such a lock. Python's own 5 ms would be the price of each message between busy reactors."""
 STOP_US = 5_000_000
 """How long a reactor may take to end, once nothing is left on it."""
 
@@ -96,6 +100,8 @@ class Reactors:
         """
         if self.first.clock.virtual:
             return
+        if self._others and sys.getswitchinterval() > SWITCH_S:
+            sys.setswitchinterval(SWITCH_S)
         for reactor in self._others:
             running = threading.Event()
             reactor.send_msg(running.set)

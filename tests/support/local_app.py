@@ -53,7 +53,7 @@ class LocalApp:
 
         return self.run(work(), reactor)
 
-    def run(self, coroutine, reactor=None):
+    def run(self, coroutine, reactor=None, timeout_s=WAIT_S):
         """Run a coroutine on a reactor's thread and return its result, or raise what it raises."""
         reactor = reactor or self.app.reactor
         ended, done = [], threading.Event()
@@ -64,7 +64,7 @@ class LocalApp:
             )
 
         reactor.send_msg(start)
-        assert done.wait(WAIT_S), f"{reactor} does not answer"
+        assert done.wait(timeout_s), f"{reactor} does not answer"
         return ended[0].result()
 
     def wait_until(self, condition):

@@ -28,7 +28,7 @@ def switching(request):
 
 @pytest.fixture
 def threads(tmp_path, switching):  # noqa: ARG001 - for its effect
-    """Return an App of three reactors, each on a thread of its own, that holds nothing at the end."""
+    """Return an App of three reactors on threads, which holds nothing at the end."""
     app = LocalApp(tmp_path, num_reactors=3)
     yield app
     app.close()

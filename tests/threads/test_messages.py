@@ -136,7 +136,7 @@ def test_a_reactor_that_has_ended_refuses(make):
 def test_what_was_accepted_before_the_end_runs(make):
     """From several senders, while it ends: each message runs, or its sender is told."""
     group = make(2)
-    one, two = group
+    _, two = group
     ran, accepted = [], []
 
     def send(sender):
