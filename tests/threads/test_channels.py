@@ -186,9 +186,7 @@ def test_opening_belongs_to_the_registrys_reactor(hand):
     hand.disk()
     two = hand.reactors[1]
     with pytest.raises(BdevError, match="opened on reactor_0") as raised:
-        hand.on(
-            two, lambda: hand.registry.open("Disk", write=True, on_event=print, holder="test")
-        )
+        hand.on(two, lambda: hand.registry.open("Disk", write=True, on_event=print, holder="test"))
     assert raised.value.errno == errno.ENOTSUP
 
 

@@ -107,7 +107,9 @@ def make_disk(app, kind=Malloc, layers=1, name="Disk", **params):
         params |= {"num_blocks": 1024, "block_size": BLOCK}
     create(app, kind, name=name, **params)
     for n in range(layers):
-        create(app, Passthru, name=f"{name}-{n}", base_bdev_name=name if not n else f"{name}-{n - 1}")
+        create(
+            app, Passthru, name=f"{name}-{n}", base_bdev_name=name if not n else f"{name}-{n - 1}"
+        )
     return f"{name}-{layers - 1}" if layers else name
 
 
@@ -169,9 +171,7 @@ def test_a_thousand_vbdevs_under_load(threads):
             home.send_msg(ended.set_result, request.status)
 
         home = Reactor.current()
-        await reactor.ask(
-            lambda: descriptor.submit(Op.WRITE, 0, 1, bytes(BLOCK), callback=used)
-        )
+        await reactor.ask(lambda: descriptor.submit(Op.WRITE, 0, 1, bytes(BLOCK), callback=used))
         assert await ended == 1
         await descriptor.close()
         await registry.delete(name, "passthru")
@@ -211,7 +211,8 @@ def test_channels_come_and_go_while_they_are_visited_counted_and_resized(threads
         for number in range(100):
             visited = []
             status = await for_each_channel(
-                top, lambda channel, seen=visited: seen.append((Reactor.current().id, channel.closed))
+                top,
+                lambda channel, seen=visited: seen.append((Reactor.current().id, channel.closed)),
             )
             assert status == 0
             assert visited == sorted(visited)
