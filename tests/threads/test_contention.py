@@ -26,8 +26,9 @@ class Load:
     REMOVE ends it too; when the last reactor has ended, the descriptor is closed.
     """
 
-    def __init__(self, app, name, *, num_ios=1 << 40):
+    def __init__(self, app, name, *, num_ios=1 << 40, pause_us=0):
         self.app = app
+        self.pause_us = pause_us
         self.descriptor = app.ask(
             lambda: app.app.registry.open(name, write=True, on_event=self.on_event, holder="load")
         )
@@ -70,6 +71,8 @@ class Load:
             assert Reactor.current() is reactor
             assert back == data, (reactor, block)
             self.done[reactor] += 1
+            if self.pause_us:
+                await reactor.sleep(self.pause_us)
         for block, data in shadow.items():
             if not self._leaving.is_set():
                 back = bytearray(BLOCK)
@@ -158,7 +161,7 @@ def test_a_thousand_vbdevs_under_load(threads):
     """Made and deleted on a disk beside the load; each is used on every reactor meanwhile."""
     top = make_disk(threads, layers=1)
     create(threads, Malloc, name="Other", num_blocks=64, block_size=BLOCK)
-    load = Load(threads, top)
+    load = Load(threads, top, pause_us=500)  # so that a slow machine gets through the thousand
     registry, reactors = threads.app.registry, threads.reactors
 
     async def cycle(number):
@@ -316,7 +319,7 @@ def test_descriptors_of_every_reactor(threads):
 
 def test_two_walks_at_a_time(threads):
     make_disk(threads, layers=0)
-    load = Load(threads, "Disk")
+    load = Load(threads, "Disk", pause_us=300)
     bdev = threads.app.registry.get("Disk")
 
     async def walks():
