@@ -67,7 +67,7 @@ class LocalApp:
         assert done.wait(timeout_s), f"{reactor} does not answer"
         return ended[0].result()
 
-    def wait_until(self, condition):
+    def wait_until(self, condition, timeout_s=WAIT_S):
         """Wait until a condition holds on the reactor's thread."""
         held = threading.Event()
 
@@ -80,7 +80,7 @@ class LocalApp:
         given_up = threading.Event()
         self.app.reactor.send_msg(look)
         try:
-            assert held.wait(WAIT_S), "it does not come true"
+            assert held.wait(timeout_s), "it does not come true"
         finally:
             given_up.set()
 

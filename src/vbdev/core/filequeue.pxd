@@ -30,6 +30,7 @@ cdef class OpenFile:
     cdef uint64_t num_blocks
     cdef int sync_errno         # of the first sync that failed; set once
     cdef int sync_reported
+    cdef int num_paths          # FilePaths that are open
 
 
 cdef class FileEngine:
@@ -70,3 +71,4 @@ cdef class FilePath:
     cdef file_state s
     cdef readonly FileEngine engine
     cdef readonly OpenFile open_file
+    cdef bint open

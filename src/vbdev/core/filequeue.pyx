@@ -59,6 +59,7 @@ from vbdev.core.linux cimport (
     __ATOMIC_RELEASE,
     __ATOMIC_SEQ_CST,
     __atomic_store_n,
+    atomic_add_int,
     atomic_exchange_int,
     atomic_load_int,
     atomic_replace_int,
@@ -207,9 +208,10 @@ cdef class FileEngine:
     ----------
     core: the reactor's Engine. ring: None to carry out everything on workers.
     host: has `start_jobs(jobs)`, which executes each FileJob on a worker and then calls
-        `finish_job` here; `sync_failed(open_file)`, called once for each file; and `stuck()`,
+        `finish_job` here; `sync_failed(open_file)`, called once for each file; `stuck()`,
         called when the kernel has no room and nothing is under way whose end would make
-        some: call `retry` a little later.
+        some: call `retry` a little later; and `reset(path, ios)`, called with RESETs of a file
+        that other reactors use too: call `path.reset(ios)` when what they had is done.
 
     """
 
@@ -625,12 +627,17 @@ cdef class FilePath:
         if engine.ring is not None:
             self.s.slot = engine.ring.register_file(open_file.file.fd)
         engine.paths.add(self)
+        self.open = True
+        atomic_add_int(&open_file.num_paths, 1, __ATOMIC_SEQ_CST)
 
     def submit(self, IOBatch ios not None):
         """Take over every I/O of the batch. Does not wait for any."""
         cdef FileEngine engine = self.engine
         cdef Ring ring = engine.ring
+        cdef IOBatch resets = None
         cdef Py_ssize_t i
+        if atomic_load_int(&self.open_file.num_paths, __ATOMIC_ACQUIRE) > 1:
+            resets = ios.take_op_mask(<uint64_t>1 << OP_RESET)
         with nogil:
             if (ring is not None and self.s.file.direct
                     and ring.registered_slabs < engine.core.buffers.num_slabs):
@@ -640,6 +647,15 @@ cdef class FilePath:
             ios.n = 0
             engine.turn()
         engine.after_pass()
+        if resets is not None and resets.n:
+            engine.host.reset(self, resets)
+
+    def reset(self, IOBatch ios not None):
+        """Complete RESETs once what came here before them has: the host gives them back."""
+        cdef Py_ssize_t i
+        for i in range(ios.n):
+            self.engine.start_reset(&self.s, ios.v[i])
+        ios.n = 0
 
     @property
     def sync_fd(self):
@@ -667,3 +683,6 @@ cdef class FilePath:
             self.engine.ring.unregister_file(self.s.slot)
         self.s.slot = -1
         self.engine.paths.discard(self)
+        if self.open:
+            self.open = False
+            atomic_add_int(&self.open_file.num_paths, -1, __ATOMIC_SEQ_CST)

@@ -11,13 +11,14 @@ import logging
 import os
 import threading
 
+from vbdev.core.batch import IOBatch
 from vbdev.core.engine import Engine
 from vbdev.core.fileio import FileJob
 from vbdev.core.filequeue import FileEngine, FilePath, OpenFile
 from vbdev.core.uring import Ring
 from vbdev.modules.file.opening import open_again
 from vbdev.modules.file.workers import NUM_WORKERS, Workers
-from vbdev.reactor import Reactor, Watch
+from vbdev.reactor import Reactor, ReactorStoppedError, Watch
 
 __all__ = ["NO_RING_VARIABLE", "FileService"]
 
@@ -32,8 +33,12 @@ RETRY_US = 1000
 NO_RING_VARIABLE = "VBDEV_NO_IO_URING"
 """Set in the environment, this keeps io_uring unused, as if the kernel forbade it."""
 
+RESET_LOOK_US = 500
+"""How often a RESET looks whether other reactors have ended what they had of its file."""
+
+_lock = threading.Lock()  # over the next two, which all reactors share
 _warned: set[str] = set()
-_warned_lock = threading.Lock()
+_paths: dict[OpenFile, dict[Reactor, FilePath]] = {}
 
 
 def _open_ring() -> Ring | None:
@@ -49,7 +54,7 @@ def _open_ring() -> Ring | None:
                 reason = str(error)
                 if error.errno != errno.ENOMEM:
                     break
-    with _warned_lock:
+    with _lock:
         news = reason not in _warned
         _warned.add(reason)
     if news:
@@ -93,6 +98,8 @@ class FileService:
             sync_fd = open_again(open_file.fd)
             path = self._paths[open_file] = FilePath(self.engine, open_file, sync_fd)
             self._names[open_file] = bdev_name
+            with _lock:
+                _paths.setdefault(open_file, {})[self._reactor] = path
         self._users[path] = self._users.get(path, 0) + 1
         return path
 
@@ -101,6 +108,10 @@ class FileService:
         self._users[path] -= 1
         if self._users[path]:
             return
+        with _lock:
+            del _paths[path.open_file][self._reactor]
+            if not _paths[path.open_file]:
+                del _paths[path.open_file]
         path.close()
         os.close(path.sync_fd)
         del self._users[path], self._paths[path.open_file], self._names[path.open_file]
@@ -137,3 +148,24 @@ class FileService:
     def _retry(self) -> None:
         if self._reactor.locals.get(FileService) is self:
             self.engine.retry()
+
+    def reset(self, path: FilePath, ios: IOBatch) -> None:
+        """Complete RESETs once I/O on the file has ended, on other reactors too."""
+        self._reactor.spawn(self._reset(path, ios), f"reset of {self._names[path.open_file]}")
+
+    async def _reset(self, path: FilePath, ios: IOBatch) -> None:
+        with _lock:
+            peers = list(_paths[path.open_file].items())
+        # The bdev layer lets nothing new in while a RESET is under way.
+        for reactor, peer in peers:
+            if reactor is not self._reactor:
+                while await _outstanding(reactor, peer):
+                    await self._reactor.sleep(RESET_LOOK_US)
+        path.reset(ios)
+
+
+async def _outstanding(reactor: Reactor, path: FilePath) -> int:
+    try:
+        return await reactor.ask(lambda: path.outstanding)
+    except ReactorStoppedError:
+        return 0
