@@ -11,14 +11,15 @@ submitted, what is in flight comes back, the descriptor is closed.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from vbdev.bdev import Bdev, BdevError, BdevEvent
 from vbdev.core.engine import Engine
 from vbdev.core.loadgen import WORKLOADS, LoadGenerator
-from vbdev.reactor import Timer
+from vbdev.descriptor import Descriptor
+from vbdev.reactor import Reactor, Timer
 from vbdev.registry import Registry
 from vbdev.task import Future
 from vbdev.vocab import Op, Status
@@ -188,6 +189,7 @@ class Bench:
     registry: where the bdev is.
     params: what to run.
     on_progress: called every second with a `Progress`, on the reactor.
+    reactors: who submits, each with the whole queue depth; the registry's alone by default.
 
     """
 
@@ -196,12 +198,15 @@ class Bench:
         registry: Registry,
         params: BenchParams,
         on_progress: Callable[[Progress], object] | None = None,
+        reactors: Sequence[Reactor] = (),
     ) -> None:
         self.params = params
         self._registry = registry
         self._reactor = registry.reactor
         self._on_progress = on_progress
-        self._generator: LoadGenerator | None = None
+        self._reactors = list(reactors) or [self._reactor]
+        self._parts: list[tuple[Reactor, LoadGenerator]] = []
+        self._running = 0
         self._idle: Future[None] = Future()
         self._ended: Ended | None = None
         self._timers: list[Timer] = []
@@ -219,15 +224,17 @@ class Bench:
         BdevError where the bdev can not be opened or can not do the workload, ValueError where
         the parameters do not fit it.
         """
-        params, engine = self.params, self._reactor.engine
+        params = self.params
         if self._reactor.clock.virtual and (not params.num_ios or params.warmup_seconds):
             raise ValueError(
                 "on a virtual clock time passes only while nothing is to do:"
                 f" num_ios is {params.num_ios}, and must say when to stop;"
                 f" warmup_seconds is {params.warmup_seconds}, and must be 0"
             )
-        if not isinstance(engine, Engine):
-            raise TypeError(f"reactor {self._reactor.name} drives no engine")
+        if params.workload == "verify" and len(self._reactors) > 1:
+            raise ValueError(
+                f"verify on {len(self._reactors)} reactors: each would overwrite what others read"
+            )
         check_ops(self._registry.get(params.bdev), params.workload)
         descriptor = self._registry.open(
             params.bdev,
@@ -235,42 +242,69 @@ class Bench:
             on_event=self._on_event,
             holder="bench",
         )
+        parts: list[tuple[Reactor, LoadGenerator]] = []
         try:
-            generator = LoadGenerator(
-                engine,
-                descriptor.get_channel(),
-                workload=params.workload,
-                io_size=params.io_size,
-                queue_depth=params.queue_depth,
-                rwmixread=params.rwmixread,
-                seed=params.seed,
-                max_failures=params.max_failures,
-                on_end=self._on_end,
-            )
-            self._generator = generator
-            try:
-                return await self._measure(generator)
-            finally:
-                self._generator = None
-                generator.close()
+            for number, reactor in enumerate(self._reactors):
+                generator = await reactor.ask(self._make, reactor, descriptor, number)
+                parts.append((reactor, generator))
+            self._parts = parts
+            return await self._measure()
         finally:
-            descriptor.close()
+            self._parts = []
+            for reactor, generator in parts:
+                await reactor.ask(generator.close)
+            await descriptor.close()
 
-    async def _measure(self, generator: LoadGenerator) -> BenchResult:
+    def _make(self, reactor: Reactor, descriptor: Descriptor, number: int) -> LoadGenerator:
+        """Make a reactor's part of the load, on that reactor."""
+        engine, params = reactor.engine, self.params
+        if not isinstance(engine, Engine):
+            raise TypeError(f"reactor {reactor.name} drives no engine")
+        return LoadGenerator(
+            engine,
+            descriptor.get_channel(),
+            workload=params.workload,
+            io_size=params.io_size,
+            queue_depth=params.queue_depth,
+            rwmixread=params.rwmixread,
+            seed=(params.seed + number) % (1 << 64) if number else params.seed,
+            max_failures=params.max_failures,
+            on_end=lambda: self._reactor.exec_msg(self._on_end),
+        )
+
+    async def _measure(self) -> BenchResult:
         params = self.params
         if params.warmup_seconds and self._ended is None:
-            await self._phase(generator, params.warmup_seconds, 0)
+            await self._phase(params.warmup_seconds, 0)
             if self._ended == "time":
                 self._ended = None
-                generator.reset_counters()
-        before = generator.layers()
+                for reactor, generator in self._parts:
+                    await reactor.ask(generator.reset_counters)
+        before = await self._layers()
         if self._ended is None:
             if self._on_progress is not None:
                 self._timers.append(self._reactor.call_later(PROGRESS_US, self._progress))
-            await self._phase(generator, params.seconds, params.num_ios)
-        return result_of(generator, params, self._ended or "count", before)
+            await self._phase(params.seconds, params.num_ios)
+        after = await self._layers()
+        all_of_it = self._parts[0][1]
+        for _, generator in self._parts[1:]:
+            all_of_it.add(generator)
+        return result_of(all_of_it, params, self._ended or "count", before, after)
 
-    async def _phase(self, generator: LoadGenerator, seconds: float, num_ios: int) -> None:
+    async def _layers(self) -> list[tuple[Bdev, int, int]]:
+        """Return (bdev, batches, I/Os in them) of each layer, all reactors together."""
+        layers: list[tuple[Bdev, int, int]] = []
+        for reactor, generator in self._parts:
+            found = await reactor.ask(generator.layers)
+            layers = [
+                (bdev, batches + more_batches, ios + more_ios)
+                for (bdev, batches, ios), (_, more_batches, more_ios) in zip(
+                    layers or [(bdev, 0, 0) for bdev, _, _ in found], found, strict=True
+                )
+            ]
+        return layers
+
+    async def _phase(self, seconds: float, num_ios: int) -> None:
         """Run until the time is over, the I/Os are done, or something ends it."""
         self._idle = Future()
         if seconds:
@@ -278,44 +312,73 @@ class Bench:
                 self._reactor.call_later(seconds * US_PER_S, lambda: self._end("time"))
             )
         try:
-            generator.start(num_ios)
-            await self._idle
+            await self._start(num_ios)
         finally:
             for timer in self._timers:
                 timer.cancel()
             self._timers.clear()
-        if generator.mismatch or generator.failures > params_limit(self.params):
+        failures = sum(generator.failures for _, generator in self._parts)
+        if self._parts[0][1].mismatch or failures > params_limit(self.params):
             self._ended = "failures"
+
+    async def _start(self, num_ios: int) -> None:
+        """Start all parts, with their shares of the I/Os, and wait until all have ended."""
+        each, more = divmod(num_ios, len(self._parts))
+        shares = [each + (number < more) for number in range(len(self._parts))]
+        working = [
+            part for part, share in zip(self._parts, shares, strict=True) if share or not num_ios
+        ]
+        self._running = len(working)
+        for number, (reactor, generator) in enumerate(working):
+            try:
+                await reactor.ask(generator.start, shares[number])
+            except Exception:
+                self._running -= len(working) - number
+                if self._running:
+                    self._end("failures")
+                    await self._idle
+                raise
+        await self._idle
 
     def _end(self, why: Ended) -> None:
         if self._ended is None:
             self._ended = why
-        if self._generator is not None:
-            self._generator.stop()
+        for reactor, generator in self._parts:
+            reactor.exec_msg(generator.stop)
 
     def _on_end(self) -> None:
-        self._idle.set_result(None)
+        self._running -= 1
+        if not self._running:
+            self._idle.set_result(None)
 
     def _on_event(self, event: BdevEvent) -> None:
         if event is BdevEvent.REMOVE:
             self._end("removed")
 
     def _progress(self) -> None:
-        generator = self._generator
-        if generator is None or self._on_progress is None:
-            return
-        self._timers.append(self._reactor.call_later(PROGRESS_US, self._progress))
-        seconds = (self._reactor.clock.now_ns() - generator.started_ns) / NS_PER_S
-        self._on_progress(Progress(seconds, generator.ios, generator.ios / seconds))
+        if self._parts and self._on_progress is not None:
+            self._timers.append(self._reactor.call_later(PROGRESS_US, self._progress))
+            self._reactor.spawn(self._tell_progress(self._on_progress), "progress")
+
+    async def _tell_progress(self, tell: Callable[[Progress], object]) -> None:
+        ios, started_ns = 0, self._parts[0][1].started_ns
+        for reactor, generator in self._parts:
+            ios += await reactor.ask(lambda generator=generator: generator.ios)
+        seconds = (self._reactor.clock.now_ns() - started_ns) / NS_PER_S
+        tell(Progress(seconds, ios, ios / seconds))
 
 
 def run(
     registry: Registry,
     params: BenchParams,
     on_progress: Callable[[Progress], object] | None = None,
+    reactors: Sequence[Reactor] = (),
 ) -> BenchResult:
-    """Run to the end on the registry's reactor, which must not be running already."""
-    bench = Bench(registry, params, on_progress)
+    """Run to the end on the registry's reactor, which must not be running already.
+
+    Other `reactors` run on their threads already.
+    """
+    bench = Bench(registry, params, on_progress, reactors)
     return registry.reactor.run_until_complete(bench.run(), f"bench {params.bdev}")
 
 
@@ -344,9 +407,10 @@ def result_of(
     generator: LoadGenerator,
     params: BenchParams,
     ended: Ended,
-    before: list[tuple[Any, int, int]],
+    before: list[tuple[Bdev, int, int]],
+    after: list[tuple[Bdev, int, int]],
 ) -> BenchResult:
-    """Turn a generator's counters into a result; `before` holds the layers' at the start."""
+    """Turn a generator's counters, and the layers' at both ends of the run, into a result."""
     seconds = max(generator.ended_ns - generator.started_ns, 0) / NS_PER_S
     # On a virtual clock no time may have passed; a rate then says nothing.
     iops = generator.ios / seconds if seconds else 0.0
@@ -354,7 +418,7 @@ def result_of(
     layers = tuple(
         Layer(layer.name, layer.kind, (ios - ios_before) / (batches - batches_before or 1))
         for (layer, batches, ios), (_, batches_before, ios_before) in zip(
-            generator.layers(), before, strict=True
+            after, before, strict=True
         )
     )
     mismatch = generator.mismatch

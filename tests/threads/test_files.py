@@ -80,7 +80,7 @@ def test_a_reset_waits_for_what_other_reactors_have(file):
     assert set(order) == {(Op.UNMAP, Status.SUCCESS), (Op.RESET, Status.SUCCESS)}
 
 
-def test_a_sync_that_failed_fails_for_every_reactor(file, monkeypatch, caplog):
+def test_a_sync_that_failed_fails_for_every_reactor(file, caplog):
     """And is told once."""
     app, descriptor, _ = file
     for reactor in app.reactors:

@@ -11,7 +11,7 @@ import sys
 from vbdev.app import App, AppError
 from vbdev.bdev import BdevError
 from vbdev.bench import Bench, BenchParams, BenchResult, Progress
-from vbdev.cli.words import add_stack_arguments, build_stack
+from vbdev.cli.words import add_stack_arguments, build_stack, reactor_count
 from vbdev.core.loadgen import WORKLOADS
 from vbdev.sizes import parse_size
 
@@ -39,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-M", "--rwmixread", type=int, default=50, metavar="PERCENT", help="reads of rw, randrw"
     )
     parser.add_argument("--seed", type=int, default=1, help="of offsets and data; default 1")
+    parser.add_argument(
+        "--reactors",
+        type=reactor_count,
+        default=1,
+        metavar="N",
+        help="threads that submit, each at the queue depth; default: %(default)s",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -53,13 +60,18 @@ def size(text: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Run and print; 1 when the stack can not be built or an I/O failed."""
     logging.basicConfig(level="WARNING", stream=sys.stderr, format="%(levelname)s %(message)s")
-    app = App()
     status = 1
+    try:
+        app = App(num_reactors=arguments.reactors)
+    except AppError as error:
+        print(f"vbdev bench: {error}", file=sys.stderr)
+        return status
     try:
         status = measure(app, arguments)
     except (AppError, BdevError, ValueError) as error:
         print(f"vbdev bench: {error}", file=sys.stderr)
     app.reactor.run_until_complete(app.registry.close())
+    app.reactors.stop_at_once()
     return status
 
 
@@ -81,13 +93,14 @@ def measure(app: App, arguments: argparse.Namespace) -> int:
         rwmixread=arguments.rwmixread,
         seed=arguments.seed,
     )
-    bench = Bench(app.registry, params, show_progress)
+    app.start_reactors()
+    bench = Bench(app.registry, params, show_progress, list(app.reactors))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: bench.stop())
     result = app.reactor.run_until_complete(bench.run())
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
-    print(json.dumps(result.to_dict()) if arguments.json else text(result))
+    print(json.dumps(result.to_dict()) if arguments.json else text(result, arguments.reactors))
     return 0 if result.ok else 1
 
 
@@ -100,13 +113,14 @@ def show_progress(progress: Progress) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def text(result: BenchResult) -> str:
+def text(result: BenchResult, reactors: int) -> str:
     """Return the result for a person."""
+    each = f" on each of {reactors} reactors" if reactors > 1 else ""
     params, latency = result.params, result.latency_us
     layers = " > ".join(f"{layer.bdev} (batch {layer.batch_mean:.1f})" for layer in result.layers)
     lines = [
         (
-            f"{params.workload}, {params.io_size} B, queue depth {params.queue_depth},"
+            f"{params.workload}, {params.io_size} B, queue depth {params.queue_depth}{each},"
             f" {result.seconds:.2f} s on {layers}"
         ),
         f"  IOPS      {result.iops:,.0f}",

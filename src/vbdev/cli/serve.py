@@ -13,9 +13,8 @@ from vbdev.address import Address, ListenError
 from vbdev.app import App, AppError
 from vbdev.bdev import Bdev, BdevError, VirtualBdev
 from vbdev.cli.rpc import add_socket_argument
-from vbdev.cli.words import add_stack_arguments, build_stack
+from vbdev.cli.words import add_stack_arguments, build_stack, reactor_count
 from vbdev.config import ConfigError
-from vbdev.reactors import MAX_REACTORS
 from vbdev.sizes import show_size
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -48,14 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-level", choices=LEVELS, default="warning", help="default: %(default)s"
     )
-
-
-def reactor_count(text: str) -> int:
-    """Parse a number of reactors for argparse."""
-    count = int(text) if text.isascii() and text.isdecimal() else 0
-    if not 1 <= count <= MAX_REACTORS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MAX_REACTORS}")
-    return count
 
 
 def run(arguments: argparse.Namespace) -> int:

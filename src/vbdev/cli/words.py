@@ -12,11 +12,13 @@ import msgspec
 
 from vbdev.app import App, AppError
 from vbdev.bdev import Bdev, VirtualBdev
+from vbdev.reactors import MAX_REACTORS
 from vbdev.sizes import parse_size
 
 __all__ = [
     "add_stack_arguments",
     "build_stack",
+    "reactor_count",
 ]
 
 SIZED_KINDS = ("malloc", "null")
@@ -50,6 +52,14 @@ def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
         help="load bdev modules from a Python file",
     )
     parser.add_argument("--read-only", action="store_true", help="open BASE for reading only")
+
+
+def reactor_count(text: str) -> int:
+    """Parse a number of reactors for argparse."""
+    count = int(text) if text.isascii() and text.isdecimal() else 0
+    if not 1 <= count <= MAX_REACTORS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MAX_REACTORS}")
+    return count
 
 
 def build_stack(app: App, arguments: argparse.Namespace) -> str | None:

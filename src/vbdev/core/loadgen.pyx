@@ -523,6 +523,24 @@ cdef class LoadGenerator(IoOwner):
                 return max(min(bucket_middle(i), self.latency_max), self.latency_min)
         return self.latency_max
 
+    def add(self, LoadGenerator other not None):
+        """Add what another one has measured, as if this one had done all. Neither runs."""
+        cdef int i
+        self._check_idle()
+        other._check_idle()
+        self.ios += other.ios
+        self.failures += other.failures
+        self.latency_sum += other.latency_sum
+        self.latency_max = max(self.latency_max, other.latency_max)
+        self.latency_min = min(self.latency_min, other.latency_min)
+        for i in range(NUM_BUCKETS):
+            self.histogram[i] += other.histogram[i]
+        for i in range(NUM_ERROR_STATUSES):
+            self.errors_by_status[i] += other.errors_by_status[i]
+        if other.started_ns and (self.started_ns == 0 or other.started_ns < self.started_ns):
+            self.started_ns = other.started_ns
+        self.ended_ns = max(self.ended_ns, other.ended_ns)
+
     def errors(self):
         """Return {status: count} of the I/Os that failed."""
         cdef int i
