@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from support.stack import Stack, Stub, forward
+from support.stack import Stack, Stub, forward, layer
 from vbdev.bdev import ALL_OPS, BdevError, BdevEvent, VirtualBdev, VirtualBdevParams, uuid5
 from vbdev.vocab import Op, Status
 
@@ -209,3 +209,22 @@ def test_a_base_goes_while_its_parts_are_built(stack):
     with pytest.raises(BdevError, match="is being removed"):
         task.result()
     assert (deleting.done, names(stack), stack.registry.creations) == (True, [], {})
+
+
+def test_io_of_the_module_itself_is_waited_for(stack):
+    """It stops, and has not looked after what it sent to its base."""
+
+    async def start(self):
+        self.base_descriptor.submit(Op.READ, 0, 1, bytearray(512), callback=lambda _request: None)
+
+    disk = stack.disk(Stub)
+    stack.layer(layer(start=start))
+    task = stack.reactor.spawn(stack.registry.delete("Top", "layer"))
+    stack.pass_time(50_000)
+    assert not task.done
+    assert disk.holders() == ["layer vbdev Top"]
+    assert disk.claim is not None
+    disk.complete()
+    stack.pass_time(2_000)
+    assert task.done
+    assert (disk.holders(), disk.claim) == ([], None)

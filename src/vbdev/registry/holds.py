@@ -7,10 +7,11 @@ it back. The last one to do so closes the descriptor and ends the claim (SPDK: t
 
 from __future__ import annotations
 
+import errno
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from vbdev.bdev import Bdev, BdevEvent, VirtualBdev
+from vbdev.bdev import Bdev, BdevError, BdevEvent, VirtualBdev
 from vbdev.registry.claims import claim_bdev, claim_descriptor, release_bdev
 from vbdev.vocab import ClaimType
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from vbdev.registry.registry import Registry
 
 __all__ = ["BaseHold"]
+
+LOOK_AGAIN_US = 1000
+"""How often a hold that ends looks whether the module's own I/O has ended."""
 
 
 class BaseHold:
@@ -75,14 +79,30 @@ class BaseHold:
         return self
 
     async def give(self) -> None:
-        """Count one user less. The last one waits until the base is closed and unclaimed."""
+        """Count one user less. The last one waits until the base is closed and unclaimed.
+
+        I/O that the module still has under way on the base, although it has stopped, is waited
+        for: who holds the base can be seen all the while.
+        """
         assert self._users > 0, "given back more often than taken"
         self._users -= 1
         if self._users:
             return
-        if self._claim is ClaimType.EXCLUSIVE_WRITE:
-            release_bdev(self.base, self.module)
-        await self.descriptor.close()
+        try:
+            while not await self._closed():
+                await self._registry.reactor.sleep(LOOK_AGAIN_US)
+        finally:
+            if self._claim is ClaimType.EXCLUSIVE_WRITE:
+                release_bdev(self.base, self.module)
+
+    async def _closed(self) -> bool:
+        try:
+            await self.descriptor.close()
+        except BdevError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return False
+        return True
 
     async def __aenter__(self) -> Self:
         return self

@@ -73,6 +73,12 @@ class Registry:
         self.options = options
         self.examiner.auto = options.bdev_auto_examine
 
+    def _check_here(self, number: int, what: str) -> None:
+        if not self.reactor.is_here:
+            raise BdevError(
+                number, f"{what} off {self.reactor.name}, which owns the bdevs: ask it to"
+            )
+
     # Names
 
     def find(self, name: str) -> Bdev | None:
@@ -198,8 +204,9 @@ class Registry:
 
         Raises BdevError: EINVAL without a name, a block size or blocks, EEXIST where one of its
         names is taken, ESHUTDOWN at the end of the application. Whoever made the bdev stops it
-        then. Later than that it is the registry's.
+        then. Later than that it is the registry's. EINVAL on any reactor but the registry's.
         """
+        self._check_here(errno.EINVAL, f"bdev {bdev.name!r} was registered")
         _check_geometry(bdev)
         if self.closing:
             raise BdevError(errno.ESHUTDOWN, f"bdev {bdev.name!r}: the application ends")
@@ -285,6 +292,7 @@ class Registry:
         on_event: Callable[[BdevEvent], object],
         holder: str,
         timeout_ms: int = 0,
+        reactor: Reactor | None = None,
     ) -> Descriptor:
         """Open a bdev that may come later (spdk_bdev_open_async).
 
@@ -294,7 +302,9 @@ class Registry:
         waited_ms = 0
         while True:
             try:
-                return self.open(name, write=write, on_event=on_event, holder=holder)
+                return self.open(
+                    name, write=write, on_event=on_event, holder=holder, reactor=reactor
+                )
             except BdevError as error:
                 if error.errno != errno.ENODEV or not timeout_ms:
                     raise
@@ -350,8 +360,10 @@ class Registry:
 
         timeout_ms: when to stop waiting, if ever. Raises BdevError: ETIMEDOUT, naming the holders,
         when it is not gone by then, and the removal goes on; EBUSY, naming them, when it is being
-        removed already. What the bdev's `stop` raises comes here too, and the bdev is gone.
+        removed already; ENOTSUP off the registry's reactor. What the bdev's `stop` raises comes
+        here too, and the bdev is gone.
         """
+        self._check_here(errno.ENOTSUP, f"bdev {bdev.name} was unregistered")
         await remove(self, bdev, timeout_ms)
 
     def forget(self, bdev: Bdev) -> None:
