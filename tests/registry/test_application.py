@@ -1,18 +1,33 @@
 """The application around the registry: order of subsystems, nothing left at the end."""
 
-import errno
-
 import pytest
 
 from vbdev.app import App, AppError
+from vbdev.rpc.errors import RpcError
 
 
-@pytest.mark.rule("A.6.10")
-def test_subsystems_end_in_the_reverse_of_their_order(local_app):
+@pytest.fixture
+def app():
+    made = App()
+    yield made
+    made.close()
+
+
+def call(app, method, **params):
+    return app.reactor.run_until_complete(app.dispatcher.call(method, params or None))
+
+
+@pytest.mark.rule("A.6.10", "A.22.1", "A.6.9")
+def test_subsystems_end_in_the_reverse_of_their_order(app):
     """The NBD target stands on bdevs: it lets go of them before they are unregistered."""
+    subsystems = call(app, "framework_get_subsystems")
+    listed = [entry["subsystem"] for entry in subsystems]
+    for position, entry in enumerate(subsystems):
+        assert set(entry["depends_on"]) <= set(listed[:position])
+    app.create("malloc", {"name": "Disk", "num_blocks": 8, "block_size": 512})
+    app.create("passthru", {"name": "Top", "base_bdev_name": "Disk"})
+    app.nbd.add_export("Top")
     order = []
-    local_app.serve()
-    app = local_app.app
     nbd_close, bdev_close = app.nbd.close, app.registry.close
 
     async def noted(name, close):
@@ -21,22 +36,22 @@ def test_subsystems_end_in_the_reverse_of_their_order(local_app):
 
     app.nbd.close = lambda: noted("nbd", nbd_close)
     app.registry.close = lambda: noted("bdev", bdev_close)
-    subsystems = app.reactor_call("framework_get_subsystems") if False else None
-    assert subsystems is None
-    local_app.close()
-    assert order == [("nbd", 1, 1), ("bdev", 1, 0)]
+    app.reactor.run_until_complete(app.stop())
+    assert order == [("nbd", 2, 1), ("bdev", 2, 0)]
+    assert [name for name, *_ in order] == list(reversed(listed))
+    assert app.registry.bdevs == {}
+    assert (app.engine.ios_in_use, app.engine.buffers.live_buffers) == (0, 0)
+    assert app.exit_status == 0
 
 
 @pytest.mark.rule("A.5.8")
 @pytest.mark.parametrize("kind", ["aio", "uring"])
-def test_what_has_no_base_waits_for_nothing(kind, tmp_path):
-    app = App()
+def test_what_has_no_base_waits_for_nothing(app, kind, tmp_path):
     absent = tmp_path / "absent"
     with pytest.raises(AppError, match="absent"):
         app.create(kind, {"name": "Disk", "filename": str(absent), "block_size": 512})
     assert app.registry.creations == {}
     absent.write_bytes(bytes(4096))
-    assert list(app.registry) == []
+    with pytest.raises(RpcError):
+        call(app, "bdev_get_bdevs", name="Disk")
     app.reactor.run_until_complete(app.stop())
-    app.close()
-    assert errno.ENOENT
