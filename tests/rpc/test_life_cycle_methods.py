@@ -183,7 +183,7 @@ def test_who_holds_it(control):
     below, above = lines(control.call("vbdev_get_stack"))
     assert below.split("  ")[4:] == [
         "[removing for 1.6 s]",
-        "claimed (exclusive_write) by passthru vbdev Top",
+        "claimed by passthru vbdev Top",
         "I/Os outstanding: 1 of passthru vbdev Top",
     ]
     assert above.strip().split("  ")[4:] == [
@@ -221,6 +221,10 @@ def test_claims_of_descriptors_are_shown(control):
     shown = control.call("vbdev_get_holders")[0]
     assert [one["claim_type"] for one in shown["holders"]] == [None, "read_many_write_none"]
     assert shown["claims"] == [{"module": "lvol", "name": "the snapshot"}]
+    assert (
+        "claimed (read_many_write_none) by the snapshot"
+        in lines(control.call("vbdev_get_stack"))[0]
+    )
     info = control.call("bdev_get_bdevs")[0]
     assert (info["claimed"], info["claim_type"]) == (True, "read_many_write_none")
 

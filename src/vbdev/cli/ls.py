@@ -12,6 +12,7 @@ from vbdev.cli.rpc import add_socket_argument
 from vbdev.rpc.client import RpcClient
 from vbdev.rpc.errors import RpcError
 from vbdev.sizes import show_size
+from vbdev.vocab import ClaimType
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +50,9 @@ def label(entry: dict[str, Any]) -> str:
         words.append(f"[{entry['state']} for {entry['removing_ms'] / 1000:.1f} s]")
     others = [holder for holder in entry["holders"] if holder != entry["claim"]]
     if entry["claim"]:
-        words.append(f"claimed ({entry['claim_type']}) by {entry['claim']}")
+        usual = entry["claim_type"] == ClaimType.EXCLUSIVE_WRITE
+        how = "" if usual else f" ({entry['claim_type']})"
+        words.append(f"claimed{how} by {entry['claim']}")
     if others:
         words.append(f"open by {', '.join(others)}")
     if entry["examined_by"]:
