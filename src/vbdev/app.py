@@ -22,7 +22,8 @@ import msgspec
 
 from vbdev.bdev import Bdev, BdevError, BdevState, VirtualBdev
 from vbdev.config import ConfigCall, load_config
-from vbdev.core.engine import Channel, Engine
+from vbdev.core.channel import Channel
+from vbdev.core.engine import Engine
 from vbdev.modules import MODULES
 from vbdev.options import BdevOptions
 from vbdev.reactor import Reactor

@@ -29,7 +29,7 @@ from uuid import UUID
 
 import msgspec
 
-from vbdev.core.engine import Channel
+from vbdev.core.channel import Channel
 from vbdev.iostat import IoTotals
 from vbdev.module_methods import INVALID_PARAMETERS, ModuleMethod
 from vbdev.reactor import Reactor
@@ -67,7 +67,16 @@ INHERITED = (
     "multi_conn",
     "required_alignment",
     "optimal_io_boundary",
+    "split_on_optimal_io_boundary",
     "write_unit_size",
+    "split_on_write_unit",
+    "max_rw_size",
+    "max_segment_size",
+    "max_num_segments",
+    "max_unmap",
+    "max_unmap_segments",
+    "max_write_zeroes",
+    "max_copy",
     "acwu",
     "preferred_write_alignment",
     "preferred_write_granularity",
@@ -75,7 +84,23 @@ INHERITED = (
     "preferred_unmap_alignment",
     "preferred_unmap_granularity",
     "fast_zero",
+    "md_len",
+    "md_interleave",
+    "dif_type",
+    "dif_is_head_of_md",
+    "dif_check_flags",
+    "dif_pi_format",
+    "zoned",
+    "zone_size",
+    "max_zone_append_size",
+    "max_open_zones",
+    "max_active_zones",
+    "optimal_open_zones",
+    "media_events",
+    "reset_io_drain_timeout",
     "numa_id",
+    "nsid",
+    "ctratt",
 )
 """What a vbdev has of its base unless it says otherwise. Data-buffer rules are not among them:
 only a module that never looks at data may leave the choice of buffers to its base."""
@@ -171,14 +196,55 @@ class Bdev:
     required_alignment: int = 0
     """log2 of the bytes that data must be aligned to in memory."""
     optimal_io_boundary: int = 0
+    split_on_optimal_io_boundary: bool = False
+    """READs and WRITEs that cross a multiple of `optimal_io_boundary` are split there."""
     write_unit_size: int = 1
-    acwu: int = 1
-    """Atomic compare-and-write unit."""
+    split_on_write_unit: bool = False
+    """WRITEs are split into units of `write_unit_size`; shorter ones fail."""
+    max_rw_size: int = 0
+    """Longest READ or WRITE; longer ones are split."""
+    max_segment_size: int = 0
+    """Bytes of one piece of data of a READ or WRITE; longer pieces are cut."""
+    max_num_segments: int = 0
+    """Pieces of data of a READ or WRITE; those with more are split."""
+    max_unmap: int = 0
+    """Blocks of one segment of an UNMAP."""
+    max_unmap_segments: int = 0
+    """Segments of an UNMAP; those longer than all of them are split."""
+    max_write_zeroes: int = 0
+    max_copy: int = 0
+    acwu: int = 0
+    """Atomic compare-and-write unit; 0 means write_unit_size."""
     preferred_write_alignment: int = 0
     preferred_write_granularity: int = 0
     optimal_write_size: int = 0
     preferred_unmap_alignment: int = 0
     preferred_unmap_granularity: int = 0
+    md_len: int = 0
+    """Bytes of metadata of each block; when interleaved they are part of `block_size`."""
+    md_interleave: bool = False
+    dif_type: int = 0
+    """Type of protection information, 0 to 3."""
+    dif_is_head_of_md: bool = False
+    dif_check_flags: int = 0
+    """`DifCheck`: what is checked."""
+    dif_pi_format: int = 0
+    """0, 1, 2: a guard of 16, 32, 64 bits."""
+    zoned: bool = False
+    zone_size: int = 0
+    max_zone_append_size: int = 0
+    max_open_zones: int = 0
+    max_active_zones: int = 0
+    optimal_open_zones: int = 0
+    media_events: int = 0
+    """Media management events kept for each descriptor."""
+    reset_io_drain_timeout: int = 0
+    """Seconds that a RESET waits for outstanding I/O to end by itself; if it does, nothing is
+    reset. 0: the module is told at once."""
+    nsid: int = 0
+    """NVMe namespace identifier."""
+    ctratt: int = 0
+    """NVMe controller attributes."""
     numa_id: int | None = None
     gives_read_buffers: bool = False
     """A READ may arrive without a buffer; the module (or its base) supplies one."""
@@ -269,6 +335,11 @@ class Bdev:
         """
 
     # What the framework provides
+
+    @property
+    def data_block_size(self) -> int:
+        """Bytes of a block without interleaved metadata."""
+        return self.block_size - (self.md_len if self.md_interleave else 0)
 
     @property
     def size_bytes(self) -> int:

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable
 
 from vbdev.bdev import Bdev, BdevError, BdevState
-from vbdev.core.engine import Channel
+from vbdev.core.channel import Channel
 from vbdev.descriptor import Descriptor
 from vbdev.iostat import IoTotals
 from vbdev.reactor import Reactor, ReactorStoppedError

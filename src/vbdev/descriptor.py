@@ -21,7 +21,8 @@ from enum import Enum, auto
 from typing import Any
 
 from vbdev.bdev import Bdev, BdevError, BdevEvent, IoError, VirtualBdev
-from vbdev.core.engine import Channel, Engine
+from vbdev.core.channel import Channel
+from vbdev.core.engine import Engine
 from vbdev.core.requests import Request, Requests
 from vbdev.iostat import IoTotals
 from vbdev.reactor import Reactor, ReactorStoppedError

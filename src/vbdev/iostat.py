@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vbdev.core.engine import Channel
+from vbdev.core.channel import Channel
 
 __all__ = ["IoTotals"]
 

@@ -19,11 +19,17 @@ __all__ = [
     "NBD_MAX_PAYLOAD_BYTES",
     "OP_NAMES",
     "WRITE_OPS",
+    "ZONE_INFO",
+    "ZONE_INFO_BYTES",
     "ClaimType",
+    "DifCheck",
     "IoFlag",
     "NbdError",
     "Op",
     "Status",
+    "ZoneAction",
+    "ZoneState",
+    "ZoneType",
     "nbd_error",
     "status_errno",
 ]
@@ -125,6 +131,53 @@ class IoFlag(IntFlag):
     """ZCOPY: the second phase; the buffer goes back to the bdev."""
     ZCOPY_COMMIT = 32
     """ZCOPY end: what the caller wrote into the buffer becomes the blocks' content."""
+    PRACT = 64
+    """Protection information is made and checked by the disk; the data has none."""
+
+
+class DifCheck(IntFlag):
+    """What protection information is checked for (SPDK: SPDK_DIF_FLAGS_*_CHECK)."""
+
+    REFTAG = 1 << 26
+    APPTAG = 1 << 27
+    GUARD = 1 << 28
+
+
+class ZoneAction(IntEnum):
+    """What ZONE_MANAGEMENT does (SPDK: enum spdk_bdev_zone_action)."""
+
+    CLOSE = 0
+    FINISH = 1
+    OPEN = 2
+    RESET = 3
+    OFFLINE = 4
+
+
+class ZoneState(IntEnum):
+    """Where a zone is in its life (SPDK: enum spdk_bdev_zone_state)."""
+
+    EMPTY = 0
+    IMP_OPEN = 1
+    FULL = 2
+    CLOSED = 3
+    READ_ONLY = 4
+    OFFLINE = 5
+    EXP_OPEN = 6
+    NOT_WP = 7
+
+
+class ZoneType(IntEnum):
+    """How a zone is written (SPDK: enum spdk_bdev_zone_type)."""
+
+    CNV = 1
+    SEQWR = 2
+    SEQWP = 3
+
+
+ZONE_INFO: Final = "<QQQII"
+"""What GET_ZONE_INFO writes for each zone: id, write pointer and capacity in blocks, ZoneState,
+ZoneType (struct format; SPDK: struct spdk_bdev_zone_info)."""
+ZONE_INFO_BYTES: Final = 32
 
 
 class NbdError(IntEnum):

@@ -8,7 +8,8 @@ import socket
 import weakref
 
 from support.stack import Stack, Stub
-from vbdev.core.engine import Channel, Engine
+from vbdev.core.channel import Channel
+from vbdev.core.engine import Engine
 from vbdev.core.nbd_stream import NbdStream
 from vbdev.core.requests import Requests
 from vbdev.vocab import Op

@@ -18,7 +18,7 @@ NUMBERS = {
     name: int(value)
     for name, value in re.findall(r"^    ([A-Z][A-Z0-9_]*) = (-?\d+)", PXD, re.MULTILINE)
 }
-LAYER_STATES = {"IO_IDLE", "IO_SUBMITTED", "IO_DONE", "IO_WAITING"}
+LAYER_STATES = {"IO_IDLE", "IO_SUBMITTED", "IO_DONE", "IO_WAITING", "IO_PARENT", "IO_CONTROL"}
 
 
 def with_prefix(prefix, without=frozenset()):

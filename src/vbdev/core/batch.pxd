@@ -1,18 +1,20 @@
 from vbdev.core.buffers cimport BufferPool
-from vbdev.core.types cimport bdev_io, channel_state, int32_t, int8_t, io_list, uint64_t
+from vbdev.core.types cimport bdev_io, channel_state, int32_t, int8_t, io_list, io_queue, uint64_t
 
 
 # What a batch needs of the engine: where completed I/Os go, where buffers come from.
 cdef class IoCore:
     cdef io_list done
     cdef readonly BufferPool buffers
-    cdef readonly uint64_t waiting      # I/Os that wait for a buffer
+    cdef void *batches                  # every IOBatch with I/Os of this engine; see _link
+    cdef readonly uint64_t waiting      # I/Os in queues of channels
     cdef readonly uint64_t misused      # completions of an I/O that no layer held
 
     cdef bint push_done(self, bdev_io *io, int8_t status, int32_t err) noexcept nogil
     cdef bint bounce(self, bdev_io *io, bint copy_in, bint copy_back, bint beyond) noexcept nogil
-    cdef void wait_for_buffer(self, bdev_io *io) noexcept nogil
+    cdef void wait_in(self, io_queue *queue, bdev_io *io) noexcept nogil
     cdef void unbounce(self, bdev_io *io) noexcept nogil
+    cdef void forget_done(self) noexcept
 
 
 cdef class IOBatch:
@@ -21,10 +23,14 @@ cdef class IOBatch:
     cdef Py_ssize_t cap
     cdef IoCore core
     cdef bdev_io *inline_v[32]
+    cdef void *linked_before            # neighbours in core.batches, borrowed
+    cdef void *linked_after
 
     cdef int reserve(self, Py_ssize_t more) except -1
     cdef int append(self, bdev_io *io) except -1
+    cdef void _link(self) noexcept
     cdef IOBatch take_op_mask(self, uint64_t mask)
+    cdef object _column(self, int which)
     cdef int finish_all(self, int8_t status, int32_t err) except -1
 
 

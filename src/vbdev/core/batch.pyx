@@ -13,9 +13,8 @@ changing one changes nothing until it is assigned back.
 cimport cython
 from cpython.buffer cimport PyBUF_WRITE
 from cpython.memoryview cimport PyMemoryView_FromMemory
-
 from libc.errno cimport ENOMEM
-from libc.stdint cimport int32_t, int64_t, int8_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, int8_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
@@ -23,14 +22,22 @@ from vbdev.core.buffers cimport BufferPool
 from vbdev.core.types cimport (
     IO_DONE,
     IO_FAILED,
+    IO_NVME_ERROR,
     IO_PENDING,
+    IO_SCSI_ERROR,
     IO_SUBMITTED,
     IO_SUCCESS,
     IO_WAITING,
+    OP_ABORT,
     OP_COPY,
     OP_LIMIT,
     OP_READ,
+    OP_SEEK_DATA,
+    OP_SEEK_HOLE,
     OP_ZCOPY,
+    OP_ZONE_APPEND,
+    SLOW_BOUNCE,
+    STAGE_MEMORY,
     bdev_io,
     channel_state,
     io_bounce,
@@ -38,12 +45,26 @@ from vbdev.core.types cimport (
     io_holds_memory,
     io_list_free,
     io_list_reserve,
+    io_queue,
+    io_queue_push,
     io_restore,
 )
 
 
 cdef extern from "stdlib.h" nogil:
     void abort()
+
+cdef enum:
+    COLUMN_OP = 0
+    COLUMN_STATUS = 1
+    COLUMN_FLAGS = 2
+    COLUMN_DETAIL = 3
+    COLUMN_ARG = 4
+    COLUMN_NUM_BLOCKS = 5
+    COLUMN_OFFSET = 6
+    COLUMN_SRC_OFFSET = 7
+    COLUMN_RESULT = 8
+    COLUMN_SUBMIT_NS = 9
 
 
 @cython.no_gc_clear  # owners give buffers back when they go
@@ -94,19 +115,15 @@ cdef class IoCore:
         bounce.iov.iov_base = bounce.buf.base
         bounce.iov.iov_len = length
         io.bounce = bounce
+        io.slow |= SLOW_BOUNCE
         io.iovs = &bounce.iov
         io.iovcnt = 1
         return True
 
-    cdef void wait_for_buffer(self, bdev_io *io) noexcept nogil:
-        """Queue an I/O at the channel of its top frame until buffers come back."""
-        cdef channel_state *state = io.frames[io.depth - 1].channel
-        io.next = NULL
-        if state.nomem_head == NULL:
-            state.nomem_head = io
-        else:
-            state.nomem_tail.next = io
-        state.nomem_tail = io
+    cdef void wait_in(self, io_queue *queue, bdev_io *io) noexcept nogil:
+        """Put an I/O at the end of a queue of the channel of its top frame."""
+        io_queue_push(queue, io)
+        io.frames[io.depth - 1].channel.parked += 1
         io.state = IO_WAITING
         self.waiting += 1
 
@@ -125,7 +142,26 @@ cdef class IoCore:
         self.buffers.put(&bounce.buf)
         free(bounce)
 
+    cdef void forget_done(self) noexcept:
+        """Take I/Os that have been completed out of every batch.
 
+        Where a module fails they may lie in batches that it keeps; and a BdevIO is used again.
+        """
+        cdef void *at = self.batches
+        cdef IOBatch ios
+        cdef Py_ssize_t i, kept
+        while at != NULL:
+            ios = <IOBatch>at
+            kept = 0
+            for i in range(ios.n):
+                if ios.v[i].state != IO_DONE:
+                    ios.v[kept] = ios.v[i]
+                    kept += 1
+            ios.n = kept
+            at = ios.linked_after
+
+
+@cython.no_gc  # it refers to nothing that could refer to it
 @cython.freelist(64)
 cdef class IOBatch:
     """I/Os for one channel, in order. Made by targets and owners; modules receive them.
@@ -140,6 +176,20 @@ cdef class IOBatch:
     def __dealloc__(self):
         if self.v != self.inline_v:
             free(<void *>self.v)
+        if self.linked_before != NULL:
+            (<IOBatch>self.linked_before).linked_after = self.linked_after
+        elif self.core is not None:
+            self.core.batches = self.linked_after
+        if self.linked_after != NULL:
+            (<IOBatch>self.linked_after).linked_before = self.linked_before
+
+    cdef inline void _link(self) noexcept:
+        # Once, when `core` is set: see IoCore.forget_done.
+        self.linked_before = NULL
+        self.linked_after = self.core.batches
+        if self.linked_after != NULL:
+            (<IOBatch>self.linked_after).linked_before = <void *>self
+        self.core.batches = <void *>self
 
     cdef int reserve(self, Py_ssize_t more) except -1:
         cdef Py_ssize_t cap = self.cap
@@ -258,6 +308,8 @@ cdef class IOBatch:
             raise ValueError("IOBatch.extend: a batch can not be moved into itself")
         if self.core is None:  # made by a module: IOBatch()
             self.core = other.core
+            if self.core is not None:
+                self._link()
         elif other.n and self.core is not other.core:
             raise ValueError("IOBatch.extend: the batches belong to two reactors")
         self.reserve(other.n)
@@ -281,21 +333,71 @@ cdef class IOBatch:
             raise RuntimeError(f"{wrong} I/Os completed that no layer held: completed twice?")
         return 0
 
-    def complete(self, status=None, int errno=0):
+    def complete(self, status=None, int errno=0, *, nvme=None, scsi=None, uint32_t cdw0=0):
         """Complete every I/O in the batch, which is empty afterwards.
 
         status: a `Status`; without one, what the layers below said, or SUCCESS where no layer
-        below was asked. errno: the detail that goes with a failure; it decides the error that a
-        client sees. Completing an I/O twice is a RuntimeError; the others complete.
+        below was asked. NOMEM: the module has no room now; the I/Os come to `submit` again, in
+        order, and nobody above sees it. The detail that goes with a failure reaches the top of
+        the stack as it is: errno (it decides the error that a client sees), or nvme=(sct, sc),
+        or scsi=(status, sense key, asc, ascq). cdw0: of an NVMe completion. Completing an I/O
+        twice is a RuntimeError; the others complete.
         """
         cdef int value
+        cdef int32_t detail = errno
+        cdef Py_ssize_t i
+        if nvme is not None:
+            detail = detail_of("nvme", nvme, (7, 255))
+            status = IO_NVME_ERROR if status is None else status
+        elif scsi is not None:
+            detail = detail_of("scsi", scsi, (127, 15, 255, 255))
+            status = IO_SCSI_ERROR if status is None else status
+        if cdw0:
+            for i in range(self.n):
+                self.v[i].cdw0 = cdw0
         if status is None:
             self.finish_all(IO_PENDING, 0)
             return
         value = status
         if not -8 <= value <= 1 or value == IO_PENDING:
             raise ValueError(f"IOBatch.complete: {status!r} is no final status")
-        self.finish_all(<int8_t>value, errno)
+        if (nvme is not None) != (value == IO_NVME_ERROR) or (
+                scsi is not None) != (value == IO_SCSI_ERROR):
+            raise ValueError(
+                f"IOBatch.complete: status {value} with nvme={nvme}, scsi={scsi}; NVME_ERROR (-2)"
+                " goes with nvme=(sct, sc), SCSI_ERROR (-3) with scsi=(status, key, asc, ascq)")
+        self.finish_all(<int8_t>value, detail)
+
+    def take_victims(self, IOBatch aborts not None):
+        """Find what ABORTs want ended: return (victims, hits), two batches.
+
+        I/Os of this batch that an ABORT in `aborts` names move to `victims`, to be completed as
+        ABORTED; the ABORTs that found theirs move to `hits`, to be completed as SUCCESS.
+        """
+        cdef IOBatch victims = new_batch(self.core if self.core is not None else aborts.core)
+        cdef IOBatch hits = new_batch(aborts.core)
+        cdef Py_ssize_t i, j, kept = 0
+        cdef bdev_io *io
+        for i in range(aborts.n):
+            io = aborts.v[i]
+            if io.op == OP_ABORT and io.victim != NULL and (
+                    io.victim.generation == <uint32_t>io.result):
+                for j in range(self.n):
+                    if self.v[j] == io.victim:
+                        victims.append(io.victim)
+                        hits.append(io)
+                        self.n -= 1
+                        for j in range(j, self.n):
+                            self.v[j] = self.v[j + 1]
+                        break
+                else:
+                    aborts.v[kept] = io
+                    kept += 1
+            else:
+                aborts.v[kept] = io
+                kept += 1
+        aborts.n = kept
+        return victims, hits
 
     def copy_data(self, *ops):
         """Give each I/O (of these types) a private copy of its data, so that it can be changed.
@@ -319,11 +421,12 @@ cdef class IOBatch:
             if (mask >> io.op) & 1 and io.iovcnt:
                 held = io_holds_memory(io)
                 # Behind those that wait already, unless it is one they wait for.
-                if (not held and io.frames[io.depth - 1].channel.nomem_head != NULL
+                if (not held and io.frames[io.depth - 1].channel.nomem.head != NULL
                         or not self.core.bounce(io, io.op != OP_READ, io.op == OP_READ, held)):
                     if self.core.buffers.can_ever_get(io_data_bytes(io), held):
                         io_restore(io)  # it comes to `submit` once more, as it came now
-                        self.core.wait_for_buffer(io)
+                        io.stage = STAGE_MEMORY
+                        self.core.wait_in(&io.frames[io.depth - 1].channel.nomem, io)
                     else:
                         self.core.push_done(io, IO_FAILED, ENOMEM)
                     continue
@@ -356,38 +459,107 @@ cdef class IOBatch:
 
     # Columns
 
+    cdef object _column(self, int which):
+        import numpy
+        cdef Py_ssize_t i
+        cdef uint8_t[::1] bytes1
+        cdef uint16_t[::1] bytes2
+        cdef uint32_t[::1] bytes4
+        cdef uint64_t[::1] bytes8
+        cdef bdev_io *io
+        if which <= COLUMN_STATUS:
+            out = numpy.empty(self.n, dtype=numpy.uint8)
+            bytes1 = out
+            for i in range(self.n):
+                io = self.v[i]
+                bytes1[i] = io.op if which == COLUMN_OP else <uint8_t>io.status
+            return out if which == COLUMN_OP else out.view(numpy.int8)
+        if which == COLUMN_FLAGS:
+            out = numpy.empty(self.n, dtype=numpy.uint16)
+            bytes2 = out
+            for i in range(self.n):
+                bytes2[i] = self.v[i].flags
+            return out
+        if which <= COLUMN_ARG:
+            out = numpy.empty(self.n, dtype=numpy.uint32)
+            bytes4 = out
+            for i in range(self.n):
+                io = self.v[i]
+                bytes4[i] = io.arg if which == COLUMN_ARG else <uint32_t>io.err
+            return out if which == COLUMN_ARG else out.view(numpy.int32)
+        out = numpy.empty(self.n, dtype=numpy.uint64)
+        bytes8 = out
+        for i in range(self.n):
+            io = self.v[i]
+            if which == COLUMN_NUM_BLOCKS:
+                bytes8[i] = io.num_blocks
+            elif which == COLUMN_OFFSET:
+                bytes8[i] = io.offset_blocks
+            elif which == COLUMN_SRC_OFFSET:
+                bytes8[i] = io.src_offset_blocks
+            elif which == COLUMN_RESULT:
+                bytes8[i] = io.result
+            else:
+                bytes8[i] = io.frames[io.depth - 1].submit_ns if io.depth else 0
+        return out
+
     @property
     def ops(self):
         """I/O types, uint8 (n,)."""
-        import numpy
-        out = numpy.empty(self.n, dtype=numpy.uint8)
-        cdef uint8_t[::1] view = out
-        cdef Py_ssize_t i
-        for i in range(self.n):
-            view[i] = self.v[i].op
-        return out
+        return self._column(COLUMN_OP)
 
     @property
     def statuses(self):
         """Statuses, int8 (n,): PENDING on the way down."""
-        import numpy
-        out = numpy.empty(self.n, dtype=numpy.int8)
-        cdef int8_t[::1] view = out
-        cdef Py_ssize_t i
-        for i in range(self.n):
-            view[i] = self.v[i].status
-        return out
+        return self._column(COLUMN_STATUS)
+
+    @property
+    def details(self):
+        """What goes with the statuses, int32 (n,): an errno; of NVME_ERROR sct << 8 | sc."""
+        return self._column(COLUMN_DETAIL)
+
+    @property
+    def flags(self):
+        """`IoFlag`s, uint16 (n,)."""
+        return self._column(COLUMN_FLAGS)
+
+    @property
+    def args(self):
+        """ZONE_MANAGEMENT: the `ZoneAction`; GET_ZONE_INFO: how many zones. uint32 (n,)."""
+        return self._column(COLUMN_ARG)
 
     @property
     def num_blocks(self):
         """Lengths in blocks, uint64 (n,)."""
+        return self._column(COLUMN_NUM_BLOCKS)
+
+    @property
+    def src_offset_blocks(self):
+        """COPY: where it reads, in blocks, uint64 (n,)."""
+        return self._column(COLUMN_SRC_OFFSET)
+
+    @property
+    def submit_ns(self):
+        """When each entered this layer, uint64 (n,): nanoseconds on the reactor's clock."""
+        return self._column(COLUMN_SUBMIT_NS)
+
+    @property
+    def results(self):
+        """SEEK_DATA, SEEK_HOLE, ZONE_APPEND: what came out, in blocks, uint64 (n,). Assignable."""
+        return self._column(COLUMN_RESULT)
+
+    @results.setter
+    def results(self, values):
         import numpy
-        out = numpy.empty(self.n, dtype=numpy.uint64)
-        cdef uint64_t[::1] view = out
+        cdef const uint64_t[::1] view = numpy.ascontiguousarray(values, dtype=numpy.uint64)
         cdef Py_ssize_t i
+        cdef uint8_t op
+        if view.shape[0] != self.n:
+            raise ValueError(f"IOBatch.results: {view.shape[0]} results for {self.n} I/Os")
         for i in range(self.n):
-            view[i] = self.v[i].num_blocks
-        return out
+            op = self.v[i].op
+            if op == OP_ZONE_APPEND or op == OP_SEEK_DATA or op == OP_SEEK_HOLE:
+                self.v[i].result = view[i]
 
     @property
     def offset_blocks(self):
@@ -395,13 +567,7 @@ cdef class IOBatch:
 
         The source of a COPY moves by as much as its target.
         """
-        import numpy
-        out = numpy.empty(self.n, dtype=numpy.uint64)
-        cdef uint64_t[::1] view = out
-        cdef Py_ssize_t i
-        for i in range(self.n):
-            view[i] = self.v[i].offset_blocks
-        return out
+        return self._column(COLUMN_OFFSET)
 
     @offset_blocks.setter
     def offset_blocks(self, values):
@@ -417,6 +583,16 @@ cdef class IOBatch:
             self.v[i].offset_blocks = view[i]
 
 
+cdef int32_t detail_of(str what, parts, limits) except? -1:
+    """Pack the parts of a status, each in a byte; ValueError where one is out of its range."""
+    cdef int32_t out = 0
+    if len(parts) != len(limits) or not all(0 <= p <= top for p, top in zip(parts, limits)):
+        raise ValueError(f"IOBatch.complete: {what}={parts}; {len(limits)} numbers up to {limits}")
+    for part in parts:
+        out = out << 8 | <int32_t>part
+    return out
+
+
 cdef uint64_t op_bit(op) except? 0:
     cdef int number = op
     if not 0 < number < OP_LIMIT:
@@ -427,4 +603,5 @@ cdef uint64_t op_bit(op) except? 0:
 cdef IOBatch new_batch(IoCore core):
     cdef IOBatch batch = IOBatch.__new__(IOBatch)
     batch.core = core
+    batch._link()
     return batch

@@ -1,4 +1,4 @@
-from vbdev.core.batch cimport IOBatch, IoCore
+from vbdev.core.batch cimport IoCore
 from vbdev.core.types cimport (
     bdev_io,
     channel_state,
@@ -16,53 +16,51 @@ cdef class Engine(IoCore):
     cdef io_list ready_owners           # of owner_state *
     cdef char *pool
     cdef bdev_io *free_ios
+    cdef bdev_io *free_reserve
     cdef readonly uint32_t pool_size
     cdef readonly uint32_t pool_high_water
+    cdef readonly uint32_t reserve_high_water
+    cdef readonly uint32_t reserve_in_use
     cdef readonly uint32_t ios_in_use
     cdef bint virtual
     cdef uint64_t virtual_ns
     cdef readonly uint64_t delivered
     cdef set channels
     cdef set owners
+    cdef readonly ChildOwner children   # of I/Os that became several
+    cdef object io_waiters
+    cdef bint have_waiters
     cdef public object on_module_error
+    cdef public object on_slow_module
+    cdef public object reactor
     cdef bint draining
     cdef int inside                     # of `drain` or a module's `submit`, how deep
     cdef uint64_t turn_ns               # the time, while inside; read once, however deep
+    cdef uint64_t deadline
+    cdef uint64_t blocked_ns            # that modules took, of those that took too long
+    cdef unsigned long thread
 
     cdef uint64_t now_ns(self) noexcept nogil
+    cdef void wake_at(self, uint64_t when_ns) noexcept nogil
     cdef bdev_io *get_io(self) noexcept nogil
+    cdef bdev_io *get_child(self, bint reserve) noexcept nogil
     cdef void put_io(self, bdev_io *io) noexcept nogil
     cdef size_t _unwind_run(self, bdev_io **v, size_t n, uint64_t now) noexcept nogil
     cdef void _unwind(self, bdev_io *io, uint64_t now) noexcept nogil
     cdef void _pop(self, bdev_io *io, uint64_t now) noexcept nogil
-    cdef int _run_completed(self, channel_state *state) except -1
-    cdef int _retry_waiting(self) except -1
-    cdef bint _abort_waiting(self, bdev_io *io) noexcept nogil
-    cdef void _report(self, source, error, Py_ssize_t n) noexcept
+    cdef int _resume_waiting(self) except -1
+    cdef int _serve_io_waiters(self) except -1
+    cdef void report(self, source, error, Py_ssize_t n) noexcept
 
 
-cdef class Channel:
+# What the engine asks of a channel; `Channel` builds on it.
+cdef class ChannelBase:
     cdef channel_state s
     cdef readonly Engine engine
-    cdef readonly object bdev
-    cdef readonly object descriptor
-    cdef object base                    # a member of the type: see engine.pyx
-    cdef public object context
-    cdef object submit_function         # what `configure` got, taken apart if it was bound
-    cdef object submit_self
-    cdef object module_completed
-    cdef readonly bint closed
-    cdef uint64_t supported_mask
 
-    cdef int submit_batch(self, IOBatch ios) except -1
-    cdef int _admit(self, bdev_io *io, bint first) noexcept nogil
-    cdef int _admit_other(self, bdev_io *io) noexcept nogil
-    cdef int _no_memory(self, uint64_t length, bint held) noexcept nogil
-    cdef int _refusal(self, bdev_io *io) noexcept nogil
-    cdef int _deliver(self, IOBatch ios) except -1
-    cdef int _module_failed(self, bdev_io **copy, Py_ssize_t n, IOBatch ios) except -1
-    cdef Py_ssize_t _fail_held(self, bdev_io **v, Py_ssize_t n, IOBatch ios) noexcept nogil
-    cdef bint _holds(self, const bdev_io *io) noexcept nogil
+    cdef int run_completed(self) except -1
+    cdef int resume(self) except -1
+    cdef bint take_back(self, bdev_io *io) noexcept nogil
 
 
 cdef class IoOwner:
@@ -71,3 +69,11 @@ cdef class IoOwner:
     cdef int deliver(self) except -1
     cdef bdev_io *new_io(self) noexcept nogil
     cdef void free_io(self, bdev_io *io) noexcept nogil
+
+
+# Who has the children of I/Os that became several; `Children` builds on it.
+cdef class ChildOwner(IoOwner):
+    cdef readonly bint due              # some parent can have more children made
+    cdef bint adopt(self, channel_state *s, bdev_io *io, int kind) noexcept nogil
+    cdef size_t go_on(self) except? 0
+    cdef int run(self, channel_state *s, ios, callback) except -1

@@ -1,14 +1,18 @@
 from collections.abc import Callable
 from typing import Any, Self
 
-from vbdev.core.batch import IOBatch, IoCore
+from vbdev.core.batch import IoCore
 
 class Engine(IoCore):
     pool_size: int
     pool_high_water: int
+    reserve_in_use: int
     ios_in_use: int
     delivered: int
+    children: ChildOwner
+    reactor: Any
     on_module_error: Callable[[Any, BaseException, int], object] | None
+    on_slow_module: Callable[[Any, int], object] | None
     def __new__(
         cls,
         *,
@@ -18,41 +22,16 @@ class Engine(IoCore):
     ) -> Self: ...
     def set_virtual_time(self, now_ns: int) -> None: ...
     @property
+    def deadline_ns(self) -> int: ...
+    def io_wait(self, callback: Callable[[], object]) -> object: ...
+    def cancel_io_wait(self, token: object) -> None: ...
+    @property
     def pending(self) -> bool: ...
     def drain(self) -> int: ...
-    def held_by(self, channel: Channel) -> int: ...
+    def held_by(self, channel: ChannelBase) -> int: ...
 
-class Channel:
+class ChannelBase:
     engine: Engine
-    bdev: Any
-    descriptor: Any
-    base: Channel
-    context: Any
-    closed: bool
-    def __new__(cls, engine: Engine, bdev: Any, descriptor: Any = None) -> Self: ...
-    def configure(
-        self,
-        *,
-        submit: Callable[[Channel, IOBatch], object],
-        completed: Callable[[Channel, IOBatch], object] | None,
-        supported_mask: int,
-        ops_mask: int,
-        num_blocks: int,
-        block_size: int,
-        required_alignment: int,
-        refused_flags: int,
-        gives_read_buffers: bool,
-    ) -> None: ...
-    def submit(self, ios: IOBatch, /) -> None: ...
-    @property
-    def outstanding(self) -> int: ...
-    @property
-    def mean_batch(self) -> float: ...
-    def stats(self) -> dict[str, tuple[int, int, int, int, int]]: ...
-    def errors(self) -> dict[int, int]: ...
-    def reset_stats(self, counts: bool, extremes: bool, errors: bool) -> None: ...
-    def abort_waiting(self) -> None: ...
-    def close(self) -> None: ...
 
 class IoOwner:
     engine: Engine
@@ -60,3 +39,6 @@ class IoOwner:
     @property
     def in_flight(self) -> int: ...
     def close(self) -> None: ...
+
+class ChildOwner(IoOwner):
+    due: bool

@@ -1,7 +1,8 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from vbdev.core.engine import Channel, Engine, IoOwner
+from vbdev.core.channel import Channel
+from vbdev.core.engine import Engine, IoOwner
 
 WORKLOADS: Final[dict[str, tuple[int, bool, bool]]]
 

@@ -23,7 +23,8 @@ from libc.string cimport memcpy, memset
 
 from vbdev.core.batch cimport IOBatch, new_batch
 from vbdev.core.buffers cimport MIN_BUFFER_SHIFT, NUM_CLASSES, class_bytes
-from vbdev.core.engine cimport Channel, IoOwner
+from vbdev.core.channel cimport Channel
+from vbdev.core.engine cimport IoOwner
 from vbdev.core.types cimport (
     IO_SUCCESS,
     NUM_ERROR_STATUSES,

@@ -2,7 +2,8 @@ from collections.abc import Callable
 
 from typing_extensions import Buffer
 
-from vbdev.core.engine import Channel, Engine, IoOwner
+from vbdev.core.channel import Channel
+from vbdev.core.engine import Engine, IoOwner
 
 class NbdStream(IoOwner):
     requests: int

@@ -23,7 +23,8 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, strerror
 
 from vbdev.core.batch cimport IOBatch, new_batch
-from vbdev.core.engine cimport Channel, IoOwner
+from vbdev.core.channel cimport Channel
+from vbdev.core.engine cimport IoOwner
 from vbdev.core.nbd_wire cimport (
     CHUNK_HEADER_BYTES,
     CMD_BLOCK_STATUS,

@@ -3,7 +3,8 @@ from typing import Any, final
 
 from typing_extensions import Buffer
 
-from vbdev.core.engine import Channel, Engine, IoOwner
+from vbdev.core.channel import Channel
+from vbdev.core.engine import Engine, IoOwner
 
 @final
 class Request:

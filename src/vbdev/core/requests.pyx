@@ -17,7 +17,8 @@ from libc.stdint cimport uint16_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
 from vbdev.core.batch cimport IOBatch, new_batch
-from vbdev.core.engine cimport Channel, IoOwner
+from vbdev.core.channel cimport Channel
+from vbdev.core.engine cimport IoOwner
 from vbdev.core.types cimport (
     FLAG_ZCOPY_COMMIT,
     FLAG_ZCOPY_END,
@@ -192,5 +193,5 @@ cdef class Requests(IoOwner):
                 try:
                     callback(request)
                 except Exception as error:  # the others' callbacks are due all the same
-                    self.engine._report(self, error, 0)
+                    self.engine.report(self, error, 0)
         return 0

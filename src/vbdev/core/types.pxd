@@ -17,30 +17,46 @@ cdef enum:
     OP_UNMAP = 3
     OP_FLUSH = 4
     OP_RESET = 5
+    OP_NVME_ADMIN = 6
+    OP_NVME_IO = 7
+    OP_NVME_IO_MD = 8
     OP_WRITE_ZEROES = 9
     OP_ZCOPY = 10
+    OP_GET_ZONE_INFO = 11
+    OP_ZONE_MANAGEMENT = 12
+    OP_ZONE_APPEND = 13
     OP_COMPARE = 14
+    OP_COMPARE_AND_WRITE = 15
     OP_ABORT = 16
     OP_SEEK_HOLE = 17
     OP_SEEK_DATA = 18
     OP_COPY = 19
+    OP_NVME_IOV_MD = 20
+    OP_NVME_NSSR = 21
+    OP_WRITE_UNCORRECTABLE = 22
     OP_LIMIT = 32
 
 cdef enum:
     IO_AIO_ERROR = -8
     IO_ABORTED = -7
+    IO_FIRST_FUSED_FAILED = -6
     IO_MISCOMPARE = -5
     IO_NOMEM = -4
+    IO_SCSI_ERROR = -3
+    IO_NVME_ERROR = -2
     IO_FAILED = -1
     IO_PENDING = 0
     IO_SUCCESS = 1
 
-# Who has an I/O: its owner, a layer, the completion queue, or a channel that has no buffer for it.
+# Who has an I/O: its owner, a layer, the completion queue, a queue of a channel, the channel
+# while its children are under way, or the control path (RESET, COMPARE_AND_WRITE).
 cdef enum:
     IO_IDLE = 0
     IO_SUBMITTED = 1
     IO_DONE = 2
     IO_WAITING = 3
+    IO_PARENT = 4
+    IO_CONTROL = 5
 
 cdef enum:
     FLAG_FUA = 1
@@ -49,6 +65,13 @@ cdef enum:
     FLAG_ZCOPY_POPULATE = 8
     FLAG_ZCOPY_END = 16
     FLAG_ZCOPY_COMMIT = 32
+    FLAG_PRACT = 64
+
+# Why completion looks at an I/O alone, and not at a run of them.
+cdef enum:
+    SLOW_BOUNCE = 1         # data was put in place of the caller's
+    SLOW_RESULT = 2         # its result moves with its offset
+    SLOW_UNCOUNTED = 4      # no counter sees it at `uncounted_depth`: its children are counted
 
 cdef enum:
     MAX_STACK_DEPTH = 80
@@ -62,6 +85,8 @@ cdef struct buffer_ref:
     int16_t slab
 
 cdef struct bdev_io
+cdef struct io_parent
+cdef struct memory_domain
 cdef struct channel_state
 cdef struct owner_state
 cdef struct io_bounce
@@ -71,6 +96,13 @@ cdef struct io_list:
     bdev_io **v
     size_t n
     size_t cap
+
+
+# I/Os that wait in a channel, in order, through `bdev_io.next`.
+cdef struct io_queue:
+    bdev_io *head
+    bdev_io *tail
+    uint64_t n
 
 
 # What one layer pushed on an I/O on its way down, and takes back on its way up.
@@ -94,19 +126,35 @@ cdef struct bdev_io:
     int8_t status
     uint8_t depth           # frames in use
     uint8_t hooked_depth    # depth whose `completed` has run for this trip
-    uint8_t state           # IO_IDLE, IO_SUBMITTED, IO_DONE, IO_WAITING
+    uint8_t state           # IO_IDLE, IO_SUBMITTED, IO_DONE, IO_WAITING...
+    uint8_t slow            # SLOW_*
+    uint8_t uncounted_depth
+    uint8_t stage           # how far its channel's admission has got; see Channel._admit
+    uint8_t privileged      # others wait for its end: it gets memory beyond the limit
     uint16_t flags
     uint16_t iovcnt
-    int32_t err             # errno that goes with a status, 0 if none
+    uint16_t iovcnt2
+    uint16_t dif_exclude    # DIF checks that the submitter does without
+    int32_t err             # detail of the status: errno; NVME_ERROR: sct << 8 | sc;
+                            # SCSI_ERROR: sc << 24 | sk << 16 | asc << 8 | ascq; 0 if none
+    uint32_t cdw0           # NVMe completion dword 0
+    uint32_t arg            # ZONE_MANAGEMENT: action; GET_ZONE_INFO: zones
     uint32_t index          # in its pool
     uint32_t generation     # changes when it goes back to the pool
     uint64_t offset_blocks
     uint64_t num_blocks
     uint64_t src_offset_blocks  # COPY
-    uint64_t result         # SEEK_*: block offset, or UINT64_MAX; ABORT: its victim's generation
+    uint64_t result         # SEEK_*: block offset, or UINT64_MAX; ZONE_APPEND: where it went;
+                            # ABORT: its victim's generation
     iovec *iovs
     iovec iov_inline[INLINE_IOVS]
+    iovec *iovs2            # COMPARE_AND_WRITE: what to write
+    void *md                # separate metadata, or NULL
+    void *cmd               # NVMe command, 64 bytes
+    memory_domain *domain   # where the data lives; NULL: system memory
     bdev_io *victim         # ABORT
+    io_parent *parent       # of a child: its parent's; of a parent: its own
+    void *own               # of a child: iovs, when the inline ones are too few, or metadata
     io_bounce *bounce
     owner_state *owner      # who gets the completion
     uint64_t cookie         # the owner's
@@ -136,6 +184,61 @@ cdef struct op_stat:
     uint64_t max_latency_ns
     uint64_t min_latency_ns
 
+# What Channel._admit looks at besides range and type, and why.
+cdef enum:
+    GATE_BUFFER = 1         # a READ without a buffer gets one here
+    GATE_ALIGN = 2          # data in memory is bounced to the module's alignment
+    GATE_SPLIT = 4          # limits, by which an I/O may become several
+    GATE_LENGTH = 8         # the layer above has blocks of another size
+    GATE_FROZEN = 16        # a RESET is under way
+    GATE_LOCKED = 32        # ranges of blocks are locked
+    GATE_QOS = 64           # rates are limited
+    GATE_NOMEM = 128        # the module had no room for those that wait in front
+    GATE_METADATA = 256     # metadata is made and checked here
+    GATE_DOMAIN = 512       # data outside of system memory is moved
+    GATES_FOR_ALL = 16 | 32 | 64 | 128
+
+# Why popping a frame looks at its channel more closely.
+cdef enum:
+    WATCH_COMPLETED = 1     # the module has a `completed`
+    WATCH_HISTOGRAM = 2
+
+# How far Channel._admit got with an I/O: where it goes on when the I/O's wait is over.
+cdef enum:
+    STAGE_ENTER = 0
+    STAGE_SPLIT = 1
+    STAGE_QOS = 2
+    STAGE_MEMORY = 3
+    STAGE_NOMEM = 4         # the module answered NOMEM
+
+# What an I/O's children do for it: see children.pyx.
+cdef enum:
+    CHILDREN_SPLIT = 0      # the same, piece by piece
+    CHILDREN_ZERO = 1       # WRITE_ZEROES by WRITEs
+    CHILDREN_COMPARE = 2    # COMPARE by READs
+    CHILDREN_COPY = 3       # COPY by READs and WRITEs
+    CHILDREN_ABORT = 4      # ABORT of each child of its victim
+    CHILDREN_CONTROL = 5    # RESET; COMPARE_AND_WRITE by a COMPARE and WRITEs
+
+# By what an I/O of a channel is cut into several; in blocks, 0: no limit.
+cdef struct io_limits:
+    uint64_t boundary       # READ and WRITE do not cross its multiples
+    uint64_t write_unit     # WRITE comes in whole units
+    uint64_t max_rw
+    uint64_t max_unmap
+    uint64_t max_write_zeroes
+    uint64_t max_copy
+    uint64_t acwu           # longest COMPARE_AND_WRITE
+    uint32_t max_segment_bytes
+    uint32_t max_segments
+
+# Blocks that are locked: see vbdev.control.
+cdef struct locked_range:
+    uint64_t offset_blocks
+    uint64_t num_blocks
+    uint64_t number         # of the lock
+    bint quiesce            # reads wait too
+
 # The part of a Channel that each I/O passes; the object embeds it.
 cdef struct channel_state:
     uint64_t ops_mask       # bit per op that may pass here
@@ -145,17 +248,23 @@ cdef struct channel_state:
     uint32_t block_size
     uint32_t align_mask     # required alignment of data, in bytes, minus 1
     uint16_t refused_flags
-    bint wants_completed    # the module has a `completed`
-    bint gives_read_buffers  # a READ without a buffer gets one below
+    uint16_t gates          # GATE_*
+    uint8_t watch           # WATCH_*
     bint ready_queued
+    uint64_t native_mask    # bit per op that the module itself carries out
+    uint64_t parked         # of those outstanding: in a queue here, or with children, or in control
     io_list ready           # completed below, waiting for `completed`
-    bdev_io *nomem_head     # waiting for a buffer, in order
-    bdev_io *nomem_tail
+    io_queue nomem          # waiting for a buffer, or for the module to have room
+    io_queue locked         # waiting for a range to be unlocked
+    io_queue qos            # waiting for their rate
+    io_limits limits
+    uint32_t md_len         # of separate metadata, in bytes a block
     void *object            # the Channel, borrowed
     op_stat stats[STAT_CLASSES]
     uint64_t errors[NUM_ERROR_STATUSES]
     uint64_t batches        # submits, for the mean batch size
     uint64_t batched_ios
+    uint64_t retries        # I/Os that the module had no room for
 
 # The part of an IoOwner that each completion touches.
 cdef struct owner_state:
@@ -187,6 +296,58 @@ cdef inline void io_list_free(io_list *self) noexcept nogil:
     self.n = self.cap = 0
 
 
+cdef inline void io_queue_push(io_queue *self, bdev_io *io) noexcept nogil:
+    io.next = NULL
+    if self.head == NULL:
+        self.head = io
+    else:
+        self.tail.next = io
+    self.tail = io
+    self.n += 1
+
+
+cdef inline bdev_io *io_queue_pop(io_queue *self) noexcept nogil:
+    cdef bdev_io *io = self.head
+    if io != NULL:
+        self.head = io.next
+        if self.head == NULL:
+            self.tail = NULL
+        self.n -= 1
+    return io
+
+
+cdef inline void io_queue_join_front(io_queue *self, io_queue *front) noexcept nogil:
+    # Put all of `front` before what is here; `front` is empty afterwards.
+    if front.head == NULL:
+        return
+    front.tail.next = self.head
+    if self.head == NULL:
+        self.tail = front.tail
+    self.head = front.head
+    self.n += front.n
+    front.head = front.tail = NULL
+    front.n = 0
+
+
+cdef inline bint io_queue_remove(io_queue *self, bdev_io *io) noexcept nogil:
+    # False: it is not in here.
+    cdef bdev_io *before = NULL
+    cdef bdev_io *at = self.head
+    while at != NULL and at != io:
+        before = at
+        at = at.next
+    if at == NULL:
+        return False
+    if before == NULL:
+        self.head = io.next
+    else:
+        before.next = io.next
+    if self.tail == io:
+        self.tail = before
+    self.n -= 1
+    return True
+
+
 cdef inline uint64_t io_data_bytes(const bdev_io *io) noexcept nogil:
     cdef uint64_t total = 0
     cdef uint32_t i
@@ -197,7 +358,8 @@ cdef inline uint64_t io_data_bytes(const bdev_io *io) noexcept nogil:
 
 cdef inline bint io_holds_memory(const bdev_io *io) noexcept nogil:
     # Whether its end gives memory back: such an I/O never waits for those that wait for memory.
-    return io.buf.size_class >= 0 or io.bounce != NULL or io.owner_data != NULL
+    return (io.buf.size_class >= 0 or io.bounce != NULL or io.owner_data != NULL
+            or io.privileged)
 
 
 cdef inline void io_restore(bdev_io *io) noexcept nogil:
@@ -207,6 +369,5 @@ cdef inline void io_restore(bdev_io *io) noexcept nogil:
         io.offset_blocks -= moved
         if io.op == OP_COPY:
             io.src_offset_blocks -= moved
-        elif io.op == OP_SEEK_DATA or io.op == OP_SEEK_HOLE:
-            if io.result != <uint64_t>-1:
-                io.result -= moved
+        elif io.slow & SLOW_RESULT and io.result != <uint64_t>-1:
+            io.result -= moved

@@ -6,7 +6,7 @@ import errno
 
 from vbdev.bdev import Bdev, BdevError
 from vbdev.core.batch import IOBatch
-from vbdev.core.engine import Channel
+from vbdev.core.channel import Channel
 from vbdev.core.ram import RamDisk
 from vbdev.geometry import SizedParams, set_geometry
 from vbdev.module_methods import DECODE_OBJECT_FAILED

@@ -10,7 +10,7 @@ import msgspec
 
 from vbdev.bdev import Bdev, BdevError
 from vbdev.core.batch import IOBatch
-from vbdev.core.engine import Channel
+from vbdev.core.channel import Channel
 from vbdev.core.ram import ZeroRegion
 from vbdev.geometry import SizedParams, set_geometry
 from vbdev.module_methods import DECODE_OBJECT_FAILED, ModuleMethod

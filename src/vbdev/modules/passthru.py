@@ -11,7 +11,7 @@ from typing import Any
 
 from vbdev.bdev import ALL_OPS, VirtualBdev
 from vbdev.core.batch import IOBatch
-from vbdev.core.engine import Channel
+from vbdev.core.channel import Channel
 from vbdev.module_methods import DECODE_OBJECT_FAILED
 
 

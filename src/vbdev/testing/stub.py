@@ -7,7 +7,7 @@ from typing import Any
 
 from vbdev.bdev import ALL_OPS, Bdev, VirtualBdev
 from vbdev.core.batch import IOBatch
-from vbdev.core.engine import Channel
+from vbdev.core.channel import Channel
 from vbdev.geometry import SizedParams, set_geometry
 from vbdev.vocab import Status
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from vbdev.bdev import Bdev, BdevError
 from vbdev.core.batch import IOBatch
-from vbdev.core.engine import Channel
+from vbdev.core.channel import Channel
 from vbdev.core.filequeue import FilePath, OpenFile
 from vbdev.module_methods import ModuleMethod, NamedParams
 from vbdev.modules.file.opening import (

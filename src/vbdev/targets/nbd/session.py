@@ -12,7 +12,8 @@ import logging
 import socket
 from collections.abc import Callable
 
-from vbdev.core.engine import Channel, Engine
+from vbdev.core.channel import Channel
+from vbdev.core.engine import Engine
 from vbdev.core.nbd_stream import NbdStream
 from vbdev.reactor import Reactor, Timer, Watch
 from vbdev.targets.nbd.block_status import Extents, find_extents

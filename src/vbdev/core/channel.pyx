@@ -1,0 +1,1039 @@
+"""Channels: one thread's path to one bdev. What each I/O passes on its way down.
+
+`Channel.submit` looks at each I/O once (may it pass, is it in range), pushes a frame, and calls
+the module once for the batch. Budget: 6 ns an I/O and layer at queue depth 32, of which the
+module's own Python is one call for the batch.
+
+What else there is to look at is behind gates: `_admit` sees only I/Os of a type that some gate is
+closed for, so a channel without limits, locks or queues pays nothing for them. An I/O that can
+not go on now is parked: in a queue of the channel, with its children (children.pyx), or with the
+control path (vbdev.control). It holds its frame meanwhile, and each way out of a queue is through
+`_admit` again, at the stage it had reached, or through `_end`.
+"""
+
+from libc.errno cimport EBADF, EINVAL, ELOOP, ENOENT, ENOMEM, EOPNOTSUPP as ENOTSUP
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int8_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memmove, memset
+
+from vbdev.core.batch cimport IOBatch, new_batch
+from vbdev.core.engine cimport ChannelBase, Engine
+from vbdev.core.types cimport (
+    CHILDREN_ABORT,
+    CHILDREN_COMPARE,
+    CHILDREN_COPY,
+    CHILDREN_SPLIT,
+    CHILDREN_ZERO,
+    FLAG_FAST_ZERO,
+    FLAG_ZCOPY_END,
+    GATE_ALIGN,
+    GATE_BUFFER,
+    GATE_FROZEN,
+    GATE_LENGTH,
+    GATE_LOCKED,
+    GATE_NOMEM,
+    GATE_SPLIT,
+    GATES_FOR_ALL,
+    IO_ABORTED,
+    IO_CONTROL,
+    IO_DONE,
+    IO_FAILED,
+    IO_IDLE,
+    IO_NOMEM,
+    IO_PARENT,
+    IO_PENDING,
+    IO_SUBMITTED,
+    IO_SUCCESS,
+    IO_WAITING,
+    MAX_STACK_DEPTH,
+    NUM_ERROR_STATUSES,
+    OP_ABORT,
+    OP_COMPARE,
+    OP_COMPARE_AND_WRITE,
+    OP_COPY,
+    OP_NVME_IO,
+    OP_NVME_IO_MD,
+    OP_READ,
+    OP_RESET,
+    OP_SEEK_DATA,
+    OP_SEEK_HOLE,
+    OP_UNMAP,
+    OP_WRITE,
+    OP_WRITE_UNCORRECTABLE,
+    OP_WRITE_ZEROES,
+    OP_ZCOPY,
+    OP_ZONE_APPEND,
+    SLOW_RESULT,
+    STAGE_ENTER,
+    STAGE_MEMORY,
+    STAGE_NOMEM,
+    STAGE_QOS,
+    STAGE_SPLIT,
+    STAT_CLASSES,
+    STAT_COPY,
+    STAT_READ,
+    STAT_UNMAP,
+    STAT_WRITE,
+    WATCH_COMPLETED,
+    bdev_io,
+    channel_state,
+    io_data_bytes,
+    io_frame,
+    io_holds_memory,
+    io_limits,
+    io_list,
+    io_list_free,
+    io_list_reserve,
+    io_queue,
+    io_queue_join_front,
+    io_queue_pop,
+    io_queue_remove,
+    io_restore,
+    iovec,
+    locked_range,
+)
+
+
+cdef extern from *:
+    """
+    #include <stddef.h>
+    #include <structmember.h>
+
+    /* A property of a cdef class is a call; an attribute at a fixed offset is what the
+       interpreter's LOAD_ATTR specializes for, and `channel.base` is in every vbdev's submit. */
+    static PyMemberDef vbdev_base_member = {"base", T_OBJECT_EX, 0, 0, "Channel to the base bdev."};
+
+    static int vbdev_add_base_member(PyTypeObject *type, Py_ssize_t offset) {
+        PyObject *descriptor;
+        int failed;
+        vbdev_base_member.offset = offset;
+        descriptor = PyDescr_NewMember(type, &vbdev_base_member);
+        if (descriptor == NULL)
+            return -1;
+        failed = PyDict_SetItemString(type->tp_dict, "base", descriptor);
+        Py_DECREF(descriptor);
+        PyType_Modified(type);
+        return failed;
+    }
+    #define VBDEV_BASE_OFFSET \\
+        ((Py_ssize_t)offsetof(struct __pyx_obj_5vbdev_4core_7channel_Channel, base))
+    """
+    int vbdev_add_base_member(type cls, Py_ssize_t offset) except -1
+    Py_ssize_t VBDEV_BASE_OFFSET
+
+cdef extern from "stdlib.h" nogil:
+    void abort()
+
+cdef extern from "time.h" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *out)
+    int CLOCK_MONOTONIC_COARSE
+
+cdef extern from "pythread.h" nogil:
+    unsigned long PyThread_get_thread_ident()
+
+cdef extern from "Python.h":
+    ctypedef struct PyObject
+    PyObject *PyObject_Vectorcall(
+        PyObject *function, PyObject **args, size_t num_args, PyObject *names) noexcept
+    void Py_DECREF(PyObject *object) noexcept
+
+cdef enum:
+    SNAPSHOT = 128
+    NOMEM_THRESHOLD_COUNT = 8           # as SPDK's
+    NOMEM_RETRY_NS = 10000000           # when nothing is outstanding whose end could be waited for
+    SLOW_CALL_NS = 100000000            # a module's call that takes longer is reported
+
+cdef uint64_t ALWAYS_SPECIAL = (
+    (1 << OP_COPY) | (1 << OP_ABORT) | (1 << OP_RESET) | (1 << OP_SEEK_DATA) | (1 << OP_SEEK_HOLE)
+    | (1 << OP_UNMAP) | (1 << OP_ZONE_APPEND) | (1 << OP_COMPARE_AND_WRITE))
+cdef uint64_t WITH_DATA = (
+    (1 << OP_READ) | (1 << OP_WRITE) | (1 << OP_COMPARE) | (1 << OP_COMPARE_AND_WRITE)
+    | (1 << OP_ZONE_APPEND))
+# What a locked range holds up (bdev_io_range_is_locked); reads too when it is quiesced.
+cdef uint64_t LOCKED_OPS = (
+    (1 << OP_WRITE) | (1 << OP_UNMAP) | (1 << OP_WRITE_ZEROES) | (1 << OP_ZCOPY) | (1 << OP_COPY)
+    | (1 << OP_WRITE_UNCORRECTABLE) | (1 << OP_COMPARE_AND_WRITE) | (1 << OP_ZONE_APPEND)
+    | (1 << OP_NVME_IO) | (1 << OP_NVME_IO_MD))
+cdef uint64_t QUIESCED_OPS = LOCKED_OPS | (1 << OP_READ) | (1 << OP_COMPARE)
+# Commands of which the layer does not know the blocks: they may be any.
+cdef uint64_t OPAQUE_OPS = (1 << OP_NVME_IO) | (1 << OP_NVME_IO_MD)
+
+
+cdef inline uint64_t coarse_ns() noexcept nogil:
+    # A few ns for a resolution of a few ms, which is enough to find who blocks.
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now)
+    return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
+
+
+cdef inline bint overlap(uint64_t a, uint64_t num_a, uint64_t b, uint64_t num_b) noexcept nogil:
+    return a < b + num_b and b < a + num_a and num_a and num_b
+
+
+cdef int raise_pending() except -1:
+    # What a bare C API call has raised becomes an exception of the caller.
+    return -1
+
+
+cdef class Channel(ChannelBase):
+    """One thread's path to one bdev, through one descriptor: `submit`, counters, context.
+
+    `base` is the channel to the base bdev (of a vbdev), `context` what the module's
+    `create_channel` returned. Belongs to its engine's thread.
+    """
+
+    def __cinit__(self, Engine engine not None, bdev, descriptor=None):
+        cdef int i
+        self.engine = engine
+        self.bdev = bdev
+        self.descriptor = descriptor
+        self.s.object = <void *>self
+        for i in range(STAT_CLASSES):
+            self.s.stats[i].min_latency_ns = <uint64_t>-1
+        engine.channels.add(self)
+
+    def __dealloc__(self):
+        io_list_free(&self.s.ready)
+        io_list_free(&self.for_control)
+        free(self.ranges)
+
+    @property
+    def reactor(self):
+        """Whose thread it belongs to."""
+        return self.engine.reactor
+
+    def configure(self, *, submit, completed, uint64_t supported_mask, uint64_t ops_mask,
+                  uint64_t num_blocks, uint32_t block_size, uint32_t required_alignment,
+                  unsigned int refused_flags, bint gives_read_buffers, native_mask=None,
+                  limits=None, uint32_t md_len=0, bint check_lengths=False, control=None):
+        """Set what the checks compare with; again after a resize.
+
+        supported_mask: a bit for each op that the bdev carries out, native_mask: for those of
+        them that its module does, where others are emulated here (all when absent); ops_mask: of
+        the supported ones, what the descriptor may submit. required_alignment: of data in memory,
+        in bytes, a power of two. gives_read_buffers: a READ may arrive at the module without a
+        buffer, and the module supplies one. limits: {name of io_limits' field: value}. md_len:
+        bytes of separate metadata of a block. check_lengths: the layer above counts in blocks of
+        another size. control: called as (channel, ios) with RESETs, with COMPARE_AND_WRITEs that
+        have to be emulated and with ABORTs of either; without, they go to the module.
+        """
+        # A bound method is taken apart here, so that no call has to.
+        self.submit_function = getattr(submit, "__func__", submit)
+        self.submit_self = getattr(submit, "__self__", None)
+        if self.submit_function is submit:
+            self.submit_self = None
+        self.module_completed = completed
+        self.control = control
+        self.supported_mask = supported_mask
+        self.s.watch &= ~WATCH_COMPLETED
+        if completed is not None:
+            self.s.watch |= WATCH_COMPLETED
+        self.s.native_mask = supported_mask if native_mask is None else <uint64_t>native_mask
+        self.s.ops_mask = ops_mask
+        self.s.num_blocks = num_blocks
+        self.s.block_size = block_size
+        self.s.md_len = md_len
+        self.s.align_mask = required_alignment - 1
+        self.s.refused_flags = refused_flags
+        memset(&self.s.limits, 0, sizeof(io_limits))
+        if limits:
+            self.s.limits = limits
+        self.s.gates &= ~(GATE_BUFFER | GATE_ALIGN | GATE_LENGTH | GATE_SPLIT)
+        if not gives_read_buffers:
+            self.s.gates |= GATE_BUFFER
+        if required_alignment > 1:
+            self.s.gates |= GATE_ALIGN
+        if check_lengths:
+            self.s.gates |= GATE_LENGTH
+        if limits and any(limits.values()):
+            self.s.gates |= GATE_SPLIT
+        self._arm()
+
+    cdef void _arm(self) noexcept nogil:
+        """Derive from the gates which types `_admit` has to see."""
+        cdef uint32_t gates = self.s.gates
+        cdef io_limits *limits = &self.s.limits
+        cdef uint64_t mask = ALWAYS_SPECIAL | (self.supported_mask & ~self.s.native_mask)
+        if gates & GATES_FOR_ALL:
+            mask = <uint64_t>-1
+        if gates & GATE_BUFFER:
+            mask |= 1 << OP_READ
+        if gates & (GATE_ALIGN | GATE_LENGTH):
+            mask |= WITH_DATA
+        if gates & GATE_SPLIT:
+            if limits.boundary or limits.max_rw or limits.max_segment_bytes or limits.max_segments:
+                mask |= (1 << OP_READ) | (1 << OP_WRITE)
+            if limits.write_unit:
+                mask |= 1 << OP_WRITE
+            if limits.max_write_zeroes:
+                mask |= 1 << OP_WRITE_ZEROES
+        self.s.special_mask = mask
+
+    # The way down
+
+    def submit(self, IOBatch ios not None, /):
+        """Hand a batch to the bdev. It belongs to the callee then. Never blocks.
+
+        Raises RuntimeError, and takes nothing, where the caller is not on the channel's thread
+        or the I/Os are another reactor's: a mistake of the module that calls.
+        """
+        self.submit_batch(ios)
+
+    cdef int submit_batch(self, IOBatch ios) except -1:
+        cdef Py_ssize_t i, n = ios.n, kept = 0, entered = 0
+        cdef Engine engine = self.engine
+        cdef bdev_io **v = ios.v
+        cdef channel_state *s = &self.s
+        cdef uint64_t ops_mask = s.ops_mask, special = s.special_mask, num_blocks = s.num_blocks
+        cdef uint32_t refused = s.refused_flags
+        cdef uint64_t now
+        cdef bdev_io *io
+        cdef io_frame *frame
+        if n == 0:
+            return 0
+        if ios.core is not engine or (
+                engine.thread and engine.thread != PyThread_get_thread_ident()):
+            raise RuntimeError(f"I/Os of one reactor given to {self.bdev!r} on another's thread")
+        if not engine.inside:
+            engine.turn_ns = engine.now_ns()
+        now = engine.turn_ns
+        for i in range(n):
+            io = v[i]
+            if (not ((ops_mask >> io.op) & 1) or io.num_blocks > num_blocks
+                    or io.offset_blocks > num_blocks - io.num_blocks
+                    or io.flags & refused or io.depth >= MAX_STACK_DEPTH):
+                io.state = IO_SUBMITTED
+                io.hooked_depth = 0  # one more trip of the layer above has ended
+                engine.push_done(io, IO_FAILED, self._refusal(io))
+                continue
+            frame = &io.frames[io.depth]
+            frame.channel = s
+            frame.offset_blocks = io.offset_blocks
+            frame.submit_ns = now
+            io.depth += 1
+            io.hooked_depth = 0
+            io.stage = STAGE_ENTER
+            io.status = IO_PENDING
+            io.state = IO_SUBMITTED
+            entered += 1
+            if (special >> io.op) & 1 and not self._admit(io, False):
+                continue
+            if kept != i:
+                v[kept] = io
+            kept += 1
+        ios.n = kept
+        s.outstanding += entered
+        if kept:
+            s.batches += 1
+            s.batched_ios += kept
+            self._deliver(ios)
+        if self.for_control.n:
+            self._hand_to_control()
+        return 0
+
+    cdef int _refusal(self, bdev_io *io) noexcept nogil:
+        if self.closed:
+            return EBADF
+        if not (self.s.ops_mask >> io.op) & 1:
+            # The write bits are missing where the descriptor may only read.
+            return EBADF if (self.supported_mask >> io.op) & 1 else ENOTSUP
+        if io.depth >= MAX_STACK_DEPTH:
+            return ELOOP
+        if io.flags & self.s.refused_flags:
+            return ENOTSUP
+        return EINVAL
+
+    cdef bint _admit(self, bdev_io *io, bint resumed) noexcept nogil:
+        """Take an I/O, whose frame is pushed, as far as it goes now; True: the module's turn.
+
+        False: it is parked, or it has ended. `resumed`: it comes from the front of `nomem`.
+        """
+        cdef uint32_t gates = self.s.gates
+        if io.stage == STAGE_ENTER:
+            if gates & GATE_FROZEN and io.op != OP_RESET:
+                return self._end(io, IO_ABORTED, 0)
+            if gates & GATE_LENGTH and (WITH_DATA >> io.op) & 1 and io.iovcnt and (
+                    io_data_bytes(io) != io.num_blocks * self.s.block_size):
+                return self._end(io, IO_FAILED, EINVAL)
+            if (ALWAYS_SPECIAL >> io.op) & 1 and not self._admit_other(io):
+                return False
+            if gates & GATE_LOCKED and not self._is_child(io) and self._is_locked(io):
+                return self._park(&self.s.locked, io)
+            io.stage = STAGE_SPLIT
+        if io.stage == STAGE_SPLIT:
+            if not (self.s.native_mask >> io.op) & 1:
+                return self._emulate(io)
+            if gates & GATE_SPLIT and self._needs_split(io):
+                if io.op == OP_WRITE and self.s.limits.write_unit and (
+                        io.offset_blocks % self.s.limits.write_unit
+                        or io.num_blocks % self.s.limits.write_unit):
+                    return self._end(io, IO_FAILED, EINVAL)
+                if io.op == OP_READ and io.iovcnt == 0 and not self._give_buffer(io, resumed):
+                    return False
+                return self._adopt(io, CHILDREN_SPLIT)
+            io.stage = STAGE_QOS
+        if io.stage == STAGE_QOS:
+            io.stage = STAGE_MEMORY
+        if gates & GATE_NOMEM and not resumed and io.op != OP_ABORT and io.op != OP_RESET:
+            return self._park(&self.s.nomem, io)
+        return self._admit_memory(io, resumed)
+
+    cdef bint _emulate(self, bdev_io *io) noexcept nogil:
+        if io.op == OP_COMPARE_AND_WRITE:
+            return self._to_control(io)
+        if io.op == OP_WRITE_ZEROES and not io.flags & FLAG_FAST_ZERO:
+            return self._adopt(io, CHILDREN_ZERO)
+        if io.op == OP_COMPARE:
+            return self._adopt(io, CHILDREN_COMPARE)
+        if io.op == OP_COPY:
+            return self._adopt(io, CHILDREN_COPY)
+        return self._end(io, IO_FAILED, ENOTSUP)
+
+    cdef bint _adopt(self, bdev_io *io, int kind) noexcept nogil:
+        if not self.engine.children.adopt(&self.s, io, kind):
+            return self._end(io, IO_FAILED, ENOMEM)
+        self.s.parked += 1
+        return False
+
+    cdef bint _admit_memory(self, bdev_io *io, bint first) noexcept nogil:
+        """Get data where the module needs other data. `first`: nobody waits in front of it."""
+        cdef uint32_t i
+        cdef bint held
+        if not (WITH_DATA >> io.op) & 1:
+            return True
+        if io.op == OP_READ and io.iovcnt == 0:
+            return not self.s.gates & GATE_BUFFER or self._give_buffer(io, first)
+        if self.s.align_mask:
+            if io.bounce != NULL and io.bounce.depth == io.depth:
+                return True  # it got aligned memory before it waited
+            for i in range(io.iovcnt):
+                if (<size_t>io.iovs[i].iov_base | io.iovs[i].iov_len) & self.s.align_mask:
+                    break
+            else:
+                return True
+            held = io_holds_memory(io)
+            if not (held or first or self.s.nomem.head == NULL) or not self.engine.bounce(
+                    io, io.op != OP_READ, io.op == OP_READ, held):
+                return self._no_memory(io, io_data_bytes(io), held)
+        return True
+
+    cdef bint _give_buffer(self, bdev_io *io, bint first) noexcept nogil:
+        """Give a READ that has no buffer one; False: it waits for it, or has ended."""
+        cdef uint64_t length = io.num_blocks * self.s.block_size
+        cdef bint held = io_holds_memory(io)
+        if length == 0:
+            return True
+        if not (held or first or self.s.nomem.head == NULL) or not self.engine.buffers.get(
+                length, held, &io.buf):
+            return self._no_memory(io, length, held)
+        io.iovs = io.iov_inline
+        io.iov_inline[0].iov_base = io.buf.base
+        io.iov_inline[0].iov_len = length
+        io.iovcnt = 1
+        return True
+
+    cdef bint _no_memory(self, bdev_io *io, uint64_t length, bint held) noexcept nogil:
+        if self.engine.buffers.can_ever_get(length, held):
+            return self._park(&self.s.nomem, io)
+        return self._end(io, IO_FAILED, EINVAL)
+
+    cdef bint _admit_other(self, bdev_io *io) noexcept nogil:
+        """Look at what is particular to a type. True: it goes on."""
+        cdef uint64_t num_blocks = self.s.num_blocks
+        if io.op == OP_COPY:
+            if io.src_offset_blocks > num_blocks - io.num_blocks:
+                return self._end(io, IO_FAILED, EINVAL)
+            if io.num_blocks == 0 or io.src_offset_blocks == io.offset_blocks:
+                return self._end(io, IO_SUCCESS, 0)
+        elif io.op == OP_UNMAP:
+            if io.num_blocks == 0:
+                return self._end(io, IO_SUCCESS, 0)
+        elif io.op == OP_COMPARE_AND_WRITE:
+            if io.num_blocks > self.s.limits.acwu:
+                return self._end(io, IO_FAILED, EINVAL)
+        elif io.op == OP_SEEK_DATA or io.op == OP_SEEK_HOLE:
+            if io.offset_blocks >= num_blocks:
+                return self._end(io, IO_FAILED, EINVAL)
+            io.slow |= SLOW_RESULT
+            if not (self.s.native_mask >> io.op) & 1:
+                io.result = io.offset_blocks if io.op == OP_SEEK_DATA else <uint64_t>-1
+                return self._end(io, IO_SUCCESS, 0)
+        elif io.op == OP_ZONE_APPEND:
+            io.slow |= SLOW_RESULT
+        elif io.op == OP_RESET:
+            if self.control is not None and not self._is_child(io):
+                return self._to_control(io)
+        elif io.op == OP_ABORT:
+            return self._admit_abort(io)
+        return True
+
+    cdef bint _admit_abort(self, bdev_io *io) noexcept nogil:
+        """Find the victim, if it is parked; True: the module may have it, or a layer below."""
+        cdef bdev_io *victim = io.victim
+        # Once its victim has ended, the BdevIO may be somebody else's.
+        if victim == NULL or victim.generation != <uint32_t>io.result:
+            return self._end(io, IO_FAILED, ENOENT)
+        if victim.op == OP_RESET or victim.op == OP_ABORT:
+            return self._end(io, IO_FAILED, ENOTSUP)
+        if victim.state == IO_WAITING:
+            (<Channel>victim.frames[victim.depth - 1].channel.object)._abort_parked(victim)
+            return self._end(io, IO_SUCCESS, 0)
+        if victim.state == IO_PARENT or victim.state == IO_CONTROL:
+            if victim.frames[victim.depth - 1].channel != &self.s:
+                return True
+            if victim.state == IO_CONTROL:
+                return self._to_control(io)
+            return self._adopt(io, CHILDREN_ABORT)
+        if victim.state != IO_SUBMITTED or victim.depth < io.depth:
+            # Too late; or the layer above, which has it, does not let it go.
+            return self._end(io, IO_FAILED, ENOENT)
+        return True
+
+    cdef bint _is_child(self, const bdev_io *io) noexcept nogil:
+        """Whether it was made at this very channel."""
+        return io.depth == 1 and io.owner == &self.engine.children.o
+
+    cdef bint _needs_split(self, bdev_io *io) noexcept nogil:
+        cdef io_limits *limits = &self.s.limits
+        cdef uint64_t boundary, most
+        cdef uint32_t i
+        if io.op == OP_READ or io.op == OP_WRITE:
+            if io.op == OP_WRITE and limits.write_unit:
+                boundary = limits.write_unit
+                if io.num_blocks % boundary:
+                    return True
+            else:
+                boundary = limits.boundary
+            if boundary and io.offset_blocks % boundary + io.num_blocks > boundary:
+                return True
+            if limits.max_rw and io.num_blocks > limits.max_rw:
+                return True
+            if limits.max_segments and io.iovcnt > limits.max_segments:
+                return True
+            if limits.max_segment_bytes:
+                if io.iovcnt == 0:
+                    return io.num_blocks * self.s.block_size > limits.max_segment_bytes
+                for i in range(io.iovcnt):
+                    if io.iovs[i].iov_len > limits.max_segment_bytes:
+                        return True
+            return False
+        if io.op == OP_UNMAP:
+            most = limits.max_unmap
+        elif io.op == OP_WRITE_ZEROES:
+            most = limits.max_write_zeroes
+        elif io.op == OP_COPY:
+            most = limits.max_copy
+        else:
+            return False
+        return most and io.num_blocks > most
+
+    # Parking
+
+    cdef bint _end(self, bdev_io *io, int8_t status, int32_t err) noexcept nogil:
+        """Complete an I/O that the module does not see, or not again; return False."""
+        if io.stage != STAGE_NOMEM:
+            io.hooked_depth = io.depth
+        io.state = IO_SUBMITTED
+        self.engine.push_done(io, status, err)
+        return False
+
+    cdef bint _park(self, io_queue *queue, bdev_io *io) noexcept nogil:
+        self.engine.wait_in(queue, io)
+        return False
+
+    cdef bint _unpark(self, io_queue *queue, bdev_io *io) noexcept nogil:
+        """Account for an I/O that has left a queue."""
+        self.s.parked -= 1
+        self.engine.waiting -= 1
+        io.state = IO_SUBMITTED
+        if io == self.nomem_last:
+            self.nomem_last = NULL
+        if io.stage == STAGE_NOMEM:
+            self.nomem_in_queue -= 1
+            if self.nomem_in_queue == 0:
+                self.s.gates &= ~GATE_NOMEM
+                self._arm()
+        return True
+
+    cdef bint _abort_parked(self, bdev_io *io) noexcept nogil:
+        """Complete an I/O that waits in a queue here as ABORTED."""
+        if io_queue_remove(&self.s.nomem, io):
+            self._unpark(&self.s.nomem, io)
+        elif io_queue_remove(&self.s.qos, io):
+            self._unpark(&self.s.qos, io)
+        elif io_queue_remove(&self.s.locked, io):
+            self._unpark(&self.s.locked, io)
+        else:
+            return False
+        self._end(io, IO_ABORTED, 0)
+        return True
+
+    cdef int _end_queue(self, io_queue *queue, int8_t status) noexcept nogil:
+        cdef bdev_io *io = io_queue_pop(queue)
+        while io != NULL:
+            self._unpark(queue, io)
+            self._end(io, status, 0)
+            io = io_queue_pop(queue)
+        return 0
+
+    cdef bint take_back(self, bdev_io *io) noexcept nogil:
+        """Queue an I/O for which the module had no room, in front of those that wait already.
+
+        It is tried again when the module has clearly less to do than now, or after a while when
+        it has nothing to do (spdk_bdev_io_complete with SPDK_BDEV_IO_STATUS_NOMEM).
+        """
+        cdef channel_state *s = &self.s
+        cdef uint64_t in_module
+        if s.gates & GATE_FROZEN or self.closed:
+            io.status = IO_ABORTED
+            return False
+        io_restore(io)
+        while io.bounce != NULL and io.bounce.depth == io.depth:
+            self.engine.unbounce(io)
+        io.status = IO_PENDING
+        io.err = 0
+        io.stage = STAGE_NOMEM
+        io.state = IO_WAITING
+        if self.nomem_last == NULL:
+            io.next = s.nomem.head
+            s.nomem.head = io
+        else:
+            io.next = self.nomem_last.next
+            self.nomem_last.next = io
+        if io.next == NULL:
+            s.nomem.tail = io
+        s.nomem.n += 1
+        self.nomem_last = io
+        self.nomem_in_queue += 1
+        s.parked += 1
+        self.engine.waiting += 1
+        s.retries += 1
+        if not s.gates & GATE_NOMEM:
+            s.gates |= GATE_NOMEM
+            self._arm()
+        in_module = s.outstanding - s.parked
+        self.nomem_threshold = in_module // 2
+        if in_module > 2 * NOMEM_THRESHOLD_COUNT:
+            self.nomem_threshold = in_module - NOMEM_THRESHOLD_COUNT
+        self.nomem_retry_ns = 0
+        if in_module == 0:
+            self.nomem_retry_ns = self.engine.turn_ns + NOMEM_RETRY_NS
+            self.engine.wake_at(self.nomem_retry_ns)
+        return True
+
+    cdef int resume(self) except -1:
+        """Let I/Os go on whose wait is over: for memory, for the module, for their rate."""
+        cdef channel_state *s = &self.s
+        cdef uint64_t in_module = s.outstanding - s.parked
+        cdef bdev_io *io = s.nomem.head
+        if io == NULL:
+            return 0
+        if io.stage == STAGE_NOMEM:
+            if in_module > self.nomem_threshold:
+                return 0
+            if in_module == 0 and self.engine.turn_ns < self.nomem_retry_ns:
+                self.engine.wake_at(self.nomem_retry_ns)
+                return 0
+        self._resume_queue(&s.nomem)
+        return 0
+
+    cdef int _resume_queue(self, io_queue *queue) except -1:
+        """Admit the I/Os of a queue again, in order, until one has to wait again in it."""
+        cdef IOBatch ios = new_batch(self.engine)
+        cdef io_queue rest = queue[0]
+        cdef io_queue blocked
+        cdef bdev_io *io
+        queue.head = queue.tail = NULL
+        queue.n = 0
+        self.nomem_last = NULL
+        ios.reserve(rest.n)
+        while rest.head != NULL and queue.head == NULL:
+            io = io_queue_pop(&rest)
+            self._unpark(queue, io)
+            if io.stage == STAGE_NOMEM:
+                io.stage = STAGE_MEMORY
+            io.status = IO_PENDING
+            if self._admit(io, queue == &self.s.nomem):
+                io.hooked_depth = 0
+                ios.append(io)
+        # Those for which the module's `copy_data` finds no memory stay in front.
+        blocked = queue[0]
+        queue.head = queue.tail = NULL
+        queue.n = 0
+        try:
+            if ios.n:
+                self._deliver(ios)
+        finally:
+            io_queue_join_front(&rest, &blocked)
+            io_queue_join_front(&rest, queue)
+            queue[0] = rest
+        if self.for_control.n:
+            self._hand_to_control()
+        return 0
+
+    def abort_waiting(self):
+        """End the I/Os that wait for memory or for the module as ABORTED."""
+        self._end_queue(&self.s.nomem, IO_ABORTED)
+
+    # The control path
+
+    cdef bint _to_control(self, bdev_io *io) noexcept nogil:
+        if self.control is None:
+            return self._end(io, IO_FAILED, ENOTSUP)
+        if not io_list_reserve(&self.for_control, 1):
+            abort()  # no memory for 8 bytes: an I/O must never be lost silently
+        self.for_control.v[self.for_control.n] = io
+        self.for_control.n += 1
+        self.s.parked += 1
+        io.state = IO_CONTROL
+        return False
+
+    cdef int _hand_to_control(self) except -1:
+        cdef IOBatch ios = new_batch(self.engine)
+        cdef Py_ssize_t n = self.for_control.n
+        ios.reserve(n)
+        memcpy(<void *>ios.v, <void *>self.for_control.v, n * sizeof(void *))
+        ios.n = n
+        self.for_control.n = 0
+        try:
+            self.control(self, ios)
+        except Exception as error:
+            self.engine.report(self, error, ios.n)
+            self.finish(ios, IO_FAILED)
+        return 0
+
+    def finish(self, IOBatch ios not None, int status, int detail=0, uint32_t cdw0=0):
+        """Complete I/Os that `control` was given."""
+        cdef Py_ssize_t i
+        for i in range(ios.n):
+            if ios.v[i].state != IO_CONTROL:
+                raise RuntimeError(f"{self.bdev!r}: an I/O that is not with its control path ends")
+        for i in range(ios.n):
+            self.s.parked -= 1
+            ios.v[i].cdw0 = cdw0
+            self._end(ios.v[i], <int8_t>status, detail)
+        ios.n = 0
+
+    def run_children(self, IOBatch ios not None, callback):
+        """Carry out one I/O that `control` was given: RESET by the module, COMPARE_AND_WRITE by a
+        COMPARE and a WRITE. callback(ios, status, detail, cdw0) when it has; `finish` is the
+        caller's.
+        """
+        if ios.n != 1 or ios.v[0].state != IO_CONTROL:
+            raise RuntimeError(f"{self.bdev!r}: run_children takes one I/O of the control path")
+        self.engine.children.run(&self.s, ios, callback)
+
+    def freeze(self):
+        """Let nothing in but RESET, and end what waits (SPDK: BDEV_CH_RESET_IN_PROGRESS)."""
+        self.s.gates |= GATE_FROZEN
+        self._arm()
+        self._end_queue(&self.s.nomem, IO_ABORTED)
+        self._end_queue(&self.s.qos, IO_ABORTED)
+
+    def unfreeze(self):
+        """Let I/O in again."""
+        self.s.gates &= ~GATE_FROZEN
+        self._arm()
+
+    def lock_range(self, uint64_t number, uint64_t offset_blocks, uint64_t num_blocks,
+                   bint quiesce):
+        """Hold up I/O that changes these blocks; with `quiesce` what reads them too."""
+        cdef void *grown = realloc(self.ranges, (self.num_ranges + 1) * sizeof(locked_range))
+        if grown == NULL:
+            raise MemoryError
+        self.ranges = <locked_range *>grown
+        self.ranges[self.num_ranges].number = number
+        self.ranges[self.num_ranges].offset_blocks = offset_blocks
+        self.ranges[self.num_ranges].num_blocks = num_blocks
+        self.ranges[self.num_ranges].quiesce = quiesce
+        self.num_ranges += 1
+        self.s.gates |= GATE_LOCKED
+        self._arm()
+
+    def unlock_range(self, uint64_t number):
+        """Undo `lock_range`; what it held up goes on, in order."""
+        cdef size_t i
+        for i in range(self.num_ranges):
+            if self.ranges[i].number == number:
+                self.num_ranges -= 1
+                memmove(&self.ranges[i], &self.ranges[i + 1],
+                        (self.num_ranges - i) * sizeof(locked_range))
+                break
+        if self.num_ranges == 0:
+            self.s.gates &= ~GATE_LOCKED
+            self._arm()
+        if self.s.locked.head != NULL:
+            self._resume_locked()
+
+    cdef int _resume_locked(self) except -1:
+        """Admit all that no lock holds any more; those that one does stay, in order."""
+        cdef IOBatch ios = new_batch(self.engine)
+        cdef io_queue rest = self.s.locked
+        cdef bdev_io *io
+        self.s.locked.head = self.s.locked.tail = NULL
+        self.s.locked.n = 0
+        ios.reserve(rest.n)
+        while rest.head != NULL:
+            io = io_queue_pop(&rest)
+            self._unpark(&self.s.locked, io)
+            if self._admit(io, False):
+                ios.append(io)
+        if ios.n:
+            self._deliver(ios)
+        if self.for_control.n:
+            self._hand_to_control()
+        return 0
+
+    cdef bint _is_locked(self, const bdev_io *io) noexcept nogil:
+        cdef size_t i
+        cdef locked_range *at
+        if io.op == OP_ZCOPY and io.flags & FLAG_ZCOPY_END:
+            return False
+        for i in range(self.num_ranges):
+            at = &self.ranges[i]
+            if touches(io.op, io.offset_blocks, io.src_offset_blocks, io.num_blocks,
+                       at.offset_blocks, at.num_blocks, at.quiesce):
+                return True
+        return False
+
+    def outstanding_in(self, uint64_t offset_blocks, uint64_t num_blocks, bint quiesce):
+        """Return how many I/Os are under way here that a lock of this range would hold up."""
+        cdef Engine engine = self.engine
+        cdef uint32_t i
+        cdef uint8_t d
+        cdef bdev_io *io
+        cdef io_frame *frame
+        cdef uint64_t src
+        cdef int count = 0
+        if self.s.outstanding == self.s.locked.n:
+            return 0
+        for i in range(engine.pool_size + engine.reserve_high_water):
+            if engine.pool_high_water <= i < engine.pool_size:
+                continue
+            io = <bdev_io *>(engine.pool + <size_t>i * sizeof(bdev_io))
+            if io.state == IO_IDLE or io.state == IO_CONTROL:
+                continue
+            for d in range(io.depth):
+                frame = &io.frames[d]
+                if frame.channel != &self.s or (
+                        d + 1 == io.depth and io.state == IO_WAITING and io.stage == STAGE_ENTER):
+                    continue
+                src = io.src_offset_blocks + frame.offset_blocks - io.offset_blocks
+                if touches(io.op, frame.offset_blocks, src, io.num_blocks,
+                           offset_blocks, num_blocks, quiesce):
+                    count += 1
+                    break
+        return count
+
+    cdef bint _holds(self, const bdev_io *io) noexcept nogil:
+        """Whether this channel's module has the I/O: it is neither below, nor done, nor waiting."""
+        return (io.state == IO_SUBMITTED and io.depth > 0
+                and io.frames[io.depth - 1].channel == &self.s)
+
+    cdef int _deliver(self, IOBatch ios) except -1:
+        """Call the module; what it still holds when it raises is failed."""
+        cdef bdev_io *snapshot[SNAPSHOT]
+        cdef bdev_io **copy = snapshot
+        cdef Py_ssize_t i, n = ios.n
+        cdef Engine engine = self.engine
+        cdef object function = self.submit_function
+        cdef object owner = self.submit_self
+        cdef PyObject *args[3]
+        cdef PyObject *result
+        cdef uint64_t took_ns, blocked_ns
+        if n > SNAPSHOT:
+            copy = <bdev_io **>malloc(n * sizeof(void *))
+            if copy == NULL:
+                ios.finish_all(IO_NOMEM, ENOMEM)
+                return 0
+        for i in range(n):
+            copy[i] = ios.v[i]
+        args[0] = <PyObject *>owner
+        args[1] = <PyObject *>self
+        args[2] = <PyObject *>ios
+        engine.inside += 1
+        blocked_ns = engine.blocked_ns
+        took_ns = coarse_ns()
+        # The call itself, where `try` would save and restore the thread's exception state.
+        if owner is None:
+            result = PyObject_Vectorcall(<PyObject *>function, args + 1, 2, NULL)
+        else:
+            result = PyObject_Vectorcall(<PyObject *>function, args, 3, NULL)
+        engine.inside -= 1
+        took_ns = coarse_ns() - took_ns
+        if took_ns >= SLOW_CALL_NS:
+            self._was_slow(took_ns, blocked_ns)
+        if result == NULL:
+            try:
+                self._module_failed(copy, n)
+            finally:
+                if copy != snapshot:
+                    free(<void *>copy)
+            return 0
+        Py_DECREF(result)
+        if copy != snapshot:
+            free(<void *>copy)
+        return 0
+
+    cdef int _module_failed(self, bdev_io **copy, Py_ssize_t n) except -1:
+        """Fail what the module that has just raised still holds, and report what it raised."""
+        cdef Py_ssize_t failed
+        try:
+            raise_pending()
+        except BaseException as error:
+            failed = self._fail_held(copy, n)
+            if not isinstance(error, Exception):
+                raise  # KeyboardInterrupt is nobody's failure
+            self.engine.report(self, error, failed)
+        return 0
+
+    cdef int _was_slow(self, uint64_t took_ns, uint64_t blocked_ns) except -1:
+        """Report a call that took long, unless it was one further down that did."""
+        cdef Engine engine = self.engine
+        took_ns -= engine.blocked_ns - blocked_ns
+        if took_ns >= SLOW_CALL_NS:
+            engine.blocked_ns += took_ns
+            if engine.on_slow_module is not None:
+                engine.on_slow_module(self, took_ns)
+        return 0
+
+    cdef Py_ssize_t _fail_held(self, bdev_io **v, Py_ssize_t n) noexcept nogil:
+        """Fail those of the n I/Os that the module holds; return how many they were."""
+        cdef Py_ssize_t i, failed = 0
+        for i in range(n):
+            if self._holds(v[i]):
+                self.engine.push_done(v[i], IO_FAILED, 0)
+                failed += 1
+        if failed:
+            with gil:
+                self.engine.forget_done()
+        return failed
+
+    cdef int run_completed(self) except -1:
+        """Show the module its completed I/Os; send up those that it left in the batch.
+
+        The batch may be another's by then: a module that tries again gives it to its base.
+        """
+        cdef channel_state *state = &self.s
+        cdef Engine engine = self.engine
+        cdef IOBatch ios = new_batch(engine)
+        cdef bdev_io *io
+        cdef Py_ssize_t i, failed, kept = 0
+        cdef uint64_t now, blocked_ns = engine.blocked_ns, took_ns
+        ios.reserve(state.ready.n)
+        memcpy(<void *>ios.v, <void *>state.ready.v, state.ready.n * sizeof(void *))
+        ios.n = state.ready.n
+        state.ready_queued = False
+        took_ns = coarse_ns()
+        try:
+            self.module_completed(self, ios)
+        except BaseException as error:
+            # Nothing is added to `ready` meanwhile, since `drain` alone does that.
+            failed = self._fail_held(state.ready.v, state.ready.n)
+            state.ready.n = 0
+            if not isinstance(error, Exception):
+                raise  # KeyboardInterrupt is nobody's failure
+            engine.report(self, error, failed)
+            return 0
+        state.ready.n = 0
+        took_ns = coarse_ns() - took_ns
+        if took_ns >= SLOW_CALL_NS:
+            self._was_slow(took_ns, blocked_ns)
+        now = engine.now_ns()
+        for i in range(ios.n):
+            io = ios.v[i]
+            if not self._holds(io):
+                ios.v[kept] = io
+                kept += 1
+                continue
+            if io.status == IO_PENDING:  # held since `submit`, and put into the batch
+                io.status = IO_SUCCESS
+            io.hooked_depth = io.depth
+            engine._unwind(io, now)
+        ios.n = kept
+        return 0
+
+    # Counters
+
+    @property
+    def outstanding(self):
+        """I/Os that have entered and not left."""
+        return self.s.outstanding
+
+    @property
+    def waiting(self):
+        """I/Os in its queues: for memory or room in the module, for a range, for their rate."""
+        return self.s.nomem.n + self.s.locked.n + self.s.qos.n
+
+    @property
+    def retries(self):
+        """I/Os that the module had no room for (SPDK: num_retries)."""
+        return self.s.retries
+
+    @property
+    def mean_batch(self):
+        """I/Os a module's `submit` received at once, on average."""
+        return self.s.batched_ios / self.s.batches if self.s.batches else 0.0
+
+    def stats(self):
+        """Return {"read"|"write"|"unmap"|"copy": (ops, blocks, latency_ns, longest, shortest)}.
+
+        Times are ns; min is 0 without a sample. Only I/Os that succeeded count, as in SPDK.
+        """
+        out = {}
+        for name, index in (("read", STAT_READ), ("write", STAT_WRITE),
+                            ("unmap", STAT_UNMAP), ("copy", STAT_COPY)):
+            stat = self.s.stats[<int>index]
+            out[name] = (stat.ops, stat.blocks, stat.latency_ns, stat.max_latency_ns,
+                         stat.min_latency_ns if stat.min_latency_ns != <uint64_t>-1 else 0)
+        return out
+
+    def errors(self):
+        """Return {status: count} of I/Os that failed."""
+        cdef int i
+        return {-i: self.s.errors[i] for i in range(1, NUM_ERROR_STATUSES) if self.s.errors[i]}
+
+    def reset_stats(self, bint counts, bint extremes, bint errors):
+        """Set counters back to nothing: sums, longest and shortest, errors."""
+        cdef int i
+        for i in range(STAT_CLASSES):
+            if counts:
+                self.s.stats[i].ops = self.s.stats[i].blocks = self.s.stats[i].latency_ns = 0
+            if extremes:
+                self.s.stats[i].max_latency_ns = 0
+                self.s.stats[i].min_latency_ns = <uint64_t>-1
+        if errors:
+            memset(self.s.errors, 0, sizeof(self.s.errors))
+
+    def close(self):
+        """Leave the engine. Only without outstanding I/O."""
+        if self.s.outstanding:
+            raise RuntimeError(
+                f"channel of {self.bdev!r} has {self.s.outstanding} I/Os outstanding")
+        self.engine.channels.discard(self)
+        self.closed = True
+        self.s.ops_mask = self.supported_mask = 0
+        self.base = None
+        self.context = None
+        self.submit_function = None
+        self.submit_self = None
+        self.module_completed = None
+        self.control = None
+
+
+cdef bint touches(uint8_t op, uint64_t offset, uint64_t src, uint64_t num, uint64_t start,
+                  uint64_t length, bint quiesce) noexcept nogil:
+    """Whether a lock of `length` blocks from `start` holds up an I/O like this."""
+    if not ((QUIESCED_OPS if quiesce else LOCKED_OPS) >> op) & 1:
+        return False
+    if (OPAQUE_OPS >> op) & 1:
+        return length > 0
+    return overlap(offset, num, start, length) or (
+        quiesce and op == OP_COPY and overlap(src, num, start, length))
+
+
+vbdev_add_base_member(Channel, VBDEV_BASE_OFFSET)

@@ -1,0 +1,3 @@
+from vbdev.core.engine import ChildOwner
+
+class Children(ChildOwner): ...

@@ -1,0 +1,531 @@
+"""Children: I/Os that become several at a channel, by its limits or to do what its module can not.
+
+A parent keeps its frame and waits at its channel. Its children are BdevIOs of their own, which
+enter the same channel's module; where they end, the parent gets more of them, or ends itself,
+with the first failure of any. Children are counted and traced like any I/O; a parent is not.
+
+A split never waits for ever: a parent that has no child may take a BdevIO of the engine's
+reserve when the pool is empty, one such chain at a time.
+"""
+
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.errno cimport EINVAL, ENOMEM
+from libc.stddef cimport size_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp
+
+from vbdev.core.batch cimport IOBatch, new_batch
+from vbdev.core.channel cimport Channel
+from vbdev.core.engine cimport ChildOwner
+from vbdev.core.types cimport (
+    CHILDREN_ABORT,
+    CHILDREN_COMPARE,
+    CHILDREN_CONTROL,
+    CHILDREN_COPY,
+    CHILDREN_SPLIT,
+    CHILDREN_ZERO,
+    FLAG_FUA,
+    INLINE_IOVS,
+    IO_ABORTED,
+    IO_CONTROL,
+    IO_FAILED,
+    IO_MISCOMPARE,
+    IO_PARENT,
+    IO_PENDING,
+    IO_SUBMITTED,
+    IO_SUCCESS,
+    OP_ABORT,
+    OP_COMPARE,
+    OP_COMPARE_AND_WRITE,
+    OP_COPY,
+    OP_READ,
+    OP_RESET,
+    OP_UNMAP,
+    OP_WRITE,
+    OP_WRITE_ZEROES,
+    SLOW_UNCOUNTED,
+    bdev_io,
+    channel_state,
+    io_holds_memory,
+    io_limits,
+    iovec,
+)
+
+
+cdef extern from "sys/mman.h" nogil:
+    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
+    int munmap(void *addr, size_t length)
+    int PROT_READ, MAP_PRIVATE, MAP_ANONYMOUS
+    void *MAP_FAILED
+
+cdef enum:
+    MAX_CHILD_IOVS = 32         # as SPDK's BDEV_IO_NUM_CHILD_IOV
+    MAX_READ_WRITE_CHILDREN = 64
+    MAX_OTHER_CHILDREN = 8      # UNMAP, WRITE_ZEROES, COPY: as SPDK
+    ZERO_BYTES = 1 << 20
+    PIECE_BYTES = 128 << 10     # that an emulated COMPARE or COPY reads at once
+
+
+cdef inline bdev_io *next_child(const bdev_io *io) noexcept nogil:
+    return <bdev_io *>io.cookie
+
+
+cdef class Children(ChildOwner):
+    """The owner of all children on one reactor. The engine makes it."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.zeroes = mmap(NULL, ZERO_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        if self.zeroes == MAP_FAILED:
+            self.zeroes = NULL
+            raise MemoryError("no address space for a region of zeroes")
+
+    def __dealloc__(self):
+        if self.zeroes != NULL:
+            munmap(self.zeroes, ZERO_BYTES)
+
+    # Parents
+
+    cdef bint adopt(self, channel_state *s, bdev_io *io, int kind) noexcept nogil:
+        cdef io_parent *parent = <io_parent *>calloc(1, sizeof(io_parent))
+        if parent == NULL:
+            return False
+        parent.io = io
+        parent.channel = s
+        parent.kind = <uint8_t>kind
+        parent.status = IO_SUCCESS
+        io.parent = parent
+        io.state = IO_PARENT
+        io.slow |= SLOW_UNCOUNTED
+        io.uncounted_depth = io.depth
+        self._prepare(parent)
+        self._now_due(parent)
+        return True
+
+    cdef int run(self, channel_state *s, ios, callback) except -1:
+        cdef bdev_io *io = (<IOBatch>ios).v[0]
+        if not self.adopt(s, io, CHILDREN_CONTROL):
+            raise MemoryError
+        io.parent.callback = <PyObject *>callback
+        io.parent.ios = <PyObject *>ios
+        Py_INCREF(callback)
+        Py_INCREF(ios)
+        return 0
+
+    cdef void _now_due(self, io_parent *parent) noexcept nogil:
+        if parent.is_due:
+            return
+        parent.is_due = True
+        parent.next = NULL
+        if self.first_due == NULL:
+            self.first_due = parent
+        else:
+            self.last_due.next = parent
+        self.last_due = parent
+        self.due = True
+
+    cdef void _prepare(self, io_parent *parent) noexcept nogil:
+        """Say what children the parent's kind, or its next phase, is made of."""
+        cdef bdev_io *io = parent.io
+        cdef channel_state *s = parent.channel
+        cdef uint64_t apart
+        parent.child_op = io.op
+        parent.done = 0
+        parent.left = io.num_blocks
+        parent.piece = io.num_blocks
+        parent.iovs = io.iovs
+        parent.iovcnt = io.iovcnt
+        parent.iov = 0
+        parent.iov_bytes = 0
+        parent.at_most = MAX_OTHER_CHILDREN
+        if parent.kind == CHILDREN_CONTROL:
+            if io.op == OP_RESET:
+                parent.left = 1
+                parent.at_most = 1
+            elif parent.phase == 0:
+                parent.child_op = OP_COMPARE
+                if not (s.native_mask >> OP_COMPARE) & 1:
+                    parent.child_op = OP_READ
+                    parent.piece = PIECE_BYTES // s.block_size
+            else:
+                parent.child_op = OP_WRITE
+                parent.iovs = io.iovs2
+                parent.iovcnt = io.iovcnt2
+                parent.at_most = MAX_READ_WRITE_CHILDREN
+        elif parent.kind == CHILDREN_SPLIT:
+            if io.op == OP_READ or io.op == OP_WRITE:
+                parent.at_most = MAX_READ_WRITE_CHILDREN
+            elif io.op == OP_UNMAP:
+                parent.piece = s.limits.max_unmap
+            elif io.op == OP_WRITE_ZEROES:
+                parent.piece = s.limits.max_write_zeroes
+            elif io.op == OP_COPY:
+                parent.piece = s.limits.max_copy
+        elif parent.kind == CHILDREN_ZERO:
+            parent.child_op = OP_WRITE
+            parent.piece = ZERO_BYTES // s.block_size
+            if s.md_len > s.block_size:
+                parent.piece = ZERO_BYTES // s.md_len
+            if s.limits.write_unit:
+                parent.piece -= parent.piece % s.limits.write_unit
+            if s.limits.max_write_zeroes and s.limits.max_write_zeroes < parent.piece:
+                parent.piece = s.limits.max_write_zeroes
+        elif parent.kind == CHILDREN_COMPARE:
+            parent.child_op = OP_READ
+            parent.piece = PIECE_BYTES // s.block_size
+        elif parent.kind == CHILDREN_COPY:
+            parent.child_op = OP_READ
+            parent.piece = PIECE_BYTES // s.block_size
+            if s.limits.max_copy and s.limits.max_copy < parent.piece:
+                parent.piece = s.limits.max_copy
+            if s.limits.write_unit:
+                parent.piece -= parent.piece % s.limits.write_unit
+        else:
+            parent.left = 0
+        if parent.piece == 0:
+            parent.piece = 1
+        if io.op == OP_COPY:
+            # Onto itself, piece by piece and from the right end, as memmove does.
+            apart = io.offset_blocks - io.src_offset_blocks
+            if apart < io.num_blocks or -apart < io.num_blocks:
+                parent.at_most = 1
+                parent.backward = apart < io.num_blocks
+
+    cdef int _end(self, io_parent *parent) except -1:
+        """End a parent that has no child left."""
+        cdef bdev_io *io = parent.io
+        cdef channel_state *s = parent.channel
+        io.parent = NULL
+        if parent.callback == NULL:
+            s.parked -= 1
+            io.state = IO_SUBMITTED
+            io.hooked_depth = io.depth  # the module saw its children
+            io.cdw0 = parent.cdw0
+            self.engine.push_done(io, parent.status, parent.err)
+            free(parent)
+            return 0
+        io.state = IO_CONTROL
+        callback = <object>parent.callback
+        ios = <object>parent.ios
+        Py_DECREF(callback)
+        Py_DECREF(ios)
+        status, detail, cdw0 = parent.status, parent.err, parent.cdw0
+        free(parent)
+        callback(ios, status, detail, cdw0)
+        return 0
+
+    # Children
+
+    cdef size_t go_on(self) except? 0:
+        cdef io_parent *parent = self.first_due
+        cdef io_parent *following
+        cdef IOBatch ios
+        cdef Channel channel = None
+        cdef size_t made = 0
+        self.first_due = self.last_due = NULL
+        self.due = False
+        ios = new_batch(self.engine)
+        while parent != NULL:
+            following = parent.next
+            parent.is_due = False
+            if channel is None or parent.channel != &channel.s:
+                if ios.n:
+                    made += ios.n
+                    channel.submit_batch(ios)
+                    ios = new_batch(self.engine)
+                channel = <Channel>parent.channel.object
+            if parent.kind == CHILDREN_ABORT and not parent.phase:
+                self._make_aborts(parent, ios)
+            else:
+                self._make_all(parent, ios)
+            if parent.outstanding == 0 and (parent.stop or parent.left == 0):
+                if parent.stop and parent.status == IO_SUCCESS:
+                    parent.status = IO_ABORTED
+                made += 1
+                self._end(parent)
+            parent = following
+        if ios.n:
+            made += ios.n
+            channel.submit_batch(ios)
+        return made
+
+    cdef int _make_all(self, io_parent *parent, IOBatch ios) except -1:
+        """Make as many children as may be under way, and as BdevIOs are there for."""
+        cdef bdev_io *child
+        cdef int failure
+        while parent.left and not parent.stop and parent.outstanding < parent.at_most:
+            ios.reserve(1)
+            child = self.engine.get_child(parent.outstanding == 0 and (
+                self.engine.reserve_in_use == 0 or parent.io.index >= self.engine.pool_size))
+            if child == NULL:
+                if parent.outstanding == 0:
+                    self._now_due(parent)  # starved: when the next BdevIO is free
+                return 0
+            failure = self._make_one(parent, child)
+            if failure:
+                free(child.own)
+                self.engine.put_io(child)
+                parent.stop = True
+                if parent.status == IO_SUCCESS:
+                    parent.status = IO_FAILED
+                    parent.err = failure
+                return 0
+            self._link(parent, child)
+            ios.append(child)
+        return 0
+
+    cdef void _link(self, io_parent *parent, bdev_io *child) noexcept nogil:
+        child.owner = &self.o
+        child.parent = parent
+        child.privileged = (
+            child.index >= self.engine.pool_size or io_holds_memory(parent.io))
+        self.o.in_flight += 1
+        parent.outstanding += 1
+        child.cookie = <uint64_t>parent.children
+        child.tag = 0
+        if parent.children != NULL:
+            parent.children.tag = <uint64_t>child
+        parent.children = child
+
+    cdef int _make_one(self, io_parent *parent, bdev_io *child) noexcept nogil:
+        """Fill a child in with the next piece; return an errno where there can be none."""
+        cdef bdev_io *io = parent.io
+        cdef channel_state *s = parent.channel
+        cdef uint64_t blocks = parent.piece if parent.piece < parent.left else parent.left
+        cdef uint64_t at = parent.done
+        cdef uint64_t boundary
+        child.op = parent.child_op
+        child.dif_exclude = io.dif_exclude
+        child.domain = io.domain
+        if io.op == OP_RESET:
+            child.offset_blocks = child.num_blocks = 0
+            parent.left = 0
+            return 0
+        if parent.backward:
+            at = parent.left - blocks
+        child.offset_blocks = io.offset_blocks + at
+        child.num_blocks = blocks
+        if child.op == OP_COMPARE:
+            child.iovs = io.iovs
+            child.iovcnt = io.iovcnt
+            child.md = io.md
+        elif child.op == OP_COPY:
+            child.flags = io.flags
+            child.src_offset_blocks = io.src_offset_blocks + at
+        elif parent.kind == CHILDREN_COPY:
+            child.domain = NULL
+            child.offset_blocks = io.src_offset_blocks + at
+            child.src_offset_blocks = io.offset_blocks + at  # where it is written then
+        elif parent.kind == CHILDREN_ZERO:
+            child.domain = NULL
+            child.flags = io.flags & FLAG_FUA
+            child.iov_inline[0].iov_base = self.zeroes
+            child.iov_inline[0].iov_len = blocks * s.block_size
+            child.iovcnt = 1
+            if s.md_len:
+                child.md = self.zeroes
+        elif child.op == OP_READ and parent.kind != CHILDREN_SPLIT:  # to be compared
+            child.domain = NULL
+            if io.md != NULL:
+                child.own = malloc(blocks * s.md_len)
+                if child.own == NULL:
+                    return ENOMEM
+                child.md = child.own
+        elif child.op == OP_READ or child.op == OP_WRITE:
+            child.flags = io.flags
+            boundary = s.limits.boundary
+            if child.op == OP_WRITE and s.limits.write_unit:
+                boundary = s.limits.write_unit
+            if boundary and boundary - child.offset_blocks % boundary < child.num_blocks:
+                child.num_blocks = boundary - child.offset_blocks % boundary
+            if s.limits.max_rw and s.limits.max_rw < child.num_blocks:
+                child.num_blocks = s.limits.max_rw
+            if not self._cut_data(parent, child):
+                return EINVAL if child.num_blocks == 0 else ENOMEM
+            if child.op == OP_WRITE and s.limits.write_unit and (
+                    child.num_blocks % s.limits.write_unit):
+                return EINVAL
+            if io.md != NULL:
+                child.md = <char *>io.md + at * s.md_len
+        else:
+            child.flags = io.flags
+        parent.done += child.num_blocks
+        parent.left -= child.num_blocks
+        return 0
+
+    cdef bint _cut_data(self, io_parent *parent, bdev_io *child) noexcept nogil:
+        """Give a child the next pieces of its parent's data, and shorten it to what they hold.
+
+        False: not even a block fits (num_blocks is 0 then), or there is no memory.
+        """
+        cdef io_limits *limits = &parent.channel.limits
+        cdef uint64_t block_size = parent.channel.block_size
+        cdef uint64_t want = child.num_blocks * block_size, got = 0
+        cdef uint64_t longest = limits.max_segment_bytes if limits.max_segment_bytes else want
+        cdef uint32_t most = MAX_CHILD_IOVS, pieces = 0, i = parent.iov, n
+        cdef size_t skip = parent.iov_bytes, take
+        if limits.max_segments and limits.max_segments < most:
+            most = limits.max_segments
+        while got < want and pieces < most and i < parent.iovcnt:
+            take = parent.iovs[i].iov_len - skip
+            if take == 0:
+                i += 1
+                skip = 0
+                continue
+            take = min(take, want - got, longest)
+            pieces += 1
+            got += take
+            skip += take
+        child.num_blocks = got // block_size
+        want = child.num_blocks * block_size
+        if want == 0:
+            return False
+        if pieces > INLINE_IOVS:
+            child.own = malloc(pieces * sizeof(iovec))
+            if child.own == NULL:
+                return False
+            child.iovs = <iovec *>child.own
+        n = 0
+        while want:
+            take = parent.iovs[parent.iov].iov_len - parent.iov_bytes
+            if take == 0:
+                parent.iov += 1
+                parent.iov_bytes = 0
+                continue
+            take = min(take, want, longest)
+            child.iovs[n].iov_base = <char *>parent.iovs[parent.iov].iov_base + parent.iov_bytes
+            child.iovs[n].iov_len = take
+            n += 1
+            want -= take
+            parent.iov_bytes += take
+        child.iovcnt = n
+        return True
+
+    cdef int _make_aborts(self, io_parent *parent, IOBatch ios) except -1:
+        """Stop the victim, and abort each child that it has."""
+        cdef bdev_io *victim = parent.io.victim
+        cdef bdev_io *child
+        cdef bdev_io *abort
+        parent.phase = 1
+        if victim.generation != <uint32_t>parent.io.result or victim.state != IO_PARENT:
+            parent.status = IO_FAILED
+            return 0
+        if victim.parent.left == 0 and victim.parent.outstanding == 0:
+            parent.status = IO_FAILED
+            return 0
+        victim.parent.stop = True
+        if victim.parent.outstanding == 0:
+            self._now_due(victim.parent)
+        child = victim.parent.children
+        while child != NULL:
+            ios.reserve(1)
+            abort = self.engine.get_child(False)
+            if abort == NULL:
+                parent.status = IO_FAILED
+                return 0
+            abort.op = OP_ABORT
+            abort.offset_blocks = abort.num_blocks = 0
+            abort.victim = child
+            abort.result = child.generation
+            self._link(parent, abort)
+            ios.append(abort)
+            child = next_child(child)
+        return 0
+
+    # The way up
+
+    cdef int deliver(self) except -1:
+        cdef bdev_io *child
+        cdef io_parent *parent
+        cdef IOBatch again
+        cdef Channel channel
+        cdef size_t i, n = self.o.ready.n
+        for i in range(n):
+            child = self.o.ready.v[i]
+            parent = child.parent
+            if self._child_ended(child):
+                # A COPY's READ: what it brought is written.
+                again = new_batch(self.engine)
+                again.append(child)
+                channel = <Channel>parent.channel.object
+                channel.submit_batch(again)
+                continue
+            if parent.outstanding == 0 and (parent.stop or parent.left == 0):
+                if (parent.kind == CHILDREN_CONTROL and parent.status == IO_SUCCESS
+                        and parent.io.op == OP_COMPARE_AND_WRITE and parent.phase == 0
+                        and not parent.stop):
+                    parent.phase = 1
+                    self._prepare(parent)
+            if parent.outstanding < parent.at_most:
+                self._now_due(parent)
+        self.o.ready.n = 0
+        return 0
+
+    cdef bint _child_ended(self, bdev_io *child) noexcept nogil:
+        """Take a child's end into account and free it; True: it is to be submitted once more."""
+        cdef io_parent *parent = child.parent
+        cdef bdev_io *before = <bdev_io *>child.tag
+        cdef bdev_io *after = next_child(child)
+        cdef uint64_t to
+        if child.status != IO_SUCCESS:
+            if parent.status == IO_SUCCESS:
+                parent.status = child.status
+                parent.err = child.err
+                parent.cdw0 = child.cdw0
+            if parent.kind == CHILDREN_ABORT:
+                parent.status = IO_FAILED
+            parent.stop = True
+        elif child.op == OP_READ and parent.kind == CHILDREN_COPY:
+            if not parent.stop:
+                to = child.src_offset_blocks
+                child.src_offset_blocks = child.offset_blocks
+                child.offset_blocks = to
+                child.op = OP_WRITE
+                child.flags = parent.io.flags & FLAG_FUA
+                return True
+        elif child.op == OP_READ and parent.kind != CHILDREN_SPLIT:
+            if self._differs(parent, child):
+                parent.stop = True
+                if parent.status == IO_SUCCESS:
+                    parent.status = IO_MISCOMPARE
+        elif parent.kind == CHILDREN_CONTROL:
+            parent.cdw0 = child.cdw0
+        if before != NULL:
+            before.cookie = <uint64_t>after
+        else:
+            parent.children = after
+        if after != NULL:
+            after.tag = <uint64_t>before
+        parent.outstanding -= 1
+        free(child.own)
+        child.own = NULL
+        self.free_io(child)
+        return False
+
+    cdef bint _differs(self, io_parent *parent, bdev_io *child) noexcept nogil:
+        """Compare what a child read with the parent's data, and metadata where it has any."""
+        cdef channel_state *s = parent.channel
+        cdef uint64_t at = child.offset_blocks - parent.io.offset_blocks
+        cdef uint64_t skip = at * s.block_size
+        cdef uint64_t left = child.num_blocks * s.block_size
+        cdef uint32_t i = 0, j = 0
+        cdef size_t done = 0, take
+        while i < parent.io.iovcnt and skip >= parent.io.iovs[i].iov_len:
+            skip -= parent.io.iovs[i].iov_len
+            i += 1
+        while left:
+            take = min(parent.io.iovs[i].iov_len - skip, child.iovs[j].iov_len - done)
+            if memcmp(<char *>parent.io.iovs[i].iov_base + skip,
+                      <char *>child.iovs[j].iov_base + done, take):
+                return True
+            left -= take
+            skip += take
+            done += take
+            if skip == parent.io.iovs[i].iov_len:
+                i += 1
+                skip = 0
+            if done == child.iovs[j].iov_len:
+                j += 1
+                done = 0
+        return child.md != NULL and memcmp(
+            <char *>parent.io.md + at * s.md_len, child.md, child.num_blocks * s.md_len) != 0
