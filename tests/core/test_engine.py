@@ -286,9 +286,8 @@ def test_an_exception_in_submit_fails_exactly_what_is_still_held(stack):
     disk.complete()
     stack.settle()
     assert requests[Op.WRITE_ZEROES].status == Status.SUCCESS
-    with pytest.raises(RuntimeError, match="1 I/Os completed that no layer held"):
-        kept[0].complete()  # it gave up what it held when it raised
-    stack.expected_misuse = 1
+    assert len(kept[0]) == 0  # it gave up what it held when it raised
+    kept[0].complete()
 
 
 @pytest.mark.parametrize("where", ["submit", "completed"])
@@ -571,7 +570,7 @@ def test_each_layer_counts_what_passed_it(stack):
         (Op.READ, 8, 2),
         (Op.WRITE, 0, 4),
         (Op.UNMAP, 0, 3),
-        (Op.COPY, 0, 5),
+        (Op.COPY, 8, 5),
         (Op.FLUSH, 0, 0),
         (Op.WRITE_ZEROES, 0, 1),
         (Op.READ, 9, 1),

@@ -161,7 +161,7 @@ cdef class IoCore:
             at = ios.linked_after
 
 
-@cython.no_gc  # it refers to nothing that could refer to it
+@cython.no_gc_clear  # it leaves its engine's list when it goes
 @cython.freelist(64)
 cdef class IOBatch:
     """I/Os for one channel, in order. Made by targets and owners; modules receive them.
@@ -307,8 +307,8 @@ cdef class IOBatch:
         if other is self:
             raise ValueError("IOBatch.extend: a batch can not be moved into itself")
         if self.core is None:  # made by a module: IOBatch()
-            self.core = other.core
-            if self.core is not None:
+            if other.core is not None:
+                self.core = other.core
                 self._link()
         elif other.n and self.core is not other.core:
             raise ValueError("IOBatch.extend: the batches belong to two reactors")
@@ -602,6 +602,7 @@ cdef uint64_t op_bit(op) except? 0:
 
 cdef IOBatch new_batch(IoCore core):
     cdef IOBatch batch = IOBatch.__new__(IOBatch)
-    batch.core = core
-    batch._link()
+    if core is not None:
+        batch.core = core
+        batch._link()
     return batch

@@ -1,0 +1,261 @@
+"""The control path of I/O: what concerns all channels of a bdev at once.
+
+RESET stops every channel, COMPARE_AND_WRITE (where the module has none) and quiescing lock blocks
+on every channel. The core parks such I/Os (`Channel.finish`, `Channel.run_children`) and hands
+them over here; the bdev's control reactor decides, in coroutines, one bdev at a time.
+
+An I/O stays with the thread it came from: only a `Held` goes from thread to thread, and its batch
+is looked at, and let go, on the channel's own.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Protocol
+
+from vbdev.channels import call_on, for_each_channel
+from vbdev.core.batch import IOBatch
+from vbdev.core.channel import Channel
+from vbdev.reactor import Reactor
+from vbdev.task import Future
+from vbdev.vocab import Op, Status
+
+__all__ = ["Control", "RangeLock"]
+
+LOOK_AGAIN_US = 100
+"""How often outstanding I/O in a range that is being locked is looked for (SPDK: 100 us)."""
+DRAIN_LOOK_US = 10_000
+"""How often a RESET that lets I/O drain looks whether it has."""
+
+
+class ControlledBdev(Protocol):
+    """What the control path asks of a bdev."""
+
+    name: str
+    reactor: Reactor
+    reset_io_drain_timeout: int
+
+    def channels(self) -> list[Channel]:
+        """Return the channels that are open."""
+        ...
+
+
+class RangeLock:
+    """Blocks that only whoever holds the lock may change (SPDK: struct lba_range)."""
+
+    __slots__ = ("active", "freed", "num_blocks", "number", "offset_blocks", "quiesce")
+
+    def __init__(self, number: int, offset_blocks: int, num_blocks: int, *, quiesce: bool) -> None:
+        self.number = number
+        self.offset_blocks = offset_blocks
+        self.num_blocks = num_blocks
+        self.quiesce = quiesce
+        self.active = False
+        self.freed: Future[None] = Future()
+
+    def overlaps(self, other: RangeLock) -> bool:
+        """Whether they have a block in common; a range without blocks has none."""
+        return (
+            self.offset_blocks < other.offset_blocks + other.num_blocks
+            and other.offset_blocks < self.offset_blocks + self.num_blocks
+            and self.num_blocks > 0
+            and other.num_blocks > 0
+        )
+
+    def apply(self, channel: Channel) -> None:
+        """Hold I/O up on a channel. On the channel's thread."""
+        channel.lock_range(self.number, self.offset_blocks, self.num_blocks, self.quiesce)
+
+
+class Held:
+    """One I/O that the core has parked for the control path, and its channel."""
+
+    __slots__ = ("batch", "channel")
+
+    def __init__(self, channel: Channel, batch: IOBatch) -> None:
+        self.channel = channel
+        self.batch: IOBatch | None = batch
+
+    def finish(self, status: int, detail: int = 0, cdw0: int = 0) -> None:
+        """Complete it. On the channel's thread."""
+        batch, self.batch = self.batch, None
+        if batch is not None:
+            self.channel.finish(batch, status, detail, cdw0)
+
+    def start(self, ended: Future[tuple[int, int, int]], home: Reactor) -> None:
+        """Carry it out; `ended` resolves on `home`. On the channel's thread."""
+        assert self.batch is not None
+
+        def back(_batch: IOBatch, status: int, detail: int, cdw0: int) -> None:
+            home.send_msg(ended.set_result, (status, detail, cdw0))
+
+        self.channel.run_children(self.batch, back)
+
+
+class Control:
+    """The resets and the locked ranges of one bdev. Belongs to the bdev's control reactor."""
+
+    def __init__(self, bdev: ControlledBdev) -> None:
+        self._bdev = bdev
+        self._resets: list[Held] = []
+        self.resetting = False
+        self._locks: list[RangeLock] = []
+        self._count = 0
+        self._swaps: dict[Channel, list[Held]] = {}  # those that wait for their lock
+
+    @property
+    def locks(self) -> list[RangeLock]:
+        """The ranges that are locked now."""
+        return [lock for lock in self._locks if lock.active]
+
+    @property
+    def busy(self) -> bool:
+        """Whether a RESET is under way or a range is locked."""
+        return self.resetting or bool(self._locks)
+
+    def prepare_channel(self, channel: Channel) -> None:
+        """Let a channel that is made now obey what is in force already."""
+        if self.resetting:
+            channel.freeze()
+        for lock in self.locks:
+            lock.apply(channel)
+
+    def submit(self, channel: Channel, ios: IOBatch) -> None:
+        """Take over RESETs, COMPARE_AND_WRITEs to emulate, and ABORTs of the latter.
+
+        Called by the core on the channel's thread.
+        """
+        home = self._bdev.reactor
+        self._abort(channel, ios.take(Op.ABORT))
+        for one in ios.take(Op.RESET).split():
+            home.send_msg(self._reset_arrived, Held(channel, one))
+        for one in ios.split():
+            ((_, offset_blocks, num_blocks),) = one.extents()
+            held = Held(channel, one)
+            self._swaps.setdefault(channel, []).append(held)
+            home.send_msg(
+                lambda held=held, at=offset_blocks, n=num_blocks: home.spawn(
+                    self._compare_and_write(held, at, n),
+                    f"compare and write on {self._bdev.name}",
+                )
+            )
+
+    def _abort(self, channel: Channel, aborts: IOBatch) -> None:
+        """End those that still wait for their lock. On the channel's thread."""
+        for held in list(self._swaps.get(channel, ())):
+            assert held.batch is not None
+            victims, hits = held.batch.take_victims(aborts)
+            if len(victims):
+                self._forget_swap(held)
+                held.batch = None
+                channel.finish(victims, Status.ABORTED)
+                channel.finish(hits, Status.SUCCESS)
+        if len(aborts):
+            channel.finish(aborts, Status.FAILED, errno.ENOENT)
+
+    def _forget_swap(self, held: Held) -> None:
+        waiting = self._swaps[held.channel]
+        waiting.remove(held)
+        if not waiting:
+            del self._swaps[held.channel]
+
+    # RESET
+
+    def _reset_arrived(self, held: Held) -> None:
+        self._resets.append(held)
+        if not self.resetting:
+            self.resetting = True
+            self._bdev.reactor.spawn(self._reset(), f"reset of {self._bdev.name}")
+
+    async def _reset(self) -> None:
+        """Carry out a RESET; those that come meanwhile end as it does (spdk_bdev_reset)."""
+        status, detail, cdw0 = int(Status.FAILED), 0, 0
+        try:
+            await for_each_channel(self._bdev, Channel.freeze)
+            timeout_s = self._bdev.reset_io_drain_timeout
+            if timeout_s and await self._drained(timeout_s):
+                status = int(Status.SUCCESS)
+            else:
+                status, detail, cdw0 = await self._carry_out(self._resets[0])
+        finally:
+            self.resetting = False
+            await for_each_channel(self._bdev, Channel.unfreeze)
+            resets, self._resets = self._resets, []
+            for held in resets:
+                await call_on(held.channel, lambda h=held: h.finish(status, detail, cdw0))
+
+    async def _drained(self, timeout_s: int) -> bool:
+        """Wait until no module has I/O; False when it still has some at the end."""
+        reactor = self._bdev.reactor
+        give_up_ns = reactor.clock.now_ns() + timeout_s * 1_000_000_000
+        while True:
+            left: list[int] = []
+            await for_each_channel(self._bdev, lambda channel: left.append(channel.in_module))
+            if not any(left):
+                return True
+            if reactor.clock.now_ns() >= give_up_ns:
+                return False
+            await reactor.sleep(DRAIN_LOOK_US)
+
+    async def _carry_out(self, held: Held) -> tuple[int, int, int]:
+        ended: Future[tuple[int, int, int]] = Future()
+        await call_on(held.channel, lambda: held.start(ended, self._bdev.reactor))
+        return await ended
+
+    # Locked ranges
+
+    async def lock(
+        self, offset_blocks: int, num_blocks: int, *, quiesce: bool = False
+    ) -> RangeLock:
+        """Lock blocks against change, with `quiesce` against reading too (bdev_lock_lba_range).
+
+        I/O under way in the range ends first; what comes later waits until `unlock`, on every
+        channel, those that are made meanwhile included. Ranges that overlap are locked one after
+        the other, in the order of asking.
+        """
+        self._count += 1
+        lock = RangeLock(self._count, offset_blocks, num_blocks, quiesce=quiesce)
+        earlier = [other for other in self._locks if other.overlaps(lock)]
+        self._locks.append(lock)
+        for other in earlier:
+            await other.freed
+        lock.active = True
+        await for_each_channel(self._bdev, lock.apply)
+        while await self._outstanding(lock):
+            await self._bdev.reactor.sleep(LOOK_AGAIN_US)
+        return lock
+
+    async def _outstanding(self, lock: RangeLock) -> bool:
+        found: list[int] = []
+        await for_each_channel(
+            self._bdev,
+            lambda channel: found.append(
+                channel.outstanding_in(lock.offset_blocks, lock.num_blocks, lock.quiesce)
+            ),
+        )
+        return any(found)
+
+    async def unlock(self, lock: RangeLock) -> None:
+        """Give a lock back; what it held up goes on, in order."""
+        self._locks.remove(lock)
+        await for_each_channel(self._bdev, lambda channel: channel.unlock_range(lock.number))
+        lock.freed.set_result(None)
+
+    async def _compare_and_write(self, held: Held, offset_blocks: int, num_blocks: int) -> None:
+        lock = await self.lock(offset_blocks, num_blocks)
+        end = (int(Status.FAILED), 0, 0)
+        try:
+            ended: Future[tuple[int, int, int]] = Future()
+
+            def start() -> None:
+                if held.batch is None:  # it was aborted while it waited
+                    self._bdev.reactor.send_msg(ended.set_result, end)
+                    return
+                self._forget_swap(held)
+                held.start(ended, self._bdev.reactor)
+
+            await call_on(held.channel, start)
+            end = await ended
+        finally:
+            await self.unlock(lock)
+            await call_on(held.channel, lambda: held.finish(*end))
