@@ -37,6 +37,7 @@ from vbdev.vocab import WRITE_OPS, ClaimType, IoFlag, Op
 
 if TYPE_CHECKING:
     from vbdev.core.batch import IOBatch
+    from vbdev.control import Control
     from vbdev.descriptor import Descriptor
     from vbdev.registry.claims import Claim
     from vbdev.registry.creations import Creation
@@ -268,6 +269,8 @@ class Bdev:
     def __repr__(self) -> str:
         return f"<{self.kind} bdev {self.name}>"
 
+    control: Control | None = None
+    """Its resets and locked ranges, once it is registered."""
     reactor: Reactor
     """Where the control plane runs, and with it `start` and `stop`; there from before `start`."""
 
@@ -378,7 +381,8 @@ class Bdev:
 
     def configure_channel(self, channel: Channel) -> None:
         """Give a channel the checks that follow from the geometry, at its start or a resize."""
-        supported = mask_of(self.ops)
+        native = mask_of(self.ops)
+        supported = native | mask_of(self.emulated_ops())
         writable = channel.descriptor is None or channel.descriptor.write
         channel.configure(
             submit=self.submit,
@@ -390,7 +394,90 @@ class Bdev:
             required_alignment=1 << self.required_alignment,
             refused_flags=self.refused_flags(),
             gives_read_buffers=self.gives_read_buffers,
+            native_mask=native,
+            limits=self.io_limits(channel.engine.buffers.largest_bytes),
+            md_len=0 if self.md_interleave else self.md_len,
+            control=self.control.submit if self.control is not None else None,
         )
+
+    def emulated_ops(self) -> frozenset[Op]:
+        """Return the I/O types that its channels carry out by others that the module has."""
+        needs = {
+            Op.WRITE_ZEROES: {Op.WRITE},
+            Op.COMPARE: {Op.READ},
+            Op.COMPARE_AND_WRITE: {Op.READ, Op.WRITE},
+            Op.COPY: {Op.READ, Op.WRITE},
+            Op.SEEK_DATA: {Op.READ},
+            Op.SEEK_HOLE: {Op.READ},
+        }
+        able = self.ops - {Op.WRITE} if self.zoned else self.ops  # writing there has its own rules
+        return frozenset(op for op, by in needs.items() if op not in self.ops and by <= able)
+
+    def can(self, op: Op) -> bool:
+        """Whether an I/O type is carried out, by the module or by what stands in for it."""
+        return op in self.ops or op in self.emulated_ops()
+
+    def io_limits(self, largest_buffer: int) -> dict[str, int]:
+        """Return by what I/Os are split; data that may have to be bounced fits into a buffer."""
+        max_rw = self.max_rw_size
+        if self.required_alignment:
+            fits = max((largest_buffer - (1 << self.required_alignment)) // self.block_size, 1)
+            max_rw = min(max_rw or fits, fits)
+        return {
+            "boundary": self.optimal_io_boundary if self.split_on_optimal_io_boundary else 0,
+            "write_unit": self.write_unit_size if self.split_on_write_unit else 0,
+            "max_rw": max_rw,
+            "max_unmap": self.max_unmap * max(self.max_unmap_segments, 1),
+            "max_write_zeroes": self.max_write_zeroes,
+            "max_copy": self.max_copy,
+            "acwu": self.acwu,
+            "max_segment_bytes": self.max_segment_size,
+            "max_segments": self.max_num_segments,
+        }
+
+    # Quiescing, for its own module
+
+    async def quiesce(
+        self, module: type[Bdev], offset_blocks: int = 0, num_blocks: int | None = None
+    ) -> None:
+        """Let I/O in a range (default: all) end, and hold up what comes (spdk_bdev_quiesce_range).
+
+        For the bdev's own module alone: EINVAL for another, and for a range that is not inside.
+        """
+        control = self._own_control(module)
+        if num_blocks is None:
+            num_blocks = self.num_blocks - offset_blocks
+        if not 0 <= offset_blocks <= offset_blocks + num_blocks <= self.num_blocks:
+            raise BdevError(
+                errno.EINVAL,
+                f"bdev {self.name}: {num_blocks} blocks from {offset_blocks} can not be quiesced;"
+                f" it has {self.num_blocks}",
+            )
+        await control.quiesce(offset_blocks, num_blocks)
+
+    async def unquiesce(
+        self, module: type[Bdev], offset_blocks: int = 0, num_blocks: int | None = None
+    ) -> None:
+        """Undo `quiesce` of exactly this range; EINVAL for any other (spdk_bdev_unquiesce_range)."""
+        control = self._own_control(module)
+        if num_blocks is None:
+            num_blocks = self.num_blocks - offset_blocks
+        if not await control.unquiesce(offset_blocks, num_blocks):
+            raise BdevError(
+                errno.EINVAL,
+                f"bdev {self.name}: {num_blocks} blocks from {offset_blocks} are not quiesced",
+            )
+
+    def _own_control(self, module: type[Bdev]) -> Control:
+        if module is not type(self):
+            raise BdevError(
+                errno.EINVAL,
+                f"bdev {self.name} can be quiesced by its own module {self.kind} alone, not by"
+                f" {module.kind}",
+            )
+        if self.control is None:
+            raise BdevError(errno.ENODEV, f"bdev {self.name} is not registered")
+        return self.control
 
     def notify_blockcnt_change(self, num_blocks: int) -> None:
         """Change the size, in blocks, and tell every opener (SPDK's name and rules).

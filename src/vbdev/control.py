@@ -11,9 +11,10 @@ is looked at, and let go, on the channel's own.
 from __future__ import annotations
 
 import errno
-from typing import Protocol
+from contextlib import suppress
 
-from vbdev.channels import call_on, for_each_channel
+from vbdev.bdev import Bdev, BdevError
+from vbdev.channels import for_each_channel
 from vbdev.core.batch import IOBatch
 from vbdev.core.channel import Channel
 from vbdev.reactor import Reactor
@@ -22,22 +23,11 @@ from vbdev.vocab import Op, Status
 
 __all__ = ["Control", "RangeLock"]
 
+
 LOOK_AGAIN_US = 100
 """How often outstanding I/O in a range that is being locked is looked for (SPDK: 100 us)."""
 DRAIN_LOOK_US = 10_000
 """How often a RESET that lets I/O drain looks whether it has."""
-
-
-class ControlledBdev(Protocol):
-    """What the control path asks of a bdev."""
-
-    name: str
-    reactor: Reactor
-    reset_io_drain_timeout: int
-
-    def channels(self) -> list[Channel]:
-        """Return the channels that are open."""
-        ...
 
 
 class RangeLock:
@@ -70,11 +60,12 @@ class RangeLock:
 class Held:
     """One I/O that the core has parked for the control path, and its channel."""
 
-    __slots__ = ("batch", "channel")
+    __slots__ = ("batch", "channel", "reactor")
 
-    def __init__(self, channel: Channel, batch: IOBatch) -> None:
+    def __init__(self, channel: Channel, batch: IOBatch, reactor: Reactor) -> None:
         self.channel = channel
         self.batch: IOBatch | None = batch
+        self.reactor = reactor
 
     def finish(self, status: int, detail: int = 0, cdw0: int = 0) -> None:
         """Complete it. On the channel's thread."""
@@ -95,7 +86,7 @@ class Held:
 class Control:
     """The resets and the locked ranges of one bdev. Belongs to the bdev's control reactor."""
 
-    def __init__(self, bdev: ControlledBdev) -> None:
+    def __init__(self, bdev: Bdev) -> None:
         self._bdev = bdev
         self._resets: list[Held] = []
         self.resetting = False
@@ -126,19 +117,15 @@ class Control:
         Called by the core on the channel's thread.
         """
         home = self._bdev.reactor
+        here = Reactor.current() or home
         self._abort(channel, ios.take(Op.ABORT))
         for one in ios.take(Op.RESET).split():
-            home.send_msg(self._reset_arrived, Held(channel, one))
+            home.send_msg(self._reset_arrived, Held(channel, one, here))
         for one in ios.split():
             ((_, offset_blocks, num_blocks),) = one.extents()
-            held = Held(channel, one)
+            held = Held(channel, one, here)
             self._swaps.setdefault(channel, []).append(held)
-            home.send_msg(
-                lambda held=held, at=offset_blocks, n=num_blocks: home.spawn(
-                    self._compare_and_write(held, at, n),
-                    f"compare and write on {self._bdev.name}",
-                )
-            )
+            home.send_msg(self._swap_arrived, held, offset_blocks, num_blocks)
 
     def _abort(self, channel: Channel, aborts: IOBatch) -> None:
         """End those that still wait for their lock. On the channel's thread."""
@@ -179,10 +166,11 @@ class Control:
                 status, detail, cdw0 = await self._carry_out(self._resets[0])
         finally:
             self.resetting = False
-            await for_each_channel(self._bdev, Channel.unfreeze)
+            with suppress(BdevError):  # gone meanwhile, with its channels
+                await for_each_channel(self._bdev, Channel.unfreeze)
             resets, self._resets = self._resets, []
             for held in resets:
-                await call_on(held.channel, lambda h=held: h.finish(status, detail, cdw0))
+                await held.reactor.ask(held.finish, status, detail, cdw0)
 
     async def _drained(self, timeout_s: int) -> bool:
         """Wait until no module has I/O; False when it still has some at the end."""
@@ -190,7 +178,7 @@ class Control:
         give_up_ns = reactor.clock.now_ns() + timeout_s * 1_000_000_000
         while True:
             left: list[int] = []
-            await for_each_channel(self._bdev, lambda channel: left.append(channel.in_module))
+            await for_each_channel(self._bdev, lambda c, left=left: left.append(c.in_module))
             if not any(left):
                 return True
             if reactor.clock.now_ns() >= give_up_ns:
@@ -199,7 +187,7 @@ class Control:
 
     async def _carry_out(self, held: Held) -> tuple[int, int, int]:
         ended: Future[tuple[int, int, int]] = Future()
-        await call_on(held.channel, lambda: held.start(ended, self._bdev.reactor))
+        await held.reactor.ask(held.start, ended, self._bdev.reactor)
         return await ended
 
     # Locked ranges
@@ -235,11 +223,33 @@ class Control:
         )
         return any(found)
 
+    async def quiesce(self, offset_blocks: int, num_blocks: int) -> None:
+        """Lock a range against everything; `unquiesce` finds it by its blocks."""
+        await self.lock(offset_blocks, num_blocks, quiesce=True)
+
+    async def unquiesce(self, offset_blocks: int, num_blocks: int) -> bool:
+        """Give back the range that was quiesced with exactly these blocks; False without one."""
+        for lock in self.locks:
+            if lock.quiesce and (lock.offset_blocks, lock.num_blocks) == (
+                offset_blocks,
+                num_blocks,
+            ):
+                await self.unlock(lock)
+                return True
+        return False
+
     async def unlock(self, lock: RangeLock) -> None:
         """Give a lock back; what it held up goes on, in order."""
         self._locks.remove(lock)
-        await for_each_channel(self._bdev, lambda channel: channel.unlock_range(lock.number))
+        with suppress(BdevError):  # gone meanwhile, with its channels
+            await for_each_channel(self._bdev, lambda channel: channel.unlock_range(lock.number))
         lock.freed.set_result(None)
+
+    def _swap_arrived(self, held: Held, offset_blocks: int, num_blocks: int) -> None:
+        self._bdev.reactor.spawn(
+            self._compare_and_write(held, offset_blocks, num_blocks),
+            f"compare and write on {self._bdev.name}",
+        )
 
     async def _compare_and_write(self, held: Held, offset_blocks: int, num_blocks: int) -> None:
         lock = await self.lock(offset_blocks, num_blocks)
@@ -254,8 +264,8 @@ class Control:
                 self._forget_swap(held)
                 held.start(ended, self._bdev.reactor)
 
-            await call_on(held.channel, start)
+            await held.reactor.ask(start)
             end = await ended
         finally:
             await self.unlock(lock)
-            await call_on(held.channel, lambda: held.finish(*end))
+            await held.reactor.ask(held.finish, *end)

@@ -201,7 +201,11 @@ class Descriptor:
             if isinstance(bdev, VirtualBdev):
                 channel.base = base = bdev.base_descriptor.get_channel()
                 undo.callback(bdev.base_descriptor.put_channel, base)
+                if bdev.base.block_size != bdev.block_size:
+                    base.check_lengths()
             bdev.configure_channel(channel)
+            if bdev.control is not None:
+                bdev.control.prepare_channel(channel)
             with reactor.here():  # for modules; it is, but for a test that polls by hand
                 channel.context = bdev.create_channel(channel)
             undo.pop_all()

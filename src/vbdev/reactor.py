@@ -74,6 +74,14 @@ class IoEngine(Protocol):
         """Deliver what has completed; return how many I/Os moved."""
         ...
 
+    reactor: Any
+    """Set by the reactor that drives it."""
+
+    @property
+    def deadline_ns(self) -> int:
+        """When `drain` should be called even if nothing happens before; 0: no need."""
+        ...
+
     def set_virtual_time(self, now_ns: int) -> None:
         """Stamp I/Os with this time from now on (virtual clocks only)."""
         ...
@@ -146,7 +154,7 @@ class Reactor:
         self.id = reactor_id
         self.name = name or f"reactor_{reactor_id - 1}"
         self.clock: Clock = clock or RealClock()
-        self.engine: IoEngine | None = None
+        self._engine: IoEngine | None = None
         self.locals: dict[Any, Any] = {}
         self.pollers: list[Poller] = []
         self.native_id = 0
@@ -173,6 +181,17 @@ class Reactor:
 
     def __repr__(self) -> str:
         return f"<reactor {self.id} {self.name}>"
+
+    @property
+    def engine(self) -> IoEngine | None:
+        """The compiled core that it drives, and that finds it as `engine.reactor`."""
+        return self._engine
+
+    @engine.setter
+    def engine(self, engine: IoEngine | None) -> None:
+        self._engine = engine
+        if engine is not None:
+            engine.reactor = self
 
     @staticmethod
     def current() -> Reactor | None:
@@ -414,14 +433,18 @@ class Reactor:
 
     @property
     def deadline_ns(self) -> int | None:
-        """When the next timer is due; None without any."""
+        """When the next timer is due, or the engine's next look at what waits; None if neither."""
         return self._deadline_ns()
 
     def _deadline_ns(self) -> int | None:
         """Return when the next timer is due; cancelled ones are forgotten here."""
         while self._timers and self._timers[0][2]._callback is None:  # noqa: SLF001 - own timer
             heapq.heappop(self._timers)
-        return self._timers[0][0] if self._timers else None
+        timer_ns = self._timers[0][0] if self._timers else None
+        engine_ns = self._engine.deadline_ns if self._engine is not None else 0
+        if engine_ns and (timer_ns is None or engine_ns < timer_ns):
+            return engine_ns
+        return timer_ns
 
     def _run_timers(self) -> int:
         did = 0

@@ -218,6 +218,26 @@ _STATUS_ERRNO: Final[dict[Status, int]] = {
     Status.AIO_ERROR: errno.EIO,
 }
 
+_NVME_ERRNO: Final[dict[int, int]] = {
+    0x0001: errno.ENOTSUP,  # generic: invalid opcode
+    0x0002: errno.EINVAL,  # generic: invalid field
+    0x0007: errno.ECANCELED,  # generic: abort requested
+    0x0020: errno.EPERM,  # generic: namespace is write protected
+    0x0080: errno.EINVAL,  # generic: LBA out of range
+    0x0081: errno.ENOSPC,  # generic: capacity exceeded
+    0x0182: errno.EPERM,  # command specific: attempted write to read only range
+    0x0285: errno.EILSEQ,  # media: compare failure
+}
+"""By sct << 8 | sc (NVM Express base specification, "Status Code")."""
+
+_SCSI_ERRNO: Final[dict[int, int]] = {
+    0x05: errno.EINVAL,  # illegal request
+    0x07: errno.EPERM,  # data protect
+    0x0B: errno.ECANCELED,  # aborted command
+    0x0E: errno.EILSEQ,  # miscompare
+}
+"""By sense key (SPC)."""
+
 _ERRNO_NBD: Final[dict[int, NbdError]] = {
     0: NbdError.OK,
     errno.EPERM: NbdError.EPERM,
@@ -238,11 +258,16 @@ _ERRNO_NBD: Final[dict[int, NbdError]] = {
 def status_errno(status: int, detail: int = 0) -> int:
     """Return the errno that says how an I/O ended.
 
-    `detail` is the errno that the layer gave with the status; where it gave none, the status
-    alone decides. SUCCESS is always 0.
+    `detail` is what the layer gave with the status: an errno, or the parts of an NVMe or SCSI
+    status as `IOBatch.complete` packs them; where it gave none, the status alone decides.
+    SUCCESS is always 0.
     """
     if status == Status.SUCCESS:
         return 0
+    if status == Status.NVME_ERROR:
+        return _NVME_ERRNO.get(detail, errno.EIO)
+    if status == Status.SCSI_ERROR:
+        return _SCSI_ERRNO.get((detail >> 16) & 0xF, errno.EIO)
     return detail or _STATUS_ERRNO[Status(status)]
 
 

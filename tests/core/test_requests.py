@@ -129,7 +129,7 @@ def test_abort_of_what_has_ended(stack, stub):
     stub.complete()
     stack.settle()
     abort = stub.top.io(Op.ABORT, 0, 0, victim=victim)
-    assert (abort.status, abort.errno) == (Status.FAILED, errno.EINVAL)
+    assert (abort.status, abort.errno) == (Status.FAILED, errno.ENOENT)
     assert stub.held == []
 
 
@@ -147,7 +147,7 @@ def test_abort_that_comes_late_does_not_hit_another(stack, stub):
     other = low.submit(Op.READ, 2)
     top.submit(Op.READ, 3)
     stack.settle()
-    assert (abort.status, abort.errno) == (Status.FAILED, errno.EINVAL)
+    assert (abort.status, abort.errno) == (Status.FAILED, errno.ENOENT)
     assert not other.done
     stub.complete()
 

@@ -457,6 +457,11 @@ cdef class IOBatch:
                         <char *>io.iovs[j].iov_base, io.iovs[j].iov_len, PyBUF_WRITE))
         return views
 
+    def extents(self):
+        """Return [(op, offset in blocks, number of blocks)], without numpy."""
+        return [(self.v[i].op, self.v[i].offset_blocks, self.v[i].num_blocks)
+                for i in range(self.n)]
+
     # Columns
 
     cdef object _column(self, int which):

@@ -3,6 +3,8 @@ from typing import Self
 class BufferPool:
     num_slabs: int
     limit_bytes: int
+    @property
+    def largest_bytes(self) -> int: ...
     used_bytes: int
     cached_large_bytes: int
     live_buffers: int

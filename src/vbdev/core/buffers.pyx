@@ -51,6 +51,14 @@ cdef void *map_aligned(size_t length, size_t alignment) noexcept nogil:
 cdef class BufferPool:
     """Buffers for one reactor. `limit_bytes` bounds what is handed out at once."""
 
+    @property
+    def largest_bytes(self):
+        """The longest data that one buffer can hold."""
+        cdef int size_class = NUM_CLASSES - 1
+        while size_class and class_bytes(size_class) > self.limit_bytes:
+            size_class -= 1
+        return class_bytes(size_class)
+
     def __cinit__(self, uint64_t limit_bytes=256 << 20):
         self.limit_bytes = limit_bytes
 

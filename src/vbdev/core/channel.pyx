@@ -209,7 +209,7 @@ cdef class Channel(ChannelBase):
     def configure(self, *, submit, completed, uint64_t supported_mask, uint64_t ops_mask,
                   uint64_t num_blocks, uint32_t block_size, uint32_t required_alignment,
                   unsigned int refused_flags, bint gives_read_buffers, native_mask=None,
-                  limits=None, uint32_t md_len=0, bint check_lengths=False, control=None):
+                  limits=None, uint32_t md_len=0, control=None):
         """Set what the checks compare with; again after a resize.
 
         supported_mask: a bit for each op that the bdev carries out, native_mask: for those of
@@ -217,8 +217,7 @@ cdef class Channel(ChannelBase):
         the supported ones, what the descriptor may submit. required_alignment: of data in memory,
         in bytes, a power of two. gives_read_buffers: a READ may arrive at the module without a
         buffer, and the module supplies one. limits: {name of io_limits' field: value}. md_len:
-        bytes of separate metadata of a block. check_lengths: the layer above counts in blocks of
-        another size. control: called as (channel, ios) with RESETs, with COMPARE_AND_WRITEs that
+        bytes of separate metadata of a block. control: called as (channel, ios) with RESETs, with COMPARE_AND_WRITEs that
         have to be emulated and with ABORTs of either; without, they go to the module.
         """
         # A bound method is taken apart here, so that no call has to.
@@ -242,15 +241,18 @@ cdef class Channel(ChannelBase):
         memset(&self.s.limits, 0, sizeof(io_limits))
         if limits:
             self.s.limits = limits
-        self.s.gates &= ~(GATE_BUFFER | GATE_ALIGN | GATE_LENGTH | GATE_SPLIT)
+        self.s.gates &= ~(GATE_BUFFER | GATE_ALIGN | GATE_SPLIT)
         if not gives_read_buffers:
             self.s.gates |= GATE_BUFFER
         if required_alignment > 1:
             self.s.gates |= GATE_ALIGN
-        if check_lengths:
-            self.s.gates |= GATE_LENGTH
-        if limits and any(limits.values()):
+        if limits and any(value for name, value in limits.items() if name != "acwu"):
             self.s.gates |= GATE_SPLIT
+        self._arm()
+
+    def check_lengths(self):
+        """Refuse I/O whose data is not as long as its blocks: the layer above has others."""
+        self.s.gates |= GATE_LENGTH
         self._arm()
 
     cdef void _arm(self) noexcept nogil:
@@ -968,6 +970,11 @@ cdef class Channel(ChannelBase):
     def waiting(self):
         """I/Os in its queues: for memory or room in the module, for a range, for their rate."""
         return self.s.nomem.n + self.s.locked.n + self.s.qos.n
+
+    @property
+    def in_module(self):
+        """I/Os that its module has, or a layer below."""
+        return self.s.outstanding - self.s.parked
 
     @property
     def retries(self):

@@ -10,6 +10,8 @@ from vbdev.core.engine import Engine, IoOwner
 class Request:
     status: int
     result: int
+    detail: int
+    cdw0: int
     done: bool
     @property
     def errno(self) -> int: ...
@@ -30,6 +32,11 @@ class Requests(IoOwner):
         flags: int = 0,
         src_offset_blocks: int = 0,
         victim: Request | None = None,
+        write_data: Buffer | Sequence[Buffer] | None = None,
+        metadata: Buffer | None = None,
+        cmd: Buffer | None = None,
+        arg: int = 0,
+        dif_check_flags_exclude_mask: int = 0,
     ) -> Request | None: ...
     def zcopy_end(
         self,

@@ -13,7 +13,7 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.stdint cimport uint16_t, uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
 from vbdev.core.batch cimport IOBatch, new_batch
@@ -22,33 +22,62 @@ from vbdev.core.engine cimport IoOwner
 from vbdev.core.types cimport (
     FLAG_ZCOPY_COMMIT,
     FLAG_ZCOPY_END,
+    IO_NVME_ERROR,
     IO_PENDING,
+    IO_SCSI_ERROR,
     IO_SUCCESS,
     OP_COMPARE,
+    OP_COMPARE_AND_WRITE,
+    OP_GET_ZONE_INFO,
     OP_LIMIT,
+    OP_NVME_ADMIN,
+    OP_NVME_IO,
+    OP_NVME_IO_MD,
+    OP_NVME_IOV_MD,
     OP_READ,
     OP_WRITE,
     OP_ZCOPY,
+    OP_ZONE_APPEND,
     bdev_io,
     iovec,
 )
+
+
+cdef enum:
+    MAX_PIECES = 1024
+    NVME_COMMAND_BYTES = 64
+    DIF_CHECK_SHIFT = 26        # of DifCheck's bits, which are SPDK's
+
+cdef uint64_t NEED_DATA = (
+    (1 << OP_WRITE) | (1 << OP_COMPARE) | (1 << OP_COMPARE_AND_WRITE) | (1 << OP_ZONE_APPEND)
+    | (1 << OP_GET_ZONE_INFO))
+cdef uint64_t NEED_COMMAND = (
+    (1 << OP_NVME_ADMIN) | (1 << OP_NVME_IO) | (1 << OP_NVME_IO_MD) | (1 << OP_NVME_IOV_MD))
+# Whose data is as long as their blocks.
+cdef uint64_t BY_BLOCKS = (
+    (1 << OP_READ) | (1 << OP_WRITE) | (1 << OP_COMPARE) | (1 << OP_COMPARE_AND_WRITE)
+    | (1 << OP_ZONE_APPEND))
+# Whose data may be written to.
+cdef uint64_t FILLED = (1 << OP_READ) | (1 << OP_GET_ZONE_INFO) | NEED_COMMAND
 
 
 @cython.final
 cdef class Request:
     """One I/O of a `Requests`. `status`, `errno` and `result` hold once `done` is true.
 
-    result: SEEK_DATA, SEEK_HOLE: an offset in blocks, or 2**64 - 1.
+    result: SEEK_DATA, SEEK_HOLE: an offset in blocks, or 2**64 - 1; ZONE_APPEND: where the data
+    went. detail: what goes with the status: an errno, or an NVMe or SCSI status, packed.
     """
 
     cdef bdev_io *io
     cdef Channel channel
     cdef object callback
-    cdef Py_buffer *views
+    cdef Py_buffer *views           # of the data, of write_data, of metadata, of the command
     cdef iovec *iovs
     cdef Py_ssize_t num_views
     cdef readonly int status
-    cdef int err
+    cdef readonly int detail
+    cdef readonly uint32_t cdw0
     cdef readonly uint64_t result
     cdef readonly bint done
 
@@ -67,8 +96,10 @@ cdef class Request:
 
     @property
     def errno(self):
-        """The detail that goes with a failure; 0 where there is none."""
-        return self.err
+        """The errno that goes with a failure; 0 where the layer that failed gave none."""
+        if self.status == IO_NVME_ERROR or self.status == IO_SCSI_ERROR:
+            return 0
+        return self.detail
 
     @property
     def zcopy_data(self):
@@ -93,24 +124,46 @@ cdef class Requests(IoOwner):
 
     def submit(self, Channel channel not None, int op, uint64_t offset_blocks,
                uint64_t num_blocks, data=None, *, callback=None, int flags=0,
-               uint64_t src_offset_blocks=0, Request victim=None):
-        """Submit one I/O and return its Request, or None when no BdevIO is free (try later).
+               uint64_t src_offset_blocks=0, Request victim=None, write_data=None, metadata=None,
+               cmd=None, uint32_t arg=0, int dif_check_flags_exclude_mask=0):
+        """Submit one I/O and return its Request, or None when no BdevIO is free.
 
-        data: a buffer, or a list of them, whose sizes add up to `num_blocks`; of a READ it is
-        filled. callback(request) runs from the reactor's loop, never inside this call.
+        None: try later, or ask with `Engine.io_wait`. data: a buffer, or a list of them, whose
+        sizes add up to `num_blocks`; of a READ it is filled, of a COMPARE_AND_WRITE compared, and
+        of commands and GET_ZONE_INFO whatever they take. write_data: what a COMPARE_AND_WRITE
+        writes. metadata: separate metadata, md_len bytes for each block. cmd: an NVMe command, 64
+        bytes. arg: ZONE_MANAGEMENT: the action; GET_ZONE_INFO: how many zones.
+        dif_check_flags_exclude_mask: `DifCheck`s to leave out. callback(request) runs from the
+        reactor's loop, never inside this call.
         """
         cdef IOBatch ios
         cdef Request request
         cdef bdev_io *io
+        cdef Py_ssize_t i
         if not 0 < op < OP_LIMIT:
             raise ValueError(f"{op} is no I/O type")
-        if (op == OP_WRITE or op == OP_COMPARE) and data is None:
+        if (NEED_DATA >> op) & 1 and data is None:
             raise ValueError(f"I/O type {op} needs data of {num_blocks} blocks")
+        if (op == OP_COMPARE_AND_WRITE) != (write_data is not None):
+            raise ValueError("write_data goes with COMPARE_AND_WRITE, and with nothing else")
+        if (NEED_COMMAND >> op) & 1 and (cmd is None or len(cmd) != NVME_COMMAND_BYTES):
+            raise ValueError(f"I/O type {op} needs a command of {NVME_COMMAND_BYTES} bytes")
         request = Request.__new__(Request)
         request.channel = channel
         request.callback = callback
-        if data is not None:
-            self._attach(request, data, op == OP_READ, num_blocks * channel.s.block_size)
+        expected = num_blocks * channel.s.block_size
+        pieces = self._pieces(data)
+        more = self._pieces(write_data)
+        self._attach(request, pieces, more, metadata, cmd, (FILLED >> op) & 1)
+        if data is not None and (BY_BLOCKS >> op) & 1:
+            self._check_length(request, 0, len(pieces), expected, "data")
+        if op == OP_COMPARE_AND_WRITE:
+            self._check_length(request, len(pieces), len(more), expected, "write_data")
+        if metadata is not None:
+            if data is None or not channel.s.md_len:
+                raise ValueError("metadata without data, or to a bdev without separate metadata")
+            self._check_length(request, len(pieces) + len(more), 1,
+                               num_blocks * channel.s.md_len, "metadata")
         io = self.new_io()
         if io == NULL:
             request.release()
@@ -123,9 +176,21 @@ cdef class Requests(IoOwner):
         if victim is not None and not victim.done:
             io.victim = victim.io
             io.result = victim.io.generation
-        if request.iovs != NULL:
+        io.arg = arg
+        io.dif_exclude = <uint16_t>(dif_check_flags_exclude_mask >> DIF_CHECK_SHIFT)
+        if data is not None:
             io.iovs = request.iovs
-            io.iovcnt = <uint16_t>request.num_views
+            io.iovcnt = <uint16_t>len(pieces)
+        i = len(pieces)
+        if more:
+            io.iovs2 = request.iovs + i
+            io.iovcnt2 = <uint16_t>len(more)
+            i += len(more)
+        if metadata is not None:
+            io.md = request.iovs[i].iov_base
+            i += 1
+        if cmd is not None:
+            io.cmd = request.iovs[i].iov_base
         request.io = io
         self.pending[io.index] = request
         ios = new_batch(self.engine)
@@ -133,25 +198,43 @@ cdef class Requests(IoOwner):
         channel.submit_batch(ios)
         return request
 
-    def _attach(self, Request request not None, data, bint writable, uint64_t expected):
+    def _pieces(self, data):
+        if data is None:
+            return []
+        pieces = list(data) if isinstance(data, (list, tuple)) else [data]
+        if len(pieces) > MAX_PIECES:
+            raise ValueError(f"{len(pieces)} pieces of data; {MAX_PIECES} at most")
+        return pieces
+
+    cdef int _attach(self, Request request, list pieces, list more, metadata, cmd,
+                     bint filled) except -1:
+        """Hold on to the caller's buffers, in this order, until the I/O ends."""
         cdef Py_ssize_t i
-        cdef uint64_t total = 0
-        pieces = data if isinstance(data, (list, tuple)) else [data]
-        if len(pieces) > 1024:
-            raise ValueError(f"{len(pieces)} pieces of data; 1024 at most")
-        request.views = <Py_buffer *>calloc(len(pieces) + 1, sizeof(Py_buffer))
-        request.iovs = <iovec *>calloc(len(pieces) + 1, sizeof(iovec))
+        buffers = pieces + more + [one for one in (metadata, cmd) if one is not None]
+        if not buffers:
+            return 0
+        request.views = <Py_buffer *>calloc(len(buffers), sizeof(Py_buffer))
+        request.iovs = <iovec *>calloc(len(buffers), sizeof(iovec))
         if request.views == NULL or request.iovs == NULL:
             raise MemoryError
-        for i in range(len(pieces)):
-            PyObject_GetBuffer(pieces[i], &request.views[i],
-                               PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
+        for i in range(len(buffers)):
+            PyObject_GetBuffer(
+                buffers[i], &request.views[i],
+                PyBUF_WRITABLE if filled and buffers[i] is not cmd else PyBUF_SIMPLE)
             request.num_views = i + 1
             request.iovs[i].iov_base = request.views[i].buf
             request.iovs[i].iov_len = request.views[i].len
-            total += request.views[i].len
+        return 0
+
+    cdef int _check_length(self, Request request, Py_ssize_t first, Py_ssize_t n,
+                           uint64_t expected, str what) except -1:
+        cdef Py_ssize_t i
+        cdef uint64_t total = 0
+        for i in range(first, first + n):
+            total += request.iovs[i].iov_len
         if total != expected:
-            raise ValueError(f"{total} bytes of data for an I/O of {expected} bytes")
+            raise ValueError(f"{total} bytes of {what} for an I/O of {expected} bytes")
+        return 0
 
     def zcopy_end(self, Request request not None, bint commit, callback=None):
         """End a ZCOPY whose start succeeded; `commit` makes what was written count."""
@@ -175,7 +258,8 @@ cdef class Requests(IoOwner):
             io = self.o.ready.v[i]
             request = self.pending[io.index]
             request.status = io.status
-            request.err = io.err
+            request.detail = io.err
+            request.cdw0 = io.cdw0
             request.result = io.result
             request.done = True
             if io.op == OP_ZCOPY and io.status == IO_SUCCESS and not io.flags & FLAG_ZCOPY_END:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from vbdev.bdev import Bdev, BdevError, BdevEvent, BdevParams, BdevState, VirtualBdev
+from vbdev.control import Control
 from vbdev.descriptor import Descriptor
 from vbdev.options import BdevOptions
 from vbdev.reactor import Reactor
@@ -222,6 +223,7 @@ class Registry:
             if creation is not None:
                 creation.vbdevs.append(bdev)
         bdev.on_resize = self._resized
+        bdev.control = Control(bdev)
         log.info(
             "bdev registered name=%s kind=%s blocks=%d block_size=%d",
             bdev.name,
