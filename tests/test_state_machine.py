@@ -133,7 +133,6 @@ ios = st.fixed_dictionaries(
                 Op.COPY,
                 Op.COMPARE,
                 Op.FLUSH,
-                Op.RESET,
                 Op.SEEK_DATA,
                 Op.ZONE_APPEND,
             ]

@@ -421,7 +421,7 @@ class Bdev:
         """Return by what I/Os are split; data that may have to be bounced fits into a buffer."""
         max_rw = self.max_rw_size
         if self.required_alignment:
-            fits = max((largest_buffer - (1 << self.required_alignment)) // self.block_size, 1)
+            fits = max(largest_buffer // self.block_size, 1)
             max_rw = min(max_rw or fits, fits)
         return {
             "boundary": self.optimal_io_boundary if self.split_on_optimal_io_boundary else 0,

@@ -17,6 +17,7 @@ from vbdev.modules.file import opening, service
 from vbdev.modules.uring import Uring
 from vbdev.reactor import Reactor
 from vbdev.registry import Registry
+from vbdev.vocab import Op
 
 
 def ring_refusal() -> str:
@@ -43,7 +44,8 @@ class Gather(VirtualBdev):
             self.held = ios.take()
         else:
             self.held.extend(ios)
-        if len(self.held) >= self.size:
+        # A RESET lets nothing else come: what waits for more would wait for ever.
+        if len(self.held) >= self.size or Op.RESET in {op for op, _, _ in self.held.extents()}:
             held, self.held = self.held, None
             channel.base.submit(held)
 

@@ -94,7 +94,7 @@ cdef class Children(ChildOwner):
         parent.channel = s
         parent.kind = <uint8_t>kind
         parent.status = IO_SUCCESS
-        io.parent = parent
+        io.family = parent
         io.state = IO_PARENT
         io.slow |= SLOW_UNCOUNTED
         io.uncounted_depth = io.depth
@@ -106,8 +106,8 @@ cdef class Children(ChildOwner):
         cdef bdev_io *io = (<IOBatch>ios).v[0]
         if not self.adopt(s, io, CHILDREN_CONTROL):
             raise MemoryError
-        io.parent.callback = <PyObject *>callback
-        io.parent.ios = <PyObject *>ios
+        io.family.callback = <PyObject *>callback
+        io.family.ios = <PyObject *>ios
         Py_INCREF(callback)
         Py_INCREF(ios)
         return 0
@@ -195,7 +195,7 @@ cdef class Children(ChildOwner):
         """End a parent that has no child left."""
         cdef bdev_io *io = parent.io
         cdef channel_state *s = parent.channel
-        io.parent = NULL
+        io.family = NULL
         if parent.callback == NULL:
             s.parked -= 1
             io.state = IO_SUBMITTED
@@ -410,13 +410,13 @@ cdef class Children(ChildOwner):
         if victim.generation != <uint32_t>parent.io.result or victim.state != IO_PARENT:
             parent.status = IO_FAILED
             return 0
-        if victim.parent.left == 0 and victim.parent.outstanding == 0:
+        if victim.family.left == 0 and victim.family.outstanding == 0:
             parent.status = IO_FAILED
             return 0
-        victim.parent.stop = True
-        if victim.parent.outstanding == 0:
-            self._now_due(victim.parent)
-        child = victim.parent.children
+        victim.family.stop = True
+        if victim.family.outstanding == 0:
+            self._now_due(victim.family)
+        child = victim.family.children
         while child != NULL:
             ios.reserve(1)
             abort = self.engine.get_child(False)

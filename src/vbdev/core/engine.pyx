@@ -214,6 +214,7 @@ cdef class Engine(IoCore):
         io.domain = NULL
         io.victim = NULL
         io.parent = NULL
+        io.family = NULL
         io.own = NULL
         io.bounce = NULL
         io.owner_data = NULL

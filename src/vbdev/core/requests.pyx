@@ -142,11 +142,12 @@ cdef class Requests(IoOwner):
         cdef Py_ssize_t i
         if not 0 < op < OP_LIMIT:
             raise ValueError(f"{op} is no I/O type")
-        if (NEED_DATA >> op) & 1 and data is None:
+        if ((NEED_DATA & channel.s.ops_mask) >> op) & 1 and data is None:
             raise ValueError(f"I/O type {op} needs data of {num_blocks} blocks")
-        if (op == OP_COMPARE_AND_WRITE) != (write_data is not None):
-            raise ValueError("write_data goes with COMPARE_AND_WRITE, and with nothing else")
-        if (NEED_COMMAND >> op) & 1 and (cmd is None or len(cmd) != NVME_COMMAND_BYTES):
+        if write_data is None and ((channel.s.ops_mask >> OP_COMPARE_AND_WRITE) & 1
+                                   and op == OP_COMPARE_AND_WRITE):
+            raise ValueError("COMPARE_AND_WRITE needs write_data")
+        if ((NEED_COMMAND & channel.s.ops_mask) >> op) & 1 and (cmd is None or len(cmd) != NVME_COMMAND_BYTES):
             raise ValueError(f"I/O type {op} needs a command of {NVME_COMMAND_BYTES} bytes")
         request = Request.__new__(Request)
         request.channel = channel
@@ -157,7 +158,7 @@ cdef class Requests(IoOwner):
         self._attach(request, pieces, more, metadata, cmd, (FILLED >> op) & 1)
         if data is not None and (BY_BLOCKS >> op) & 1:
             self._check_length(request, 0, len(pieces), expected, "data")
-        if op == OP_COMPARE_AND_WRITE:
+        if write_data is not None:
             self._check_length(request, len(pieces), len(more), expected, "write_data")
         if metadata is not None:
             if data is None or not channel.s.md_len:

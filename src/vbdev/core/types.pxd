@@ -153,7 +153,8 @@ cdef struct bdev_io:
     void *cmd               # NVMe command, 64 bytes
     memory_domain *domain   # where the data lives; NULL: system memory
     bdev_io *victim         # ABORT
-    io_parent *parent       # of a child: its parent's; of a parent: its own
+    io_parent *parent       # of a child
+    io_parent *family       # of a parent, its own
     void *own               # of a child: iovs, when the inline ones are too few, or metadata
     io_bounce *bounce
     owner_state *owner      # who gets the completion
