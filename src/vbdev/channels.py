@@ -11,7 +11,7 @@ from vbdev.descriptor import Descriptor
 from vbdev.iostat import IoTotals
 from vbdev.reactor import Reactor, ReactorStoppedError
 
-__all__ = ["for_each_channel", "gather_iostat"]
+__all__ = ["after_each_channel", "for_each_channel", "gather_iostat"]
 
 
 async def for_each_channel(bdev: Bdev, function: Callable[[Channel], int | None]) -> int:
@@ -41,6 +41,26 @@ async def for_each_channel(bdev: Bdev, function: Callable[[Channel], int | None]
             continue  # its thread has ended, and its channels with it
         if status:
             return status
+
+
+def after_each_channel(
+    channel: Channel, function: Callable[[Channel], None], then: Callable[[], object]
+) -> None:
+    """For a module's `submit`, as of a RESET: see to all channels of its bdev, then go on.
+
+    `function` runs for each channel on that one's thread, then `then` on the thread of `channel`,
+    which has to have an I/O outstanding meanwhile. Returns before either does.
+    """
+    bdev, reactor = channel.bdev, channel.reactor
+
+    async def walk() -> None:
+        try:
+            await for_each_channel(bdev, function)
+        finally:
+            reactor.send_msg(then)
+
+    control: Reactor = bdev.reactor
+    control.send_msg(lambda: control.spawn(walk(), f"channels of {bdev.name}"))
 
 
 def _visit(

@@ -60,11 +60,12 @@ cdef enum:
     COLUMN_FLAGS = 2
     COLUMN_DETAIL = 3
     COLUMN_ARG = 4
-    COLUMN_NUM_BLOCKS = 5
-    COLUMN_OFFSET = 6
-    COLUMN_SRC_OFFSET = 7
-    COLUMN_RESULT = 8
-    COLUMN_SUBMIT_NS = 9
+    COLUMN_ID = 5
+    COLUMN_NUM_BLOCKS = 6
+    COLUMN_OFFSET = 7
+    COLUMN_SRC_OFFSET = 8
+    COLUMN_RESULT = 9
+    COLUMN_SUBMIT_NS = 10
 
 
 @cython.no_gc_clear  # owners give buffers back when they go
@@ -485,13 +486,16 @@ cdef class IOBatch:
             for i in range(self.n):
                 bytes2[i] = self.v[i].flags
             return out
-        if which <= COLUMN_ARG:
+        if which <= COLUMN_ID:
             out = numpy.empty(self.n, dtype=numpy.uint32)
             bytes4 = out
             for i in range(self.n):
                 io = self.v[i]
-                bytes4[i] = io.arg if which == COLUMN_ARG else <uint32_t>io.err
-            return out if which == COLUMN_ARG else out.view(numpy.int32)
+                if which == COLUMN_ID:
+                    bytes4[i] = io.index
+                else:
+                    bytes4[i] = io.arg if which == COLUMN_ARG else <uint32_t>io.err
+            return out if which != COLUMN_DETAIL else out.view(numpy.int32)
         out = numpy.empty(self.n, dtype=numpy.uint64)
         bytes8 = out
         for i in range(self.n):
@@ -532,6 +536,14 @@ cdef class IOBatch:
     def args(self):
         """ZONE_MANAGEMENT: the `ZoneAction`; GET_ZONE_INFO: how many zones. uint32 (n,)."""
         return self._column(COLUMN_ARG)
+
+    @property
+    def ids(self):
+        """What tells an I/O from others while a layer has it under way, uint32 (n,).
+
+        The same in `submit` and in `completed`; another's once the I/O has gone up.
+        """
+        return self._column(COLUMN_ID)
 
     @property
     def num_blocks(self):
