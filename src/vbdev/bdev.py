@@ -36,8 +36,8 @@ from vbdev.reactor import Reactor
 from vbdev.vocab import WRITE_OPS, ClaimType, IoFlag, Op
 
 if TYPE_CHECKING:
-    from vbdev.core.batch import IOBatch
     from vbdev.control import Control
+    from vbdev.core.batch import IOBatch
     from vbdev.descriptor import Descriptor
     from vbdev.registry.claims import Claim
     from vbdev.registry.creations import Creation
@@ -516,6 +516,10 @@ class VirtualBdev(Bdev):
     """
 
     Params: ClassVar[type[BdevParams]] = VirtualBdevParams
+    base_param: ClassVar[str] = "base_bdev_name"
+    """The parameter that names the base bdev."""
+    is_layer: ClassVar[bool] = True
+    """One is all of its base, so that `vbdev serve --layer` can put it there."""
     uuid_namespace: ClassVar[UUID] = UUID("5d0e5f2e-0f0b-4c0b-9d6b-2c2d8a2e6b61")
 
     base_claim: ClaimType = ClaimType.EXCLUSIVE_WRITE
@@ -536,9 +540,9 @@ class VirtualBdev(Bdev):
 
     @classmethod
     def base_name_of(cls, params: BdevParams) -> str:
-        """Return the parameter that names the base bdev."""
-        assert isinstance(params, VirtualBdevParams)
-        return params.base_bdev_name
+        """Return what the base bdev was called by whoever asked."""
+        name: str = getattr(params, cls.base_param)
+        return name
 
     @classmethod
     def creation_key(cls, params: BdevParams) -> str:
@@ -585,9 +589,9 @@ def mask_of(ops: frozenset[Op]) -> int:
     return mask
 
 
-def uuid5(namespace: UUID, base: UUID) -> UUID:
-    """Return the UUIDv5 of a base's UUID, whose 16 bytes are the name, as SPDK makes it."""
+def uuid5(namespace: UUID, base: UUID, more: bytes = b"") -> UUID:
+    """Return the UUIDv5 of a name that is a base's UUID, in 16 bytes, and what follows it."""
     import hashlib
 
-    digest = hashlib.sha1(namespace.bytes + base.bytes, usedforsecurity=False).digest()
+    digest = hashlib.sha1(namespace.bytes + base.bytes + more, usedforsecurity=False).digest()
     return UUID(bytes=digest[:16], version=5)

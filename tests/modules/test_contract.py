@@ -5,16 +5,22 @@ A module that gets a row in `MODULES` needs a suite here.
 """
 
 import errno
+import uuid
 
 import pytest
 
 from vbdev.bdev import BdevError, VirtualBdev
 from vbdev.modules import MODULES
 from vbdev.modules.aio import Aio
+from vbdev.modules.delay import Delay
+from vbdev.modules.error import Error
+from vbdev.modules.gpt import Gpt
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
+from vbdev.modules.split import Split
 from vbdev.modules.uring import Uring
+from vbdev.modules.zone_block import ZoneBlock
 from vbdev.testing import ContractSuite, LayerContractSuite, Stack
 
 NUM_BLOCKS = 256
@@ -58,6 +64,78 @@ class TestPassthru(LayerContractSuite):
     module = Passthru
 
 
+class TestDelay(LayerContractSuite):
+    module = Delay
+
+    def params(self):
+        kinds = ("avg_read", "p99_read", "avg_write", "p99_write")
+        return {"base_bdev_name": "Below", **{f"{kind}_latency": 10 for kind in kinds}}
+
+
+class TestError(LayerContractSuite):
+    module = Error
+
+    def params(self):
+        return {"base_name": "Below"}
+
+
+class Parts(LayerContractSuite):
+    """Parts are made several at a time; here is one of them, in the middle of its base."""
+
+    # These create one bdev by its parameters; test_split.py and test_gpt.py have those of parts.
+    test_a_name_that_is_taken_leaves_nothing = None
+    test_configuration_makes_the_same_again = None
+    test_it_comes_and_goes_with_its_base = None
+
+    def create(self, name="Disk", **params):
+        registry = self.stack.registry
+        below = registry.find("Below")
+        if below is None:
+            below = self.stack.disk(name="Below", num_blocks=self.num_blocks * 3)
+        place = {"base_bdev": "Below", "offset_blocks": 77, "num_blocks": self.num_blocks}
+        if below.num_blocks == self.num_blocks:  # a test's own base
+            place |= {"offset_blocks": 7, "num_blocks": self.num_blocks - 7}
+        bdev = self.module(self.module.Params(name=name, **place, **self.params(), **params))
+
+        async def build():
+            async with registry.hold(below, self.module.kind, holder="test") as hold:
+                await registry.build(bdev, hold)
+
+        self.stack.run(build())
+        return bdev
+
+
+@pytest.mark.rule("A.26.4", "A.26.10")
+class TestSplit(Parts):
+    module = Split
+
+    def params(self):
+        return {}
+
+
+class TestGpt(Parts):
+    module = Gpt
+
+    def params(self):
+        guid = uuid.UUID(int=1)
+        return {"table_guid": guid, "type_guid": guid, "partition_name": "part"}
+
+
+class TestZoneBlock(LayerContractSuite):
+    module = ZoneBlock
+
+    # These write wherever they like; test_zone_block.py writes where a zone's pointer is.
+    test_every_op_that_is_named_succeeds = None
+    test_what_was_written_is_read = None
+    test_many_at_once = None
+    test_batches_are_taken_whole = None
+    test_flags_are_kept_or_refused = None
+    test_reset_leaves_a_working_bdev = None
+
+    def params(self):
+        return {"base_bdev": "Below", "zone_capacity": 64, "optimal_open_zones": 1}
+
+
 class TestUring(InAFile):
     module = Uring
 
@@ -95,4 +173,11 @@ def test_sizes_that_make_no_disk(module, field, value):
 
 
 def test_vbdevs_are_told_from_bdevs():
-    assert [m.kind for m in MODULES if issubclass(m, VirtualBdev)] == ["passthru"]
+    assert [m.kind for m in MODULES if issubclass(m, VirtualBdev)] == [
+        "delay",
+        "error",
+        "gpt",
+        "passthru",
+        "split",
+        "zone_block",
+    ]

@@ -80,12 +80,14 @@ def build_stack(app: App, arguments: argparse.Namespace) -> str | None:
         module = _module(app, kind)
         if not issubclass(module, VirtualBdev):
             raise AppError(f"--layer {layer}: {kind} is a base and no layer")
+        if not module.is_layer:
+            raise AppError(f"--layer {layer}: {kind} makes several bdevs; vbdev rpc creates them")
         params = key_values(pairs, f"--layer {layer}")
-        if "base_bdev_name" in params:
+        if module.base_param in params:
             raise AppError(
-                f"--layer {layer}: base_bdev_name is not for a layer; this one stands on {top}"
+                f"--layer {layer}: {module.base_param} is not for a layer; this one stands on {top}"
             )
-        params["base_bdev_name"] = top
+        params[module.base_param] = top
         top = _create(app, kind, params)
     return top
 
@@ -136,7 +138,8 @@ def _create(app: App, kind: str, params: dict[str, Any]) -> str:
     typed: dict[str, Any] = {}
     for key, value in params.items():
         if key not in fields:
-            known = ", ".join(name for name in fields if name != "base_bdev_name")
+            base = module.base_param if issubclass(module, VirtualBdev) else None
+            known = ", ".join(name for name in fields if name != base)
             raise AppError(f"{kind}: unknown key {key!r}; keys: {known}")
         try:
             typed[key] = from_text(value, fields[key].type) if isinstance(value, str) else value

@@ -52,6 +52,8 @@ class Registry:
         self.bdevs: dict[str, Bdev] = {}
         self.creations: dict[str, Creation] = {}
         self.removals: dict[Bdev, Removal] = {}
+        self.module_options: dict[str, msgspec.Struct] = {}
+        """What `bdev_<kind>_set_options` was given last, by kind."""
         self.notifications = Notifications()
         self.examiner = Examiner(self)
         self.options = BdevOptions()
@@ -435,13 +437,17 @@ class Registry:
     def config(self) -> list[dict[str, Any]]:
         """Return the RPC calls that make the same bdevs and waiting creations again.
 
-        Options that are not the defaults come first, then what was examined on request; then the
-        bdevs, then the vbdevs.
+        Options that are not the defaults come first, the modules' too, since they decide what
+        examination finds; then what was examined on request; then the bdevs, then the vbdevs.
         """
         options = msgspec.to_builtins(self.options)
         calls: list[dict[str, Any]] = []
         if options:
             calls.append({"method": "bdev_set_options", "params": options})
+        calls += [
+            {"method": f"bdev_{kind}_set_options", "params": msgspec.to_builtins(given)}
+            for kind, given in self.module_options.items()
+        ]
         calls += [
             {"method": "bdev_examine", "params": {"name": name}} for name in self.examiner.requested
         ]

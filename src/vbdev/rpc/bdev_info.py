@@ -42,7 +42,11 @@ def describe(bdev: Bdev) -> dict[str, Any]:
     info["claimed"] = bdev.claim is not None
     if bdev.claim is not None:
         info["claim_type"] = str(bdev.claim.kind)
-    info["zoned"] = False
+    info["zoned"] = bdev.zoned
+    if bdev.zoned:
+        info["zone_size"] = bdev.zone_size
+        info["max_open_zones"] = bdev.max_open_zones
+        info["optimal_open_zones"] = bdev.optimal_open_zones
     info["supported_io_types"] = {name: op in bdev.ops for op, name in OP_NAMES.items()}
     info["driver_specific"] = bdev.dump_info()
     return info

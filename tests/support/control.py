@@ -1,0 +1,70 @@
+"""Control: the RPC methods of modules over a bare Stack, without a socket."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from vbdev.config import load_config
+from vbdev.module_methods import RpcError
+from vbdev.modules import MODULES
+from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
+from vbdev.rpc.dispatch import Dispatcher
+from vbdev.testing import Stack, Stub
+
+NO_DEVICE = (-19, "No such device")
+EXISTS = (-17, "File exists")
+INVALID = (-22, "Invalid argument")
+CLAIMED = (-1, "Operation not permitted")
+INVALID_PARAMETERS = (-32602, "Invalid parameters")
+UNDECODED = (-32603, "spdk_json_decode_object failed")
+
+
+class Control:
+    """`stack` is what the methods work on; `detail` the data of the last failure.
+
+    examine: whether modules look at the data of new bdevs.
+    """
+
+    def __init__(self, *, examine=False, **options):
+        self._made_with = {"examine": examine, **options}
+        self.stack = Stack(**options)
+        self.registry = self.stack.registry
+        self.dispatcher = Dispatcher()
+        register_bdev_methods(self.dispatcher, self.registry)
+        for module in (*MODULES, Stub):
+            register_module(self.dispatcher, self.registry, module)
+            if examine:
+                self.registry.add_module(module)
+
+    def call(self, method, **params):
+        return self.stack.run(self.dispatcher.call(method, params or None))
+
+    def fails(self, method, **params):
+        """Call and return (code, message) of the failure."""
+        with pytest.raises(RpcError) as caught:
+            self.call(method, **params)
+        self.detail = caught.value.data
+        return caught.value.code, caught.value.message
+
+    def names(self):
+        """Return the names of all bdevs, in order."""
+        return [bdev["name"] for bdev in self.call("bdev_get_bdevs")]
+
+    def told(self, name):
+        """Return what bdev_get_bdevs says of one bdev."""
+        return self.call("bdev_get_bdevs", name=name)[0]
+
+    def settle_examination(self):
+        """Turn until no module looks at a disk any more."""
+        self.stack.run(self.registry.examiner.wait())
+
+    def reload(self, path):
+        """Save the configuration, end all there is, and make it again from what was saved."""
+        config = [{"subsystem": "bdev", "config": self.registry.config()}]
+        path.write_text(json.dumps({"subsystems": config}))
+        self.stack.close()
+        self.__init__(**self._made_with)
+        for call in load_config(str(path)):
+            self.stack.run(self.dispatcher.call(call.method, call.params))
