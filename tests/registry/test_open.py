@@ -176,6 +176,14 @@ def test_media_events_go_to_a_writer_in_order(stack):
     assert len(writer.events) == 1
 
 
+def test_the_bdev_says_how_many_media_events_are_kept(stack):
+    disk = stack.disk()
+    disk.media_events = 3
+    writer = stack.open("Disk")
+    assert push_media_events(disk, [MediaEvent(number, 1) for number in range(5)]) == 3
+    assert len(get_media_events(writer.descriptor)) == 3
+
+
 def test_media_events_go_with_their_descriptor(stack):
     disk = stack.disk()
     writer = stack.open("Disk")

@@ -154,6 +154,36 @@ def test_the_hook_of_a_channel_that_raises_does_not_keep_the_bdev(stack):
     assert stack.registry.get("Disk").claim is None
 
 
+@pytest.mark.rule("A.7.4", "E.bdev_ut.bdev_unregister_during_quiesced_range_unlock")
+def test_locked_blocks_are_waited_for(stack):
+    disk = stack.disk(Stub)
+    stack.run(disk.quiesce(Stub, 8, 8))
+    task = start(stack, stack.registry.unregister(disk, timeout_ms=100))
+    stack.pass_time(200_000)
+    assert failure(task)[0] == errno.ETIMEDOUT
+    assert "held by a RESET under way, or locked blocks" in failure(task)[1]
+    unlocking = start(stack, disk.unquiesce(Stub, 8, 8))
+    stack.pass_time(1_000)
+    assert unlocking.result() is None
+    assert list(stack.registry) == []
+
+
+@pytest.mark.rule("A.7.4", "E.bdev_mt.unregister_during_reset")
+def test_a_reset_is_waited_for(stack):
+    disk = stack.disk(Stub)
+    opened = stack.open("Disk")
+    request = opened.submit(Op.RESET, 0, 0)
+    stack.settle()
+    task = start(stack, stack.registry.unregister(disk))
+    stack.pass_time(10_000)
+    assert not task.done
+    assert disk.control.busy
+    disk.complete()
+    stack.pass_time(1_000)
+    assert request.status == Status.SUCCESS
+    assert task.result() is None
+
+
 # The end
 
 

@@ -26,7 +26,8 @@ __all__ = [
 ]
 
 MEDIA_EVENTS = 64
-"""How many events a descriptor keeps at most (MEDIA_EVENT_POOL_SIZE)."""
+"""How many events a descriptor keeps at most, unless the bdev's `media_events` says otherwise
+(MEDIA_EVENT_POOL_SIZE)."""
 
 
 class MediaEvent(NamedTuple):
@@ -48,7 +49,7 @@ def push_media_events(bdev: Bdev, events: Iterable[MediaEvent]) -> int:
     if queue is None:
         queue = bdev.media_queues[descriptor] = deque()
         descriptor.on_close(partial(bdev.media_queues.__delitem__, descriptor))
-    taken = list(islice(events, MEDIA_EVENTS - len(queue)))
+    taken = list(islice(events, (bdev.media_events or MEDIA_EVENTS) - len(queue)))
     queue.extend(taken)
     return len(taken)
 
@@ -60,7 +61,8 @@ def notify_media_management(bdev: Bdev) -> None:
             descriptor.post_event(BdevEvent.MEDIA_MANAGEMENT)
 
 
-def get_media_events(descriptor: Descriptor, most: int = MEDIA_EVENTS) -> list[MediaEvent]:
-    """Take the oldest events of a descriptor away, at most so many."""
+def get_media_events(descriptor: Descriptor, most: int | None = None) -> list[MediaEvent]:
+    """Take the oldest events of a descriptor away, all or at most so many."""
     queue = descriptor.bdev.media_queues.get(descriptor, deque())
-    return [queue.popleft() for _ in range(min(most, len(queue)))]
+    number = len(queue) if most is None else min(most, len(queue))
+    return [queue.popleft() for _ in range(number)]

@@ -24,6 +24,9 @@ __all__ = ["Removal", "holders", "remove"]
 
 log = logging.getLogger(__name__)
 
+LOOK_AGAIN_US = 100
+"""How often a removal looks whether a RESET has ended and blocks are locked no more."""
+
 
 class Removal:
     """The removal of one bdev, from the first REMOVE to the last name given free."""
@@ -58,6 +61,8 @@ def say_holders(bdev: Bdev) -> str:
         f"{one['holder']}" + (f" ({one['outstanding']} I/Os)" if one["outstanding"] else "")
         for one in holders(bdev)
     ]
+    if bdev.control is not None and bdev.control.busy:
+        found.append("a RESET under way, or locked blocks")
     return ", ".join(found) or "nobody"
 
 
@@ -109,6 +114,8 @@ def _tell(registry: Registry, bdev: Bdev) -> Future[None]:
 
 async def _finish(registry: Registry, bdev: Bdev, closed: Future[None]) -> None:
     await closed
+    while bdev.control is not None and bdev.control.busy:
+        await registry.reactor.sleep(LOOK_AGAIN_US)
     bdev.state = BdevState.REMOVED
     try:
         await bdev.stop()
