@@ -23,6 +23,7 @@ __all__ = [
     "ZONE_INFO_BYTES",
     "ClaimType",
     "DifCheck",
+    "DmaDeviceType",
     "IoFlag",
     "NbdError",
     "Op",
@@ -141,6 +142,15 @@ class DifCheck(IntFlag):
     REFTAG = 1 << 26
     APPTAG = 1 << 27
     GUARD = 1 << 28
+
+
+class DmaDeviceType(IntEnum):
+    """Kinds of memory that data may live in (SPDK: enum spdk_dma_device_type, and one of ours)."""
+
+    DMA = 1
+    """This process's own: system memory."""
+    MEMFD = 1000
+    """Shared through a memfd; from 1000 on numbers are a vendor's own."""
 
 
 class ZoneAction(IntEnum):
