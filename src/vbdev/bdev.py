@@ -30,6 +30,7 @@ from uuid import UUID
 import msgspec
 
 from vbdev.core.channel import Channel
+from vbdev.core.dif import Dif
 from vbdev.iostat import IoTotals
 from vbdev.module_methods import INVALID_PARAMETERS, ModuleMethod
 from vbdev.reactor import Reactor
@@ -343,6 +344,20 @@ class Bdev:
     def data_block_size(self) -> int:
         """Bytes of a block without interleaved metadata."""
         return self.block_size - (self.md_len if self.md_interleave else 0)
+
+    def metadata_layout(self) -> Dif | None:
+        """Return how the metadata is laid out, None without metadata; ValueError if it can not."""
+        if not self.md_len:
+            return None
+        return Dif(
+            block_size=self.block_size,
+            md_len=self.md_len,
+            md_interleave=self.md_interleave,
+            dif_type=self.dif_type,
+            dif_is_head_of_md=self.dif_is_head_of_md,
+            dif_check_flags=self.dif_check_flags,
+            dif_pi_format=self.dif_pi_format,
+        )
 
     @property
     def size_bytes(self) -> int:

@@ -5,9 +5,18 @@ from __future__ import annotations
 import errno
 
 from vbdev.bdev import Bdev, BdevError, BdevParams
-from vbdev.vocab import BLOCK_SIZE_MULTIPLE, MAX_BLOCK_SIZE, MAX_SIZE_BYTES
+from vbdev.vocab import BLOCK_SIZE_MULTIPLE, MAX_BLOCK_SIZE, MAX_SIZE_BYTES, DifCheck
 
 __all__ = ["SizedParams", "set_geometry"]
+
+MD_SIZES = (0, 8, 16, 32, 64, 128)
+CHECKS = {
+    0: 0,
+    1: DifCheck.GUARD | DifCheck.REFTAG,
+    2: DifCheck.GUARD | DifCheck.REFTAG,
+    3: DifCheck.GUARD,
+}
+"""What is checked, by `dif_type`. Application tags are the application's: no bdev knows them."""
 
 
 class SizedParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
@@ -16,21 +25,25 @@ class SizedParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
     num_blocks: int
     """Size in blocks."""
     block_size: int
-    """Bytes; a multiple of 512."""
+    """Bytes of data in a block; a multiple of 512."""
     physical_block_size: int | None = None
     """Bytes; a multiple of 512. Default: block_size."""
     md_size: int = 0
-    """Bytes of metadata for each block; 0, because metadata is not supported yet."""
+    """Bytes of metadata for each block: 0, 8, 16, 32, 64 or 128."""
     dif_type: int = 0
-    """Protection information; 0, as above."""
+    """Type of protection information in the metadata, 1 to 3; 0 for none."""
     dif_is_head_of_md: bool = False
-    """Where protection information stands in the metadata; without effect."""
+    """Protection information stands at the head of the metadata, not at its end."""
     dif_pi_format: int = 0
-    """Format of protection information; without effect."""
+    """0, 1, 2: protection information with a guard of 16, 32, 64 bits. The first takes 8 bytes of
+    metadata, the others 16."""
 
 
-def set_geometry(bdev: Bdev, params: SizedParams) -> None:
-    """Give the bdev its size; BdevError EINVAL where sizes do not make a disk."""
+def set_geometry(bdev: Bdev, params: SizedParams, *, md_interleave: bool = True) -> None:
+    """Give the bdev its size and metadata; BdevError EINVAL where they do not make a disk.
+
+    md_interleave: metadata is part of each block, and of `Bdev.block_size`.
+    """
     who = f"{bdev.kind} bdev {bdev.name!r}"
     if params.num_blocks <= 0:
         raise BdevError(errno.EINVAL, f"{who}: num_blocks is {params.num_blocks}; at least 1")
@@ -44,17 +57,34 @@ def set_geometry(bdev: Bdev, params: SizedParams) -> None:
                 f"{who}: {field} {size} is no multiple of {BLOCK_SIZE_MULTIPLE} up to"
                 f" {MAX_BLOCK_SIZE}",
             )
-    for field, value in (("md_size", params.md_size), ("dif_type", params.dif_type)):
-        if value:
-            raise BdevError(
-                errno.EINVAL, f"{who}: {field} is {value}; metadata is not supported, only 0 is"
-            )
-    if params.num_blocks * params.block_size > MAX_SIZE_BYTES:
+    if params.md_size not in MD_SIZES:
         raise BdevError(
             errno.EINVAL,
-            f"{who}: {params.num_blocks} blocks of {params.block_size} bytes are more than"
+            f"{who}: md_size {params.md_size} is none of {', '.join(map(str, MD_SIZES))}",
+        )
+    block_size = params.block_size + (params.md_size if md_interleave else 0)
+    if params.num_blocks * block_size > MAX_SIZE_BYTES:
+        raise BdevError(
+            errno.EINVAL,
+            f"{who}: {params.num_blocks} blocks of {block_size} bytes are more than"
             f" {MAX_SIZE_BYTES} bytes",
         )
     bdev.num_blocks = params.num_blocks
-    bdev.block_size = params.block_size
+    bdev.block_size = block_size
     bdev.phys_block_size = params.physical_block_size or 0
+    bdev.md_len = params.md_size
+    bdev.md_interleave = md_interleave and params.md_size > 0
+    bdev.dif_type = params.dif_type
+    bdev.dif_is_head_of_md = params.dif_is_head_of_md
+    bdev.dif_pi_format = params.dif_pi_format
+    if params.dif_type not in CHECKS:
+        raise BdevError(errno.EINVAL, f"{who}: dif_type {params.dif_type} is none of 0, 1, 2, 3")
+    if params.dif_type and not params.md_size:
+        raise BdevError(
+            errno.EINVAL, f"{who}: dif_type {params.dif_type} needs metadata, and md_size is 0"
+        )
+    bdev.dif_check_flags = int(CHECKS[params.dif_type])
+    try:
+        bdev.metadata_layout()
+    except ValueError as error:
+        raise BdevError(errno.EINVAL, f"{who}: {error}") from error

@@ -5,6 +5,9 @@ Known answers: the CRC catalogue's check values; NVM Command Set Specification 1
 SBC-4, 4.22.4 (CRC-16 of 32 bytes).
 """
 
+import itertools
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,7 +38,19 @@ DOWN = UP[::-1]
         (UP[:32][::-1], (None, 0x113FDB5C, None)),
         (DOWN[:32], (0xA0B7, None, None)),
     ],
-    ids=["empty", "check", "4K-0", "4K-1", "4K-up", "4K-down", "32-0", "32-1", "32-up", "32-down", "32-ff"],
+    ids=[
+        "empty",
+        "check",
+        "4K-0",
+        "4K-1",
+        "4K-up",
+        "4K-down",
+        "32-0",
+        "32-1",
+        "32-up",
+        "32-down",
+        "32-ff",
+    ],
 )
 def test_known_answers(function, data, answers):
     for pi_format, answer in enumerate(answers):
@@ -80,12 +95,10 @@ def compiled_of(twin):
 def cut(data, cuts):
     """Return copies of the pieces that these places cut data into, some of them empty."""
     at = [0, *sorted(c % (len(data) + 1) for c in cuts), len(data)]
-    return [bytearray(data[a:b]) for a, b in zip(at, at[1:], strict=False)]
+    return [bytearray(data[a:b]) for a, b in itertools.pairwise(at)]
 
 
 def noise(n, seed):
-    import random
-
     return random.Random(seed).randbytes(n)
 
 

@@ -108,10 +108,14 @@ def test_null_resize(control):
     assert bdev.size_bytes == 3 * MIB
 
 
-def test_null_resize_that_fits_no_block(control):
+def test_null_resize_counts_whole_blocks(control):
     control.call("bdev_null_create", name="Null0", num_blocks=8, block_size=1536)
-    assert control.fails("bdev_null_resize", name="Null0", new_size=1) == INVALID
-    assert control.call("bdev_null_resize", name="Null0", new_size=3) is True
+    assert control.call("bdev_null_resize", name="Null0", new_size=1) is True
+    assert control.stack.registry.get("Null0").num_blocks == 682
+    assert control.fails("bdev_null_resize", name="Null0", new_size=0) == INVALID
+    control.call("bdev_null_create", name="Null1", num_blocks=8, block_size=512, md_size=8)
+    assert control.call("bdev_null_resize", name="Null1", new_size=1) is True
+    assert control.stack.registry.get("Null1").num_blocks == 2016
 
 
 @pytest.mark.parametrize("kind", ["aio", "uring"])

@@ -55,7 +55,7 @@ cdef uint64_t table64[LANES][256]
 
 
 cdef void fill_tables() noexcept nogil:
-    cdef int byte, bit, lane
+    cdef int byte, _bit, lane
     cdef uint16_t a
     cdef uint32_t b
     cdef uint64_t c
@@ -63,7 +63,7 @@ cdef void fill_tables() noexcept nogil:
         a = <uint16_t>(byte << 8)
         b = <uint32_t>byte
         c = <uint64_t>byte
-        for bit in range(8):
+        for _bit in range(8):
             a = <uint16_t>((a << 1) ^ (POLY16 if a & 0x8000 else 0))
             b = (b >> 1) ^ (<uint32_t>POLY32 if b & 1 else <uint32_t>0)
             c = (c >> 1) ^ (POLY64 if c & 1 else <uint64_t>0)

@@ -7,19 +7,37 @@ back to the system. Copies run without the GIL. Every I/O completes in the call.
 Several reactors share a disk. Bits change by atomic operations: a page is marked after it was
 written, and taken for a hole before it is zeroed. So whichever of two overlapping I/Os comes
 last, a page with data in it is never taken for a hole.
+
+Metadata stands in the blocks, or in a mapping of its own. Where it has protection information,
+blocks that nobody has written carry the tags that switch checking off, over zeroes; a WRITE is
+checked before it is stored, a READ in the reader's memory, where nobody changes it any more.
 """
 
-from libc.errno cimport EINVAL
+from libc.errno cimport EINVAL, errno
 from libc.stddef cimport size_t
-from libc.stdint cimport int8_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int32_t, int8_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 from vbdev.core.batch cimport IOBatch
+from vbdev.core.dif cimport (
+    DIF_MAX_MD,
+    DIF_REFTAG,
+    DIF_SHORT,
+    Dif,
+    dif_error,
+    dif_generate,
+    dif_layout,
+    dif_remap,
+    dif_tags,
+    dif_verify,
+    nvme_error_of,
+)
 from vbdev.core.types cimport (
     FLAG_NO_HOLE,
     FLAG_ZCOPY_END,
     IO_FAILED,
     IO_MISCOMPARE,
+    IO_NVME_ERROR,
     IO_SUCCESS,
     OP_ABORT,
     OP_COMPARE,
@@ -34,6 +52,7 @@ from vbdev.core.types cimport (
     OP_WRITE_ZEROES,
     OP_ZCOPY,
     bdev_io,
+    iovec,
 )
 
 
@@ -44,6 +63,12 @@ cdef extern from "sys/mman.h" nogil:
     int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MADV_DONTNEED
     void *MAP_FAILED
 
+cdef extern from "unistd.h" nogil:
+    long syscall(long number, ...)
+
+cdef extern from "sys/syscall.h":
+    long SYS_mbind
+
 cdef extern from *:
     int __ATOMIC_ACQUIRE, __ATOMIC_SEQ_CST
     uint8_t __atomic_load_n(const uint8_t *at, int order) nogil
@@ -53,11 +78,15 @@ cdef extern from *:
 cdef enum:
     PAGE_SHIFT = 12
     PAGE_BYTES = 4096
+    MPOL_PREFERRED = 1
     MADVISE_FROM = 256 << 10    # below this a memset is cheaper than giving pages back
 
 
 cdef class RamDisk:
-    """Memory of `num_blocks` blocks of `block_size` bytes. MemoryError where there is none."""
+    """Memory of `num_blocks` blocks of `block_size` bytes. MemoryError where there is none.
+
+    dif: the layout of metadata, which has to be written once by `format` for all blocks.
+    """
 
     cdef char *base
     cdef uint8_t *pages
@@ -65,14 +94,37 @@ cdef class RamDisk:
     cdef uint64_t mapped_bytes
     cdef uint64_t num_pages
     cdef uint32_t block_size
+    cdef dif_layout layout
+    cdef char *md                       # separate metadata
+    cdef uint64_t md_bytes
+    cdef uint8_t blank[DIF_MAX_MD]      # metadata of a block of zeroes that nobody has written
 
-    def __cinit__(self, uint64_t num_blocks, uint32_t block_size):
+    def __cinit__(self, uint64_t num_blocks, uint32_t block_size, Dif dif=None):
         self.block_size = block_size
         self.size = num_blocks * block_size
         self.num_pages = (self.size + PAGE_BYTES - 1) >> PAGE_SHIFT
         self.mapped_bytes = self.num_pages << PAGE_SHIFT
         self.base = <char *>self._map(self.mapped_bytes)
         self.pages = <uint8_t *>self._map((self.num_pages + 7) >> 3)
+        if dif is None:
+            return
+        self.layout = dif.layout
+        if not self.layout.interleaved:
+            self.md_bytes = num_blocks * self.layout.md_size
+            self.md = <char *>self._map(self.md_bytes)
+        if self.layout.type:
+            self._make_blank()
+
+    cdef int _make_blank(self) except -1:
+        # The disk's first block is zeroes still.
+        cdef iovec block = iovec(self.base, self.block_size)
+        cdef dif_tags tags = dif_tags(0, 0, 0, True)
+        cdef char *at = self.md
+        if self.layout.interleaved:
+            at = self.base + self.layout.data_size
+        dif_generate(&self.layout, &block, 1, at, 1, tags)
+        memcpy(self.blank, at, self.layout.md_size)
+        return 0
 
     cdef void *_map(self, size_t length) except NULL:
         cdef void *base = mmap(NULL, length, PROT_READ | PROT_WRITE,
@@ -86,52 +138,163 @@ cdef class RamDisk:
             munmap(self.base, self.mapped_bytes)
         if self.pages != NULL:
             munmap(self.pages, (self.num_pages + 7) >> 3)
+        if self.md != NULL:
+            munmap(self.md, self.md_bytes)
+
+    def prefer_node(self, int node):
+        """Ask for memory of a NUMA node, before any is touched. Return 0 or an errno."""
+        cdef unsigned long mask[16]
+        cdef long failed
+        if not 0 <= node < 1024:
+            return EINVAL
+        memset(mask, 0, sizeof(mask))
+        mask[node // 64] = <unsigned long>1 << (node % 64)
+        failed = syscall(SYS_mbind, <long>self.base, self.mapped_bytes, MPOL_PREFERRED,
+                         <long>mask, <long>1024, <long>0)
+        if not failed and self.md != NULL:
+            failed = syscall(SYS_mbind, <long>self.md, self.md_bytes, MPOL_PREFERRED,
+                             <long>mask, <long>1024, <long>0)
+        return errno if failed else 0
+
+    def format(self, uint64_t offset_blocks, uint64_t num_blocks):
+        """Give blocks that nobody has written valid protection information, where there is any."""
+        if num_blocks * self.block_size > self.size - offset_blocks * self.block_size:
+            raise ValueError("these are not all blocks of the disk")
+        if self.layout.type:
+            with nogil:
+                self._blank(offset_blocks, num_blocks)
+
+    cdef void _blank(self, uint64_t offset_blocks, uint64_t num_blocks) noexcept nogil:
+        """Set the metadata of blocks of zeroes."""
+        cdef uint64_t _i
+        cdef size_t stride = self.layout.md_size
+        cdef char *at = self.md + offset_blocks * self.layout.md_size
+        if self.layout.interleaved:
+            stride = self.block_size
+            at = self.base + offset_blocks * self.block_size + self.layout.data_size
+        for _i in range(num_blocks):
+            memcpy(at, self.blank, self.layout.md_size)
+            at += stride
 
     def execute(self, IOBatch ios not None):
         """Carry out and complete every I/O of the batch."""
         cdef Py_ssize_t i
         cdef bdev_io *io
         cdef int8_t status
+        cdef int32_t err
+        cdef bint plain = self.layout.md_size == 0
         with nogil:
             for i in range(ios.n):
                 io = ios.v[i]
                 status = IO_SUCCESS
-                if io.op == OP_READ:
+                err = 0
+                if plain and io.op == OP_READ:
                     self._transfer(io, False)
-                elif io.op == OP_WRITE:
+                elif plain and io.op == OP_WRITE:
                     self._transfer(io, True)
                     self._mark(io.offset_blocks, io.num_blocks)
-                else:
+                elif plain or (io.op != OP_READ and io.op != OP_WRITE and io.op != OP_COPY):
                     status = self._other(io)
-                ios.core.push_done(io, status, 0 if status != IO_FAILED else EINVAL)
+                    err = 0 if status != IO_FAILED else EINVAL
+                else:
+                    err = self._with_metadata(io)
+                    if err:
+                        status = IO_NVME_ERROR if err > 0xff else IO_FAILED
+                ios.core.push_done(io, status, err)
         ios.n = 0
+
+    cdef inline char *_md_at(self, uint64_t offset_blocks) noexcept nogil:
+        return self.md + offset_blocks * self.layout.md_size
 
     cdef inline void _transfer(self, bdev_io *io, bint write) noexcept nogil:
         cdef char *at = self.base + io.offset_blocks * self.block_size
+        cdef char *domain = io.domain.base if io.domain != NULL else NULL
+        cdef char *other
         cdef uint32_t i
         for i in range(io.iovcnt):
+            other = domain + <size_t>io.iovs[i].iov_base
             if write:
-                memcpy(at, io.iovs[i].iov_base, io.iovs[i].iov_len)
+                memcpy(at, other, io.iovs[i].iov_len)
             else:
-                memcpy(io.iovs[i].iov_base, at, io.iovs[i].iov_len)
+                memcpy(other, at, io.iovs[i].iov_len)
             at += io.iovs[i].iov_len
+
+    cdef int32_t _with_metadata(self, bdev_io *io) noexcept nogil:
+        """READ, WRITE and COPY of a disk with metadata: 0, an errno, or what an NVMe disk says."""
+        cdef char *md = NULL
+        cdef uint64_t md_bytes = io.num_blocks * self.layout.md_size
+        cdef int32_t err = 0
+        if self.md != NULL:
+            md = self._md_at(io.offset_blocks)
+        if io.op == OP_READ:
+            self._transfer(io, False)
+            if md != NULL and io.md != NULL:
+                memcpy(io.md, md, md_bytes)
+                md = <char *>io.md
+            return self._verify(io, io.iovs, io.iovcnt, md, io.offset_blocks)
+        if io.op == OP_WRITE:
+            if md == NULL or io.md != NULL:
+                err = self._verify(io, io.iovs, io.iovcnt, io.md, io.offset_blocks)
+            if err:
+                return err
+            self._transfer(io, True)
+            if md != NULL and io.md != NULL:
+                memcpy(md, io.md, md_bytes)
+            elif md != NULL and self.layout.type:
+                # A writer that has no metadata: the disk makes what belongs to the data.
+                dif_generate(&self.layout, io.iovs, io.iovcnt, md, io.num_blocks,
+                             dif_tags(io.offset_blocks, 0, 0, False))
+        else:
+            err = self._copy_with_metadata(io, md, md_bytes)
+        self._mark(io.offset_blocks, io.num_blocks)
+        return err
+
+    cdef int32_t _copy_with_metadata(self, bdev_io *io, char *md, uint64_t md_bytes) noexcept nogil:
+        cdef iovec blocks = iovec(self.base + io.src_offset_blocks * self.block_size,
+                                  io.num_blocks * self.block_size)
+        cdef char *md_source = NULL
+        cdef int32_t err
+        cdef dif_error error
+        if md != NULL:
+            md_source = self._md_at(io.src_offset_blocks)
+        err = self._verify(io, &blocks, 1, md_source, io.src_offset_blocks)
+        if err:
+            return err
+        memmove(self.base + io.offset_blocks * self.block_size, blocks.iov_base, blocks.iov_len)
+        if md != NULL:
+            memmove(md, md_source, md_bytes)
+        if self.layout.checks & DIF_REFTAG:
+            blocks.iov_base = self.base + io.offset_blocks * self.block_size
+            dif_remap(&self.layout, &blocks, 1, md, io.num_blocks, io.src_offset_blocks,
+                      io.offset_blocks, False, &error)
+        return 0
+
+    cdef int32_t _verify(self, bdev_io *io, const iovec *iovs, uint32_t iovcnt, const void *md,
+                         uint64_t ref_tag) noexcept nogil:
+        cdef dif_error error
+        cdef int failed
+        cdef uint8_t checks = self.layout.checks & ~io.dif_exclude
+        if not checks:
+            return 0
+        failed = dif_verify(&self.layout, iovs, iovcnt, md, io.num_blocks,
+                            dif_tags(ref_tag, 0, 0xffff, False), checks, &error)
+        if failed == DIF_SHORT:
+            return EINVAL
+        return nvme_error_of(failed) if failed else 0
 
     cdef int8_t _other(self, bdev_io *io) noexcept nogil:
         cdef char *at = self.base + io.offset_blocks * self.block_size
         cdef uint64_t length = io.num_blocks * self.block_size
-        cdef uint32_t i
         if io.op == OP_FLUSH or io.op == OP_RESET:
             return IO_SUCCESS
         if io.op == OP_UNMAP or io.op == OP_WRITE_ZEROES:
             self._zero(io.offset_blocks * self.block_size, length,
                        io.op == OP_UNMAP or not io.flags & FLAG_NO_HOLE)
+            if self.md != NULL or self.layout.type:
+                self._blank(io.offset_blocks, io.num_blocks)
             return IO_SUCCESS
         if io.op == OP_COMPARE:
-            for i in range(io.iovcnt):
-                if memcmp(at, io.iovs[i].iov_base, io.iovs[i].iov_len):
-                    return IO_MISCOMPARE
-                at += io.iovs[i].iov_len
-            return IO_SUCCESS
+            return self._compare(io)
         if io.op == OP_COPY:
             memmove(at, self.base + io.src_offset_blocks * self.block_size, length)
             self._mark(io.offset_blocks, io.num_blocks)
@@ -143,6 +306,8 @@ cdef class RamDisk:
                 io.iov_inline[0].iov_base = at
                 io.iov_inline[0].iov_len = length
                 io.iovcnt = 1
+                if self.md != NULL:
+                    io.md = self._md_at(io.offset_blocks)
             # At the end once more: the caller has written since, and others may have unmapped.
             self._mark(io.offset_blocks, io.num_blocks)
             return IO_SUCCESS
@@ -150,6 +315,20 @@ cdef class RamDisk:
             io.result = self._seek(io.offset_blocks * self.block_size, io.op == OP_SEEK_DATA)
             return IO_SUCCESS
         return IO_FAILED  # ABORT: what was submitted has completed already
+
+    cdef int8_t _compare(self, bdev_io *io) noexcept nogil:
+        """Compare data, and all of its separate metadata where the I/O brings some."""
+        cdef char *at = self.base + io.offset_blocks * self.block_size
+        cdef char *domain = io.domain.base if io.domain != NULL else NULL
+        cdef uint32_t i
+        for i in range(io.iovcnt):
+            if memcmp(at, domain + <size_t>io.iovs[i].iov_base, io.iovs[i].iov_len):
+                return IO_MISCOMPARE
+            at += io.iovs[i].iov_len
+        if self.md != NULL and io.md != NULL and memcmp(
+                self._md_at(io.offset_blocks), io.md, io.num_blocks * self.layout.md_size):
+            return IO_MISCOMPARE
+        return IO_SUCCESS
 
     cdef inline void _mark(self, uint64_t offset_blocks, uint64_t num_blocks) noexcept nogil:
         cdef uint64_t page = (offset_blocks * self.block_size) >> PAGE_SHIFT
@@ -234,21 +413,61 @@ cdef class ZeroRegion:
         if self.base != NULL:
             munmap(self.base, self.size)
 
-    def execute(self, IOBatch ios not None, uint32_t block_size):
-        """Complete every I/O: a READ without a buffer gets one of zeroes, others are left as is."""
+    def execute(self, IOBatch ios not None, uint32_t block_size, Dif dif=None):
+        """Complete every I/O.
+
+        A READ without a buffer gets one of zeroes, one with a buffer of its caller's is left as
+        it is, and what a pool lent for it is cleared. With protection information (`dif`) every
+        READ gets zeroes and what belongs to them, and a WRITE is checked.
+        """
         cdef Py_ssize_t i
         cdef bdev_io *io
-        cdef uint64_t length
-        for i in range(ios.n):
-            io = ios.v[i]
-            if io.op == OP_READ and io.iovcnt == 0:
-                length = io.num_blocks * block_size
-                if length > self.size:
-                    ios.core.push_done(io, IO_FAILED, EINVAL)
-                    continue
-                io.iovs = io.iov_inline
-                io.iov_inline[0].iov_base = self.base
-                io.iov_inline[0].iov_len = length
-                io.iovcnt = 1
-            ios.core.push_done(io, IO_FAILED if io.op == OP_ABORT else IO_SUCCESS, 0)
+        cdef int32_t err
+        cdef bint checked = dif is not None and dif.layout.type != 0
+        with nogil:
+            for i in range(ios.n):
+                io = ios.v[i]
+                err = 0
+                if io.op == OP_READ and io.iovcnt == 0:
+                    err = self._lend(io, io.num_blocks * block_size)
+                elif io.op == OP_READ and (checked or io.buf.size_class >= 0):
+                    clear(io)
+                if checked and (io.op == OP_READ or io.op == OP_WRITE) and not err:
+                    err = protect(io, &dif.layout)
+                if err > 0xff:
+                    ios.core.push_done(io, IO_NVME_ERROR, err)
+                else:
+                    ios.core.push_done(
+                        io, IO_FAILED if err or io.op == OP_ABORT else IO_SUCCESS, err)
         ios.n = 0
+
+    cdef int32_t _lend(self, bdev_io *io, uint64_t length) noexcept nogil:
+        if length > self.size:
+            return EINVAL
+        io.iovs = io.iov_inline
+        io.iov_inline[0].iov_base = self.base
+        io.iov_inline[0].iov_len = length
+        io.iovcnt = 1
+        return 0
+
+
+cdef void clear(bdev_io *io) noexcept nogil:
+    cdef char *domain = io.domain.base if io.domain != NULL else NULL
+    cdef uint32_t i
+    for i in range(io.iovcnt):
+        memset(domain + <size_t>io.iovs[i].iov_base, 0, io.iovs[i].iov_len)
+
+
+cdef int32_t protect(bdev_io *io, const dif_layout *layout) noexcept nogil:
+    """Make a READ's protection information, check a WRITE's."""
+    cdef dif_error error
+    cdef int failed
+    cdef dif_tags tags = dif_tags(io.offset_blocks, 0, 0xffff, False)
+    if io.op == OP_READ:
+        failed = dif_generate(layout, io.iovs, io.iovcnt, NULL, io.num_blocks, tags)
+    else:
+        failed = dif_verify(layout, io.iovs, io.iovcnt, NULL, io.num_blocks, tags,
+                            layout.checks & ~io.dif_exclude, &error)
+    if failed == DIF_SHORT:
+        return EINVAL
+    return nvme_error_of(failed) if failed else 0

@@ -111,6 +111,14 @@ cdef struct io_frame:
     uint64_t offset_blocks  # as the layer received it
     uint64_t submit_ns
 
+# Memory that is not the process's own heap, but mapped here: pieces of data in it are offsets.
+cdef struct memory_domain:
+    char *base
+    uint64_t size           # bytes
+    uint32_t type           # vocab.DmaDeviceType
+    uint64_t in_flight      # I/Os that point here
+
+
 # Data that a layer put in place of its caller's, until its frame is popped.
 cdef struct io_bounce:
     io_bounce *outer

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+from pathlib import Path
 
 from vbdev.bdev import Bdev, BdevError
 from vbdev.core.batch import IOBatch
@@ -12,6 +14,9 @@ from vbdev.geometry import SizedParams, set_geometry
 from vbdev.module_methods import DECODE_OBJECT_FAILED
 from vbdev.vocab import Op
 
+FORMAT_BYTES = 4 << 20
+"""Memory touched at a time, about 1 ms."""
+
 
 class MallocParams(SizedParams, kw_only=True, forbid_unknown_fields=True):
     """Create a bdev in memory."""
@@ -19,11 +24,11 @@ class MallocParams(SizedParams, kw_only=True, forbid_unknown_fields=True):
     name: str = ""
     """Name of the bdev; `Malloc<n>` when absent."""
     optimal_io_boundary: int | None = None
-    """Blocks; a hint to those who write in larger units."""
+    """Blocks; I/O that crosses a multiple of it is split there."""
     md_interleave: bool = False
-    """Where metadata would stand; without effect as long as md_size is 0."""
+    """Metadata is part of each block, not in a buffer of its own."""
     numa_id: int = -1
-    """-1 for any NUMA node; no other can be asked for."""
+    """NUMA node whose memory is preferred; -1 for any."""
 
 
 class Malloc(Bdev):
@@ -56,22 +61,55 @@ class Malloc(Bdev):
 
     async def start(self) -> None:
         """Reserve the memory; pages are touched as they are written."""
-        set_geometry(self, self.params)
-        if self.params.numa_id != -1:
-            raise BdevError(
-                errno.EINVAL,
-                f"malloc bdev {self.name!r}: numa_id is {self.params.numa_id}; only -1 (any) is"
-                " supported",
-            )
-        self.optimal_io_boundary = self.params.optimal_io_boundary or 0
+        params = self.params
+        who = f"malloc bdev {self.name!r}"
+        set_geometry(self, params, md_interleave=params.md_interleave)
+        nodes = online_nodes()
+        if params.numa_id != -1:
+            if params.numa_id not in nodes:
+                raise BdevError(
+                    errno.EINVAL,
+                    f"{who}: numa_id is {params.numa_id}; the machine has"
+                    f" {', '.join(map(str, nodes))}",
+                )
+            self.numa_id = params.numa_id
+        self.optimal_io_boundary = params.optimal_io_boundary or 0
+        self.split_on_optimal_io_boundary = self.optimal_io_boundary > 0
         try:
-            self._ram = RamDisk(self.num_blocks, self.block_size)
+            self._ram = RamDisk(self.num_blocks, self.block_size, self.metadata_layout())
         except (MemoryError, OverflowError) as error:
             raise BdevError(
-                errno.ENOMEM,
-                f"malloc bdev {self.name!r}: no memory for {self.size_bytes} bytes",
+                errno.ENOMEM, f"{who}: no memory for {self.size_bytes} bytes"
             ) from error
+        if self.numa_id is not None and len(nodes) > 1:
+            number = self._ram.prefer_node(self.numa_id)
+            if number:
+                raise BdevError(
+                    number, f"{who}: no memory of NUMA node {self.numa_id}: {os.strerror(number)}"
+                )
+        if self.dif_type:
+            await self._format()
+
+    async def _format(self) -> None:
+        """Write the first protection information, a piece at a time: others run in between."""
+        blocks = max(1, FORMAT_BYTES // (self.block_size if self.md_interleave else self.md_len))
+        for offset in range(0, self.num_blocks, blocks):
+            self._ram.format(offset, min(blocks, self.num_blocks - offset))
+            await self.reactor.sleep(0)
 
     def submit(self, channel: Channel, ios: IOBatch) -> None:
         """Copy, compare, clear; everything completes here."""
         self._ram.execute(ios)
+
+
+def online_nodes() -> list[int]:
+    """Return the machine's NUMA nodes; where the kernel knows of none, there is node 0."""
+    try:
+        text = Path("/sys/devices/system/node/online").read_text(encoding="ascii").strip()
+    except OSError:
+        return [0]
+    nodes: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        nodes += range(int(first), int(last or first) + 1)
+    return nodes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -51,7 +51,11 @@ class ResizeParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
 
 
 class Null(Bdev):
-    """Discards writes. A READ leaves the caller's buffer as it is, or gives one of zeroes."""
+    """Discards writes. A READ leaves the caller's buffer as it is, or gives one of zeroes.
+
+    With protection information a READ gives zeroes and what belongs to them, and what a WRITE
+    brings is checked.
+    """
 
     kind = "null"
     product_name = "Null disk"
@@ -68,10 +72,17 @@ class Null(Bdev):
         for hint in HINTS:
             setattr(self, hint, getattr(self.params, hint))
         self._zeroes = ZeroRegion()
+        self._dif = self.metadata_layout()
+        # The one page of zeroes is no block with protection information of its own.
+        self.gives_read_buffers = self.dif_type == 0
 
     def submit(self, channel: Channel, ios: IOBatch) -> None:
         """Complete everything."""
-        self._zeroes.execute(ios, self.block_size)
+        self._zeroes.execute(ios, self.block_size, self._dif)
+
+    def config_params(self) -> dict[str, Any]:
+        """Return the parameters with the size as it is now."""
+        return {**super().config_params(), "num_blocks": self.num_blocks}
 
     @classmethod
     def rpc_methods(cls) -> Sequence[ModuleMethod]:
@@ -82,8 +93,8 @@ class Null(Bdev):
 async def resize(registry: Registry, params: ResizeParams) -> bool:
     """Change a null bdev's size and tell its openers; EINVAL where that can not be."""
     bdev = registry.get(params.name, Null.kind)
-    num_blocks, rest = divmod(params.new_size << 20, bdev.block_size)
-    if rest or not 0 < num_blocks * bdev.block_size <= MAX_SIZE_BYTES:
+    num_blocks = (params.new_size << 20) // bdev.block_size
+    if not 0 < num_blocks * bdev.block_size <= MAX_SIZE_BYTES:
         raise BdevError(
             errno.EINVAL,
             f"null bdev {bdev.name!r}: new_size {params.new_size} MiB is no size of 1 to"

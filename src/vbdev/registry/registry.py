@@ -217,7 +217,7 @@ class Registry:
             bdev.uuid = uuid.uuid4()
         bdev.write_unit_size = bdev.write_unit_size or 1
         bdev.acwu = bdev.acwu or bdev.write_unit_size
-        bdev.phys_block_size = bdev.phys_block_size or bdev.block_size
+        bdev.phys_block_size = bdev.phys_block_size or bdev.data_block_size
         self._names.add(bdev)
         self.bdevs[bdev.name] = bdev
         if isinstance(bdev, VirtualBdev):
@@ -462,10 +462,11 @@ class Registry:
 def _check_geometry(bdev: Bdev) -> None:
     if not bdev.name:
         raise BdevError(errno.EINVAL, "a bdev needs a name")
-    if not 0 < bdev.block_size <= MAX_BLOCK_SIZE or bdev.block_size % BLOCK_SIZE_MULTIPLE:
+    size = bdev.data_block_size
+    if not 0 < size <= MAX_BLOCK_SIZE or size % BLOCK_SIZE_MULTIPLE:
         raise BdevError(
             errno.EINVAL,
-            f"bdev {bdev.name}: block size {bdev.block_size} is no multiple"
+            f"bdev {bdev.name}: block size {size} is no multiple"
             f" of {BLOCK_SIZE_MULTIPLE} up to {MAX_BLOCK_SIZE}",
         )
     if bdev.num_blocks <= 0:

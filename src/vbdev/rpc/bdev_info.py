@@ -11,7 +11,7 @@ from vbdev.bdev import Bdev, VirtualBdev
 from vbdev.iostat import IoTotals
 from vbdev.registry import Registry
 from vbdev.registry.removal import holders
-from vbdev.vocab import OP_NAMES, Status
+from vbdev.vocab import OP_NAMES, DifCheck, Status
 
 __all__ = ["describe", "iostat", "stack", "who_holds"]
 
@@ -33,6 +33,18 @@ def describe(bdev: Bdev) -> dict[str, Any]:
     }
     if bdev.numa_id is not None:
         info["numa_id"] = bdev.numa_id
+    if bdev.md_len:
+        info["md_size"] = bdev.md_len
+        info["md_interleave"] = bdev.md_interleave
+        info["dif_type"] = bdev.dif_type
+    if bdev.dif_type:
+        info["dif_is_head_of_md"] = bdev.dif_is_head_of_md
+        info["enabled_dif_check_types"] = {
+            "reftag": bool(bdev.dif_check_flags & DifCheck.REFTAG),
+            "apptag": bool(bdev.dif_check_flags & DifCheck.APPTAG),
+            "guard": bool(bdev.dif_check_flags & DifCheck.GUARD),
+        }
+        info["dif_pi_format"] = bdev.dif_pi_format
     info["assigned_rate_limits"] = {
         "rw_ios_per_sec": 0,
         "rw_mbytes_per_sec": 0,
