@@ -1,5 +1,15 @@
 from vbdev.core.buffers cimport BufferPool
-from vbdev.core.types cimport bdev_io, channel_state, int32_t, int8_t, io_list, io_queue, uint64_t
+from vbdev.core.dif cimport dif_layout
+from vbdev.core.types cimport (
+    bdev_io,
+    channel_state,
+    int32_t,
+    int8_t,
+    io_bounce,
+    io_list,
+    io_queue,
+    uint64_t,
+)
 
 
 # What a batch needs of the engine: where completed I/Os go, where buffers come from.
@@ -11,6 +21,8 @@ cdef class IoCore:
     cdef readonly uint64_t misused      # completions of an I/O that no layer held
 
     cdef bint push_done(self, bdev_io *io, int8_t status, int32_t err) noexcept nogil
+    cdef io_bounce *_new_bounce(self, bdev_io *io, uint64_t length, bint beyond) noexcept nogil
+    cdef int add_metadata(self, bdev_io *io, const dif_layout *layout, bint beyond) noexcept nogil
     cdef bint bounce(self, bdev_io *io, bint copy_in, bint copy_back, bint beyond) noexcept nogil
     cdef void wait_in(self, io_queue *queue, bdev_io *io) noexcept nogil
     cdef void unbounce(self, bdev_io *io) noexcept nogil

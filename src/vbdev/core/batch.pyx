@@ -13,13 +13,25 @@ changing one changes nothing until it is assigned back.
 cimport cython
 from cpython.buffer cimport PyBUF_WRITE
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.errno cimport ENOMEM
+from libc.errno cimport EINVAL, ENOMEM
 from libc.stdint cimport int32_t, int64_t, int8_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from vbdev.core.buffers cimport BufferPool
+from vbdev.core.dif cimport (
+    DIF_SHORT,
+    dif_error,
+    dif_insert,
+    dif_layout,
+    dif_strip,
+    dif_tags,
+    nvme_error_of,
+)
 from vbdev.core.types cimport (
+    FLAG_PRACT,
+    HAS_BARE_DATA,
+    HAS_DOMAIN,
     IO_DONE,
     IO_FAILED,
     IO_NVME_ERROR,
@@ -29,11 +41,13 @@ from vbdev.core.types cimport (
     IO_SUCCESS,
     IO_WAITING,
     OP_ABORT,
+    OP_COMPARE_AND_WRITE,
     OP_COPY,
     OP_LIMIT,
     OP_READ,
     OP_SEEK_DATA,
     OP_SEEK_HOLE,
+    OP_WRITE,
     OP_ZCOPY,
     OP_ZONE_APPEND,
     SLOW_BOUNCE,
@@ -41,6 +55,7 @@ from vbdev.core.types cimport (
     bdev_io,
     channel_state,
     io_bounce,
+    io_bounce_bytes,
     io_data_bytes,
     io_holds_memory,
     io_list_free,
@@ -48,6 +63,8 @@ from vbdev.core.types cimport (
     io_queue,
     io_queue_push,
     io_restore,
+    iovec,
+    memory_domain,
 )
 
 
@@ -66,6 +83,34 @@ cdef enum:
     COLUMN_SRC_OFFSET = 8
     COLUMN_RESULT = 9
     COLUMN_SUBMIT_NS = 10
+
+
+cdef uint64_t gather(char *to, const iovec *iovs, uint32_t iovcnt,
+                     const memory_domain *domain) noexcept nogil:
+    """Copy pieces of data into one; return how many bytes."""
+    cdef char *base = domain.base if domain != NULL else NULL
+    cdef uint64_t done = 0
+    cdef uint32_t i
+    for i in range(iovcnt):
+        memcpy(to + done, base + <size_t>iovs[i].iov_base, iovs[i].iov_len)
+        done += iovs[i].iov_len
+    return done
+
+
+cdef void scatter(const char *source, const iovec *iovs, uint32_t iovcnt,
+                  const memory_domain *domain) noexcept nogil:
+    cdef char *base = domain.base if domain != NULL else NULL
+    cdef uint32_t i
+    for i in range(iovcnt):
+        memcpy(base + <size_t>iovs[i].iov_base, source, iovs[i].iov_len)
+        source += iovs[i].iov_len
+
+
+cdef int strip_metadata(bdev_io *io, const io_bounce *bounce, dif_error *error) noexcept nogil:
+    cdef const dif_layout *layout = <const dif_layout *>bounce.layout
+    return dif_strip(layout, &bounce.iov, 1, io.iovs, io.iovcnt, io.num_blocks,
+                     dif_tags(io.offset_blocks, 0, 0xffff, False),
+                     layout.checks & ~io.dif_exclude, error)
 
 
 @cython.no_gc_clear  # owners give buffers back when they go
@@ -92,34 +137,85 @@ cdef class IoCore:
         self.done.n += 1
         return True
 
-    cdef bint bounce(self, bdev_io *io, bint copy_in, bint copy_back, bint beyond) noexcept nogil:
-        """Put a pool buffer in place of the I/O's data until the top frame is popped."""
+    cdef io_bounce *_new_bounce(self, bdev_io *io, uint64_t length, bint beyond) noexcept nogil:
+        """Get memory, and keep in mind what the I/O has; NULL when there is none."""
         cdef io_bounce *bounce = <io_bounce *>malloc(sizeof(io_bounce))
-        cdef uint64_t length = io_data_bytes(io)
-        cdef char *to
-        cdef uint32_t i
         if bounce == NULL:
-            return False
+            return NULL
         if not self.buffers.get(length, beyond, &bounce.buf):
             free(bounce)
-            return False
-        if copy_in:
-            to = <char *>bounce.buf.base
-            for i in range(io.iovcnt):
-                memcpy(to, io.iovs[i].iov_base, io.iovs[i].iov_len)
-                to += io.iovs[i].iov_len
+            return NULL
         bounce.outer = io.bounce
         bounce.iovs = io.iovs
         bounce.iovcnt = io.iovcnt
+        bounce.iovs2 = io.iovs2
+        bounce.iovcnt2 = io.iovcnt2
+        bounce.md = io.md
+        bounce.domain = io.domain
+        bounce.flags = io.flags
+        bounce.layout = NULL
+        bounce.stays = False
         bounce.depth = io.depth
-        bounce.copy_back = copy_back
+        bounce.copy_back = io.op == OP_READ
         bounce.iov.iov_base = bounce.buf.base
-        bounce.iov.iov_len = length
         io.bounce = bounce
         io.slow |= SLOW_BOUNCE
+        return bounce
+
+    cdef bint bounce(self, bdev_io *io, bint copy_in, bint copy_back, bint beyond) noexcept nogil:
+        """Put a pool buffer in place of the I/O's data until the top frame is popped.
+
+        Separate metadata comes along, and data leaves its memory domain.
+        """
+        cdef uint64_t length = io_data_bytes(io)
+        cdef io_bounce *bounce = self._new_bounce(io, io_bounce_bytes(io), beyond)
+        cdef char *to
+        if bounce == NULL:
+            return False
+        bounce.copy_back = copy_back
+        bounce.iov.iov_len = length
+        to = <char *>bounce.buf.base
+        if copy_in:
+            gather(to, io.iovs, io.iovcnt, io.domain)
+        to += length
+        if io.op == OP_COMPARE_AND_WRITE:
+            bounce.iov2.iov_base = to
+            bounce.iov2.iov_len = gather(to, io.iovs2, io.iovcnt2, io.domain)
+            to += bounce.iov2.iov_len
+            io.iovs2 = &bounce.iov2
+            io.iovcnt2 = 1
+        if io.md != NULL:
+            if copy_in:
+                memcpy(to, io.md, io.num_blocks * io.frames[io.depth - 1].channel.md_len)
+            io.md = to
         io.iovs = &bounce.iov
         io.iovcnt = 1
+        io.domain = NULL
+        io.flags &= <uint16_t>~HAS_DOMAIN
         return True
+
+    cdef int add_metadata(self, bdev_io *io, const dif_layout *layout, bint beyond) noexcept nogil:
+        """Put blocks with metadata in place of the I/O's bare data until the top frame is popped.
+
+        A READ's are checked then, and stripped. 0, ENOMEM, or EINVAL when there is less data than
+        the blocks take.
+        """
+        cdef uint64_t length = io.num_blocks * layout.block_size
+        cdef io_bounce *bounce = self._new_bounce(io, length, beyond)
+        if bounce == NULL:
+            return ENOMEM
+        bounce.iov.iov_len = length
+        bounce.layout = layout
+        bounce.stays = True
+        if io.op == OP_WRITE and dif_insert(
+                layout, io.iovs, io.iovcnt, &bounce.iov, 1, io.num_blocks,
+                dif_tags(io.offset_blocks, 0, 0, False)):
+            self.unbounce(io)
+            return EINVAL
+        io.iovs = &bounce.iov
+        io.iovcnt = 1
+        io.flags &= <uint16_t>~(FLAG_PRACT | HAS_BARE_DATA)
+        return 0
 
     cdef void wait_in(self, io_queue *queue, bdev_io *io) noexcept nogil:
         """Put an I/O at the end of a queue of the channel of its top frame."""
@@ -129,17 +225,34 @@ cdef class IoCore:
         self.waiting += 1
 
     cdef void unbounce(self, bdev_io *io) noexcept nogil:
-        """Undo `bounce`: copy a successful READ out, give the buffer back."""
+        """Undo `bounce` or `add_metadata`: copy a successful READ out, give the buffer back.
+
+        The offset is what it was then. A READ whose protection information is wrong fails here.
+        """
         cdef io_bounce *bounce = io.bounce
-        cdef char *source = <char *>bounce.buf.base
-        cdef uint32_t i
+        cdef uint64_t length = bounce.iov.iov_len
+        cdef dif_error error
+        cdef int failed
         io.iovs = bounce.iovs
         io.iovcnt = bounce.iovcnt
+        io.iovs2 = bounce.iovs2
+        io.iovcnt2 = bounce.iovcnt2
+        io.domain = bounce.domain
+        io.flags = bounce.flags
         io.bounce = bounce.outer
-        if bounce.copy_back and io.status == IO_SUCCESS:
-            for i in range(io.iovcnt):
-                memcpy(io.iovs[i].iov_base, source, io.iovs[i].iov_len)
-                source += io.iovs[i].iov_len
+        if not bounce.copy_back or io.status != IO_SUCCESS:
+            pass
+        elif bounce.layout != NULL:
+            failed = strip_metadata(io, bounce, &error)
+            if failed:
+                io.status = IO_FAILED if failed == DIF_SHORT else IO_NVME_ERROR
+                io.err = EINVAL if failed == DIF_SHORT else nvme_error_of(failed)
+        else:
+            scatter(<char *>bounce.buf.base, io.iovs, io.iovcnt, io.domain)
+            if io.md != NULL:
+                memcpy(bounce.md, <char *>bounce.buf.base + length,
+                       io.num_blocks * io.frames[io.depth - 1].channel.md_len)
+        io.md = bounce.md
         self.buffers.put(&bounce.buf)
         free(bounce)
 
@@ -424,7 +537,7 @@ cdef class IOBatch:
                 # Behind those that wait already, unless it is one they wait for.
                 if (not held and io.frames[io.depth - 1].channel.nomem.head != NULL
                         or not self.core.bounce(io, io.op != OP_READ, io.op == OP_READ, held)):
-                    if self.core.buffers.can_ever_get(io_data_bytes(io), held):
+                    if self.core.buffers.can_ever_get(io_bounce_bytes(io), held):
                         io_restore(io)  # it comes to `submit` once more, as it came now
                         io.stage = STAGE_MEMORY
                         self.core.wait_in(&io.frames[io.depth - 1].channel.nomem, io)

@@ -1,6 +1,20 @@
 from vbdev.core.batch cimport IOBatch
+from vbdev.core.dif cimport Dif, dif_layout
 from vbdev.core.engine cimport ChannelBase
-from vbdev.core.types cimport bdev_io, int32_t, int8_t, io_list, io_queue, locked_range, uint64_t
+from vbdev.core.types cimport (
+    bdev_io,
+    int32_t,
+    int8_t,
+    io_list,
+    io_queue,
+    locked_range,
+    uint32_t,
+    uint64_t,
+)
+
+
+cdef enum:
+    MAX_DOMAIN_TYPES = 8
 
 
 cdef class Channel(ChannelBase):
@@ -14,6 +28,9 @@ cdef class Channel(ChannelBase):
     cdef object control
     cdef readonly bint closed
     cdef uint64_t supported_mask
+    cdef dif_layout layout              # of its metadata; I/Os that are converted point here
+    cdef uint32_t domain_types[MAX_DOMAIN_TYPES]
+    cdef uint32_t num_domain_types
     cdef io_list for_control            # RESET, COMPARE_AND_WRITE of the batch at hand
     cdef locked_range *ranges
     cdef size_t num_ranges
@@ -23,7 +40,10 @@ cdef class Channel(ChannelBase):
     cdef uint64_t nomem_retry_ns        # or when this time has come
 
     cdef int submit_batch(self, IOBatch ios) except -1
+    cdef int _configure_metadata(self, Dif dif, bint hide) except -1
     cdef void _arm(self) noexcept nogil
+    cdef bint _leave_domain(self, bdev_io *io, bint first) noexcept nogil
+    cdef bint _add_metadata(self, bdev_io *io, bint first) noexcept nogil
     cdef bint _admit(self, bdev_io *io, bint resumed) noexcept nogil
     cdef bint _admit_memory(self, bdev_io *io, bint first) noexcept nogil
     cdef bint _admit_other(self, bdev_io *io) noexcept nogil

@@ -19,6 +19,7 @@ from libc.string cimport memcpy, memmove, memset
 
 from vbdev.core.batch cimport IOBatch, new_batch
 from vbdev.core.engine cimport ChannelBase, Engine
+from vbdev.core.dif cimport Dif
 from vbdev.core.types cimport (
     CHILDREN_ABORT,
     CHILDREN_COMPARE,
@@ -26,15 +27,20 @@ from vbdev.core.types cimport (
     CHILDREN_SPLIT,
     CHILDREN_ZERO,
     FLAG_FAST_ZERO,
+    FLAG_PRACT,
     FLAG_ZCOPY_END,
+    GATES_FOR_ALL,
     GATE_ALIGN,
     GATE_BUFFER,
     GATE_FROZEN,
     GATE_LENGTH,
     GATE_LOCKED,
+    GATE_METADATA,
     GATE_NOMEM,
     GATE_SPLIT,
-    GATES_FOR_ALL,
+    HAS_BARE_DATA,
+    HAS_DOMAIN,
+    HAS_METADATA,
     IO_ABORTED,
     IO_CONTROL,
     IO_DONE,
@@ -78,9 +84,13 @@ from vbdev.core.types cimport (
     WATCH_COMPLETED,
     bdev_io,
     channel_state,
+    io_block_bytes,
+    io_bounce,
+    io_bounce_bytes,
     io_data_bytes,
     io_frame,
     io_holds_memory,
+    io_is_bare,
     io_limits,
     io_list,
     io_list_free,
@@ -150,6 +160,7 @@ cdef enum:
 cdef uint64_t ALWAYS_SPECIAL = (
     (1 << OP_COPY) | (1 << OP_ABORT) | (1 << OP_RESET) | (1 << OP_SEEK_DATA) | (1 << OP_SEEK_HOLE)
     | (1 << OP_UNMAP) | (1 << OP_ZONE_APPEND) | (1 << OP_COMPARE_AND_WRITE))
+cdef uint64_t COMPARING = (1 << OP_COMPARE) | (1 << OP_COMPARE_AND_WRITE)
 cdef uint64_t WITH_DATA = (
     (1 << OP_READ) | (1 << OP_WRITE) | (1 << OP_COMPARE) | (1 << OP_COMPARE_AND_WRITE)
     | (1 << OP_ZONE_APPEND))
@@ -209,7 +220,8 @@ cdef class Channel(ChannelBase):
     def configure(self, *, submit, completed, uint64_t supported_mask, uint64_t ops_mask,
                   uint64_t num_blocks, uint32_t block_size, uint32_t required_alignment,
                   unsigned int refused_flags, bint gives_read_buffers, native_mask=None,
-                  limits=None, uint32_t md_len=0, control=None):
+                  limits=None, uint32_t md_len=0, control=None, Dif dif=None,
+                  bint hide_metadata=False, memory_domains=()):
         """Set what the checks compare with; again after a resize.
 
         supported_mask: a bit for each op that the bdev carries out, native_mask: for those of
@@ -217,8 +229,11 @@ cdef class Channel(ChannelBase):
         the supported ones, what the descriptor may submit. required_alignment: of data in memory,
         in bytes, a power of two. gives_read_buffers: a READ may arrive at the module without a
         buffer, and the module supplies one. limits: {name of io_limits' field: value}. md_len:
-        bytes of separate metadata of a block. control: called as (channel, ios) with RESETs, with COMPARE_AND_WRITEs that
-        have to be emulated and with ABORTs of either; without, they go to the module.
+        bytes of separate metadata of a block. dif: the layout of the metadata, where there is any;
+        hide_metadata: the submitter's blocks have no interleaved metadata. memory_domains: types
+        of those that the module uses itself. control: called as (channel, ios) with RESETs, with
+        COMPARE_AND_WRITEs that have to be emulated and with ABORTs of either; without, they go to
+        the module.
         """
         # A bound method is taken apart here, so that no call has to.
         self.submit_function = getattr(submit, "__func__", submit)
@@ -236,8 +251,14 @@ cdef class Channel(ChannelBase):
         self.s.num_blocks = num_blocks
         self.s.block_size = block_size
         self.s.md_len = md_len
+        self._configure_metadata(dif, hide_metadata)
+        if len(memory_domains) > MAX_DOMAIN_TYPES:
+            raise ValueError(f"{len(memory_domains)} memory domains; {MAX_DOMAIN_TYPES} at most")
+        self.num_domain_types = len(memory_domains)
+        for i in range(self.num_domain_types):
+            self.domain_types[i] = memory_domains[i]
         self.s.align_mask = required_alignment - 1
-        self.s.refused_flags = refused_flags
+        self.s.refused_flags |= refused_flags
         memset(&self.s.limits, 0, sizeof(io_limits))
         if limits:
             self.s.limits = limits
@@ -255,6 +276,35 @@ cdef class Channel(ChannelBase):
         self.s.gates |= GATE_LENGTH
         self._arm()
 
+    cdef int _configure_metadata(self, Dif dif, bint hide) except -1:
+        self.s.refused_flags = 0
+        self.s.special_flags = HAS_DOMAIN
+        self.s.data_block_size = self.s.block_size
+        self.s.hides_metadata = False
+        self.s.gates &= ~GATE_METADATA
+        self.s.layout = NULL
+        if dif is None:
+            self.s.refused_flags = HAS_METADATA
+            return 0
+        self.layout = dif.layout
+        self.s.layout = &self.layout
+        if not self.layout.interleaved:
+            if hide:
+                raise ValueError("separate metadata can not be hidden")
+            self.s.refused_flags = FLAG_PRACT
+            return 0
+        self.s.refused_flags = HAS_METADATA
+        self.s.data_block_size = self.layout.data_size
+        self.s.hides_metadata = hide
+        self.s.special_flags |= HAS_BARE_DATA
+        if self.layout.type and self.layout.pi_size == self.layout.md_size:
+            self.s.special_flags |= FLAG_PRACT
+        elif self.layout.type and not hide:
+            self.s.refused_flags |= FLAG_PRACT  # other metadata would have to come from somewhere
+        if hide:
+            self.s.gates |= GATE_METADATA
+        return 0
+
     cdef void _arm(self) noexcept nogil:
         """Derive from the gates which types `_admit` has to see."""
         cdef uint32_t gates = self.s.gates
@@ -264,7 +314,7 @@ cdef class Channel(ChannelBase):
             mask = <uint64_t>-1
         if gates & GATE_BUFFER:
             mask |= 1 << OP_READ
-        if gates & (GATE_ALIGN | GATE_LENGTH):
+        if gates & (GATE_ALIGN | GATE_LENGTH | GATE_METADATA):
             mask |= WITH_DATA
         if gates & GATE_SPLIT:
             if limits.boundary or limits.max_rw or limits.max_segment_bytes or limits.max_segments:
@@ -291,7 +341,7 @@ cdef class Channel(ChannelBase):
         cdef bdev_io **v = ios.v
         cdef channel_state *s = &self.s
         cdef uint64_t ops_mask = s.ops_mask, special = s.special_mask, num_blocks = s.num_blocks
-        cdef uint32_t refused = s.refused_flags
+        cdef uint32_t unusual = s.refused_flags | s.special_flags
         cdef uint64_t now
         cdef bdev_io *io
         cdef io_frame *frame
@@ -307,7 +357,7 @@ cdef class Channel(ChannelBase):
             io = v[i]
             if (not ((ops_mask >> io.op) & 1) or io.num_blocks > num_blocks
                     or io.offset_blocks > num_blocks - io.num_blocks
-                    or io.flags & refused or io.depth >= MAX_STACK_DEPTH):
+                    or io.flags & unusual & s.refused_flags or io.depth >= MAX_STACK_DEPTH):
                 io.state = IO_SUBMITTED
                 io.hooked_depth = 0  # one more trip of the layer above has ended
                 engine.push_done(io, IO_FAILED, self._refusal(io))
@@ -322,7 +372,7 @@ cdef class Channel(ChannelBase):
             io.status = IO_PENDING
             io.state = IO_SUBMITTED
             entered += 1
-            if (special >> io.op) & 1 and not self._admit(io, False):
+            if ((special >> io.op) & 1 or io.flags & unusual) and not self._admit(io, False):
                 continue
             if kept != i:
                 v[kept] = io
@@ -346,7 +396,7 @@ cdef class Channel(ChannelBase):
         if io.depth >= MAX_STACK_DEPTH:
             return ELOOP
         if io.flags & self.s.refused_flags:
-            return ENOTSUP
+            return EINVAL if io.flags & self.s.refused_flags == HAS_METADATA else ENOTSUP
         return EINVAL
 
     cdef bint _admit(self, bdev_io *io, bint resumed) noexcept nogil:
@@ -359,7 +409,7 @@ cdef class Channel(ChannelBase):
             if gates & GATE_FROZEN and io.op != OP_RESET:
                 return self._end(io, IO_ABORTED, 0)
             if gates & GATE_LENGTH and (WITH_DATA >> io.op) & 1 and io.iovcnt and (
-                    io_data_bytes(io) != io.num_blocks * self.s.block_size):
+                    io_data_bytes(io) != io.num_blocks * io_block_bytes(&self.s, io)):
                 return self._end(io, IO_FAILED, EINVAL)
             if (ALWAYS_SPECIAL >> io.op) & 1 and not self._admit_other(io):
                 return False
@@ -367,7 +417,10 @@ cdef class Channel(ChannelBase):
                 return self._park(&self.s.locked, io)
             io.stage = STAGE_SPLIT
         if io.stage == STAGE_SPLIT:
-            if not (self.s.native_mask >> io.op) & 1:
+            if io.domain != NULL and not self._leave_domain(io, resumed):
+                return False
+            if not (self.s.native_mask >> io.op) & 1 or (
+                    (COMPARING >> io.op) & 1 and io_is_bare(&self.s, io)):
                 return self._emulate(io)
             if gates & GATE_SPLIT and self._needs_split(io):
                 if io.op == OP_WRITE and self.s.limits.write_unit and (
@@ -407,10 +460,12 @@ cdef class Channel(ChannelBase):
         cdef bint held
         if not (WITH_DATA >> io.op) & 1:
             return True
+        if io_is_bare(&self.s, io) and not self._add_metadata(io, first):
+            return False
         if io.op == OP_READ and io.iovcnt == 0:
             return not self.s.gates & GATE_BUFFER or self._give_buffer(io, first)
         if self.s.align_mask:
-            if io.bounce != NULL and io.bounce.depth == io.depth:
+            if io.bounce != NULL and io.bounce.depth == io.depth and not io.bounce.stays:
                 return True  # it got aligned memory before it waited
             for i in range(io.iovcnt):
                 if (<size_t>io.iovs[i].iov_base | io.iovs[i].iov_len) & self.s.align_mask:
@@ -420,12 +475,50 @@ cdef class Channel(ChannelBase):
             held = io_holds_memory(io)
             if not (held or first or self.s.nomem.head == NULL) or not self.engine.bounce(
                     io, io.op != OP_READ, io.op == OP_READ, held):
-                return self._no_memory(io, io_data_bytes(io), held)
+                return self._no_memory(io, io_bounce_bytes(io), held)
+        return True
+
+    cdef bint _leave_domain(self, bdev_io *io, bint first) noexcept nogil:
+        """Copy data out of a memory domain that cannot stay there (SPDK: pull and push)."""
+        cdef bint held
+        cdef uint32_t i
+        if (self.s.native_mask >> io.op) & 1 and not io_is_bare(&self.s, io):
+            for i in range(self.num_domain_types):
+                if self.domain_types[i] == io.domain.type:
+                    return True
+        held = io_holds_memory(io)
+        if not (held or first or self.s.nomem.head == NULL) or not self.engine.bounce(
+                io, io.op != OP_READ, io.op == OP_READ, held):
+            return self._no_memory(io, io_bounce_bytes(io), held)
+        io.bounce.stays = True
+        return True
+
+    cdef bint _add_metadata(self, bdev_io *io, bint first) noexcept nogil:
+        """Put blocks with metadata in place of bare data; False: it waits for memory, or failed."""
+        cdef io_bounce *bounce = io.bounce
+        cdef bint held
+        cdef int failure
+        if io.op != OP_READ and io.op != OP_WRITE:
+            return self._end(io, IO_FAILED, ENOTSUP)  # ZONE_APPEND: nobody knows the tags yet
+        while bounce != NULL and bounce.depth == io.depth:
+            if bounce.layout != NULL:
+                return True
+            bounce = bounce.outer
+        if io.op == OP_READ and io.iovcnt == 0 and not self._give_buffer(io, first):
+            return False
+        held = io_holds_memory(io)
+        if not (held or first or self.s.nomem.head == NULL):
+            return self._no_memory(io, io.num_blocks * self.s.block_size, held)
+        failure = self.engine.add_metadata(io, &self.layout, held)
+        if failure == EINVAL:
+            return self._end(io, IO_FAILED, EINVAL)
+        if failure:
+            return self._no_memory(io, io.num_blocks * self.s.block_size, held)
         return True
 
     cdef bint _give_buffer(self, bdev_io *io, bint first) noexcept nogil:
         """Give a READ that has no buffer one; False: it waits for it, or has ended."""
-        cdef uint64_t length = io.num_blocks * self.s.block_size
+        cdef uint64_t length = io.num_blocks * io_block_bytes(&self.s, io)
         cdef bint held = io_holds_memory(io)
         if length == 0:
             return True
@@ -518,7 +611,8 @@ cdef class Channel(ChannelBase):
                 return True
             if limits.max_segment_bytes:
                 if io.iovcnt == 0:
-                    return io.num_blocks * self.s.block_size > limits.max_segment_bytes
+                    return (io.num_blocks * io_block_bytes(&self.s, io)
+                            > limits.max_segment_bytes)
                 for i in range(io.iovcnt):
                     if io.iovs[i].iov_len > limits.max_segment_bytes:
                         return True
@@ -594,7 +688,7 @@ cdef class Channel(ChannelBase):
             io.status = IO_ABORTED
             return False
         io_restore(io)
-        while io.bounce != NULL and io.bounce.depth == io.depth:
+        while io.bounce != NULL and io.bounce.depth == io.depth and not io.bounce.stays:
             self.engine.unbounce(io)
         io.status = IO_PENDING
         io.err = 0

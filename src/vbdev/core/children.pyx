@@ -18,6 +18,15 @@ from libc.string cimport memcmp
 from vbdev.core.batch cimport IOBatch, new_batch
 from vbdev.core.channel cimport Channel
 from vbdev.core.engine cimport ChildOwner
+from vbdev.core.dif cimport (
+    DIF_REFTAG,
+    dif_error,
+    dif_generate,
+    dif_layout,
+    dif_remap,
+    dif_tags,
+    nvme_error_of,
+)
 from vbdev.core.types cimport (
     CHILDREN_ABORT,
     CHILDREN_COMPARE,
@@ -26,11 +35,15 @@ from vbdev.core.types cimport (
     CHILDREN_SPLIT,
     CHILDREN_ZERO,
     FLAG_FUA,
+    FLAG_PRACT,
+    HAS_BARE_DATA,
+    HAS_METADATA,
     INLINE_IOVS,
     IO_ABORTED,
     IO_CONTROL,
     IO_FAILED,
     IO_MISCOMPARE,
+    IO_NVME_ERROR,
     IO_PARENT,
     IO_PENDING,
     IO_SUBMITTED,
@@ -47,7 +60,9 @@ from vbdev.core.types cimport (
     SLOW_UNCOUNTED,
     bdev_io,
     channel_state,
+    io_block_bytes,
     io_holds_memory,
+    io_is_bare,
     io_limits,
     iovec,
 )
@@ -65,6 +80,11 @@ cdef enum:
     MAX_OTHER_CHILDREN = 8      # UNMAP, WRITE_ZEROES, COPY: as SPDK
     ZERO_BYTES = 1 << 20
     PIECE_BYTES = 128 << 10     # that an emulated COMPARE or COPY reads at once
+
+
+# Of a parent's flags, what its children have too, whatever they are.
+cdef enum:
+    BARE = FLAG_PRACT | HAS_BARE_DATA
 
 
 cdef inline bdev_io *next_child(const bdev_io *io) noexcept nogil:
@@ -128,6 +148,7 @@ cdef class Children(ChildOwner):
         """Say what children the parent's kind, or its next phase, is made of."""
         cdef bdev_io *io = parent.io
         cdef channel_state *s = parent.channel
+        cdef uint32_t block_bytes = io_block_bytes(s, io)
         cdef uint64_t apart
         parent.child_op = io.op
         parent.done = 0
@@ -144,9 +165,9 @@ cdef class Children(ChildOwner):
                 parent.at_most = 1
             elif parent.phase == 0:
                 parent.child_op = OP_COMPARE
-                if not (s.native_mask >> OP_COMPARE) & 1:
+                if not (s.native_mask >> OP_COMPARE) & 1 or io_is_bare(s, io):
                     parent.child_op = OP_READ
-                    parent.piece = PIECE_BYTES // s.block_size
+                    parent.piece = PIECE_BYTES // block_bytes
             else:
                 parent.child_op = OP_WRITE
                 parent.iovs = io.iovs2
@@ -172,10 +193,10 @@ cdef class Children(ChildOwner):
                 parent.piece = s.limits.max_write_zeroes
         elif parent.kind == CHILDREN_COMPARE:
             parent.child_op = OP_READ
-            parent.piece = PIECE_BYTES // s.block_size
+            parent.piece = PIECE_BYTES // block_bytes
         elif parent.kind == CHILDREN_COPY:
             parent.child_op = OP_READ
-            parent.piece = PIECE_BYTES // s.block_size
+            parent.piece = PIECE_BYTES // block_bytes
             if s.limits.max_copy and s.limits.max_copy < parent.piece:
                 parent.piece = s.limits.max_copy
             if s.limits.write_unit:
@@ -296,6 +317,7 @@ cdef class Children(ChildOwner):
         cdef uint64_t boundary
         child.op = parent.child_op
         child.dif_exclude = io.dif_exclude
+        child.flags = io.flags & BARE
         child.domain = io.domain
         if io.op == OP_RESET:
             child.offset_blocks = child.num_blocks = 0
@@ -306,6 +328,7 @@ cdef class Children(ChildOwner):
         child.offset_blocks = io.offset_blocks + at
         child.num_blocks = blocks
         if child.op == OP_COMPARE:
+            child.flags = io.flags
             child.iovs = io.iovs
             child.iovcnt = io.iovcnt
             child.md = io.md
@@ -316,14 +339,15 @@ cdef class Children(ChildOwner):
             child.domain = NULL
             child.offset_blocks = io.src_offset_blocks + at
             child.src_offset_blocks = io.offset_blocks + at  # where it is written then
+            if s.md_len:
+                child.own = malloc(blocks * s.md_len)
+                if child.own == NULL:
+                    return ENOMEM
+                child.md = child.own
+                child.flags |= HAS_METADATA
         elif parent.kind == CHILDREN_ZERO:
             child.domain = NULL
-            child.flags = io.flags & FLAG_FUA
-            child.iov_inline[0].iov_base = self.zeroes
-            child.iov_inline[0].iov_len = blocks * s.block_size
-            child.iovcnt = 1
-            if s.md_len:
-                child.md = self.zeroes
+            return self._make_zeroes(parent, child, blocks)
         elif child.op == OP_READ and parent.kind != CHILDREN_SPLIT:  # to be compared
             child.domain = NULL
             if io.md != NULL:
@@ -331,6 +355,7 @@ cdef class Children(ChildOwner):
                 if child.own == NULL:
                     return ENOMEM
                 child.md = child.own
+                child.flags |= HAS_METADATA
         elif child.op == OP_READ or child.op == OP_WRITE:
             child.flags = io.flags
             boundary = s.limits.boundary
@@ -353,13 +378,52 @@ cdef class Children(ChildOwner):
         parent.left -= child.num_blocks
         return 0
 
+    cdef int _make_zeroes(self, io_parent *parent, bdev_io *child, uint64_t blocks) noexcept nogil:
+        """Fill in a WRITE of zeroes, with the metadata that belongs to them."""
+        cdef channel_state *s = parent.channel
+        cdef const dif_layout *layout = <const dif_layout *>s.layout
+        child.flags = parent.io.flags & FLAG_FUA
+        if layout != NULL and layout.interleaved and layout.type:
+            child.flags |= HAS_BARE_DATA
+        child.iov_inline[0].iov_base = self.zeroes
+        child.iov_inline[0].iov_len = blocks * io_block_bytes(s, child)
+        child.iovcnt = 1
+        if s.md_len:
+            child.md = self.zeroes
+            child.flags |= HAS_METADATA
+            if layout != NULL and layout.type:
+                child.own = calloc(blocks, s.md_len)
+                if child.own == NULL:
+                    return ENOMEM
+                child.md = child.own
+                dif_generate(layout, child.iovs, 1, child.md, blocks,
+                             dif_tags(child.offset_blocks, 0, 0, False))
+        parent.done += blocks
+        parent.left -= blocks
+        return 0
+
+    cdef bint _move_tags(self, io_parent *parent, bdev_io *child) noexcept nogil:
+        """Give what a COPY has read the reference tags of where it is written; False: it fails."""
+        cdef channel_state *s = parent.channel
+        cdef const dif_layout *layout = <const dif_layout *>s.layout
+        cdef dif_error error
+        cdef int failed
+        if layout == NULL or not layout.checks & DIF_REFTAG & ~child.dif_exclude or io_is_bare(s, parent.io):
+            return True
+        failed = dif_remap(layout, child.iovs, child.iovcnt, child.md, child.num_blocks,
+                           child.src_offset_blocks, child.offset_blocks, True, &error)
+        if failed:
+            child.status = IO_NVME_ERROR
+            child.err = nvme_error_of(failed)
+        return not failed
+
     cdef bint _cut_data(self, io_parent *parent, bdev_io *child) noexcept nogil:
         """Give a child the next pieces of its parent's data, and shorten it to what they hold.
 
         False: not even a block fits (num_blocks is 0 then), or there is no memory.
         """
         cdef io_limits *limits = &parent.channel.limits
-        cdef uint64_t block_size = parent.channel.block_size
+        cdef uint64_t block_size = io_block_bytes(parent.channel, parent.io)
         cdef uint64_t want = child.num_blocks * block_size, got = 0
         cdef uint64_t longest = limits.max_segment_bytes if limits.max_segment_bytes else want
         cdef uint32_t most = MAX_CHILD_IOVS, pieces = 0, i = parent.iov, n
@@ -480,9 +544,14 @@ cdef class Children(ChildOwner):
                 to = child.src_offset_blocks
                 child.src_offset_blocks = child.offset_blocks
                 child.offset_blocks = to
-                child.op = OP_WRITE
-                child.flags = parent.io.flags & FLAG_FUA
-                return True
+                if not self._move_tags(parent, child):
+                    parent.stop = True
+                    parent.status = child.status
+                    parent.err = child.err
+                else:
+                    child.op = OP_WRITE
+                    child.flags |= parent.io.flags & FLAG_FUA
+                    return True
         elif child.op == OP_READ and parent.kind != CHILDREN_SPLIT:
             if self._differs(parent, child):
                 parent.stop = True
@@ -506,8 +575,9 @@ cdef class Children(ChildOwner):
         """Compare what a child read with the parent's data, and metadata where it has any."""
         cdef channel_state *s = parent.channel
         cdef uint64_t at = child.offset_blocks - parent.io.offset_blocks
-        cdef uint64_t skip = at * s.block_size
-        cdef uint64_t left = child.num_blocks * s.block_size
+        cdef uint32_t block_bytes = io_block_bytes(s, parent.io)
+        cdef uint64_t skip = at * block_bytes
+        cdef uint64_t left = child.num_blocks * block_bytes
         cdef uint32_t i = 0, j = 0
         cdef size_t done = 0, take
         while i < parent.io.iovcnt and skip >= parent.io.iovs[i].iov_len:

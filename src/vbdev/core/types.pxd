@@ -67,6 +67,14 @@ cdef enum:
     FLAG_ZCOPY_COMMIT = 32
     FLAG_PRACT = 64
 
+# What the core says of an I/O in `flags`, so that a channel that has nothing to do with it need
+# not look: its data is in a memory domain; it has separate metadata; its data has no metadata in
+# it, where the bdev's has.
+cdef enum:
+    HAS_DOMAIN = 1 << 12
+    HAS_METADATA = 1 << 13
+    HAS_BARE_DATA = 1 << 14
+
 # Why completion looks at an I/O alone, and not at a run of them.
 cdef enum:
     SLOW_BOUNCE = 1         # data was put in place of the caller's
@@ -123,10 +131,18 @@ cdef struct memory_domain:
 cdef struct io_bounce:
     io_bounce *outer
     iovec *iovs
-    uint32_t iovcnt
+    iovec *iovs2
+    void *md
+    memory_domain *domain   # where `iovs` are
+    const void *layout      # dif_layout, when metadata is put in and taken out on the way
+    uint16_t iovcnt
+    uint16_t iovcnt2
+    uint16_t flags
     uint8_t depth           # of the frame it belongs to
     uint8_t copy_back       # READ: to the caller's buffers when it succeeds
+    uint8_t stays           # while the I/O waits to be given to the module again
     iovec iov
+    iovec iov2
     buffer_ref buf
 
 cdef struct bdev_io:
@@ -255,8 +271,12 @@ cdef struct channel_state:
     uint64_t num_blocks
     uint64_t outstanding
     uint32_t block_size
+    uint32_t data_block_size  # of it, without interleaved metadata
     uint32_t align_mask     # required alignment of data, in bytes, minus 1
     uint16_t refused_flags
+    uint16_t special_flags  # I/Os with these need a look beyond range and op
+    bint hides_metadata     # the submitter's blocks are data only
+    const void *layout      # dif_layout of the metadata, NULL without
     uint16_t gates          # GATE_*
     uint8_t watch           # WATCH_*
     bint ready_queued
@@ -380,3 +400,25 @@ cdef inline void io_restore(bdev_io *io) noexcept nogil:
             io.src_offset_blocks -= moved
         elif io.slow & SLOW_RESULT and io.result != <uint64_t>-1:
             io.result -= moved
+
+
+cdef inline bint io_is_bare(const channel_state *s, const bdev_io *io) noexcept nogil:
+    # Whether the I/O's data comes without the metadata that is interleaved in the bdev's blocks.
+    return s.hides_metadata or io.flags & (FLAG_PRACT | HAS_BARE_DATA) & s.special_flags
+
+
+cdef inline uint32_t io_block_bytes(const channel_state *s, const bdev_io *io) noexcept nogil:
+    # Bytes that a block takes in the I/O's data.
+    return s.data_block_size if io_is_bare(s, io) else s.block_size
+
+
+cdef inline uint64_t io_bounce_bytes(const bdev_io *io) noexcept nogil:
+    # What `IoCore.bounce` asks the pool for.
+    cdef uint64_t total = io_data_bytes(io)
+    cdef uint32_t i
+    if io.op == OP_COMPARE_AND_WRITE:
+        for i in range(io.iovcnt2):
+            total += io.iovs2[i].iov_len
+    if io.md != NULL:
+        total += io.num_blocks * io.frames[io.depth - 1].channel.md_len
+    return total
