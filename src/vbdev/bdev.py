@@ -248,6 +248,9 @@ class Bdev:
     ctratt: int = 0
     """NVMe controller attributes."""
     numa_id: int | None = None
+    memory_domains: tuple[int, ...] = ()
+    """Kinds of memory (`DmaDeviceType`) that the module uses where it is. Data in other kinds, and
+    all if there are none here, comes as a copy in system memory."""
     gives_read_buffers: bool = False
     """A READ may arrive without a buffer; the module (or its base) supplies one."""
 
@@ -399,6 +402,11 @@ class Bdev:
         native = mask_of(self.ops)
         supported = native | mask_of(self.emulated_ops())
         writable = channel.descriptor is None or channel.descriptor.write
+        hide = channel.descriptor is not None and channel.descriptor.hide_metadata
+        if hide:
+            # Memory that is lent has metadata in it; what is appended has no address to be made of.
+            native &= ~mask_of(frozenset({Op.ZCOPY, Op.ZONE_APPEND}))
+            supported &= ~mask_of(frozenset({Op.ZCOPY, Op.ZONE_APPEND}))
         channel.configure(
             submit=self.submit,
             completed=None if type(self).completed is Bdev.completed else self.completed,
@@ -412,6 +420,9 @@ class Bdev:
             native_mask=native,
             limits=self.io_limits(channel.engine.buffers.largest_bytes),
             md_len=0 if self.md_interleave else self.md_len,
+            dif=self.metadata_layout(),
+            hide_metadata=hide and self.md_interleave,
+            memory_domains=self.memory_domains,
             control=self.control.submit if self.control is not None else None,
         )
 
@@ -586,7 +597,9 @@ class VirtualBdev(Bdev):
         self.ops = type(self).ops & base.ops
         if not self.base_descriptor.write:
             self.ops -= WRITE_OPS
+        # Both for one reason: it never looks at data.
         self.gives_read_buffers = type(self).gives_read_buffers and base.gives_read_buffers
+        self.memory_domains = base.memory_domains if type(self).gives_read_buffers else ()
         if self.uuid is None:
             assert base.uuid is not None
             self.uuid = uuid5(type(self).uuid_namespace, base.uuid)

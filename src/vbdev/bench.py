@@ -241,6 +241,7 @@ class Bench:
             write=params.workload not in READ_ONLY,
             on_event=self._on_event,
             holder="bench",
+            hide_metadata=self._registry.get(params.bdev).md_interleave,
         )
         parts: list[tuple[Reactor, LoadGenerator]] = []
         try:

@@ -73,9 +73,11 @@ class Descriptor:
         write: bool,
         on_event: Callable[[BdevEvent], object],
         holder: str,
+        hide_metadata: bool = False,
     ) -> None:
         self.bdev = bdev
         self.write = write
+        self.hide_metadata = hide_metadata and bdev.md_len > 0
         self.holder = holder
         self._reactor = reactor
         self._on_event = on_event
@@ -89,6 +91,16 @@ class Descriptor:
     def reactor(self) -> Reactor:
         """The reactor that it belongs to."""
         return self._reactor
+
+    @property
+    def block_size(self) -> int:
+        """Bytes of a block as it is seen through this descriptor."""
+        return self.bdev.data_block_size if self.hide_metadata else self.bdev.block_size
+
+    @property
+    def size_bytes(self) -> int:
+        """Capacity in such bytes."""
+        return self.bdev.num_blocks * self.block_size
 
     @property
     def closed(self) -> bool:

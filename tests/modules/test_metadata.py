@@ -12,13 +12,13 @@ import msgspec
 import pytest
 
 from support.dif_twin import Twin
-from support.stack import stack
 from vbdev.bdev import BdevError
 from vbdev.core.dif import Dif
 from vbdev.modules.malloc import Malloc, online_nodes
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
 from vbdev.rpc.bdev_info import describe
+from vbdev.testing import stack
 from vbdev.vocab import DifCheck, Op, Status
 
 GUARD, APPTAG, REFTAG = (2, 0x82), (2, 0x83), (2, 0x84)
@@ -132,7 +132,7 @@ def cut(data):
 def media_error(request):
     """Return (sct, sc) of an I/O that ended with an NVMe status."""
     assert request.status == Status.NVME_ERROR
-    return request.nvme_status[1:]
+    return divmod(request.detail, 256)
 
 
 @pytest.fixture

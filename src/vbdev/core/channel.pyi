@@ -2,6 +2,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from vbdev.core.batch import IOBatch
+from vbdev.core.dif import Dif
 from vbdev.core.engine import ChannelBase, Engine
 from vbdev.vocab import Status
 
@@ -29,6 +30,9 @@ class Channel(ChannelBase):
         limits: Mapping[str, int] | None = None,
         md_len: int = 0,
         control: Callable[[Channel, IOBatch], object] | None = None,
+        dif: Dif | None = None,
+        hide_metadata: bool = False,
+        memory_domains: tuple[int, ...] = (),
     ) -> None: ...
     def check_lengths(self) -> None: ...
     def submit(self, ios: IOBatch, /) -> None: ...

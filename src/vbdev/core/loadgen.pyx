@@ -195,10 +195,13 @@ cdef class LoadGenerator(IoOwner):
             raise ValueError(
                 f"workload is {workload!r}; one of {', '.join(WORKLOADS)}")
         op, random, verify = WORKLOADS[workload]
-        size_bytes = channel.s.num_blocks * channel.s.block_size
-        if io_size < 1 or io_size % channel.s.block_size:
+        block_size = channel.s.block_size
+        if channel.s.hides_metadata:
+            block_size = channel.s.data_block_size
+        size_bytes = channel.s.num_blocks * block_size
+        if io_size < 1 or io_size % block_size:
             raise ValueError(
-                f"io_size is {io_size}; a multiple of the block size, {channel.s.block_size}")
+                f"io_size is {io_size}; a multiple of the block size, {block_size}")
         if io_size > size_bytes:
             raise ValueError(f"io_size is {io_size}; the bdev has {size_bytes} bytes")
         if not 1 <= queue_depth <= self.engine.pool_size:
@@ -244,8 +247,8 @@ cdef class LoadGenerator(IoOwner):
         self.seed = seed
         self.random_state = mix64(self.seed + 1) | 1
         self.max_failures = 0 if verify else max_failures
-        self.io_blocks = io_size // channel.s.block_size
-        self.block_size = channel.s.block_size
+        self.io_blocks = io_size // block_size
+        self.block_size = block_size
         self.num_slots = num_slots
         self.on_end = on_end
         if verify:

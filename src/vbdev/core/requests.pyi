@@ -1,10 +1,13 @@
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 from typing_extensions import Buffer
 
 from vbdev.core.channel import Channel
+from vbdev.core.domain import MemoryDomain
 from vbdev.core.engine import Engine, IoOwner
+
+_Data: TypeAlias = Buffer | Sequence[Buffer] | Sequence[tuple[int, int]] | None
 
 @final
 class Request:
@@ -26,17 +29,18 @@ class Requests(IoOwner):
         op: int,
         offset_blocks: int,
         num_blocks: int,
-        data: Buffer | Sequence[Buffer] | None = None,
+        data: _Data = None,
         *,
         callback: Callable[[Request], object] | None = None,
         flags: int = 0,
         src_offset_blocks: int = 0,
         victim: Request | None = None,
-        write_data: Buffer | Sequence[Buffer] | None = None,
+        write_data: _Data = None,
         metadata: Buffer | None = None,
         cmd: Buffer | None = None,
         arg: int = 0,
         dif_check_flags_exclude_mask: int = 0,
+        memory_domain: MemoryDomain | None = None,
     ) -> Request | None: ...
     def zcopy_end(
         self,

@@ -18,10 +18,14 @@ from libc.stdlib cimport calloc, free
 
 from vbdev.core.batch cimport IOBatch, new_batch
 from vbdev.core.channel cimport Channel
+from vbdev.core.domain cimport MemoryDomain
 from vbdev.core.engine cimport IoOwner
 from vbdev.core.types cimport (
+    FLAG_PRACT,
     FLAG_ZCOPY_COMMIT,
     FLAG_ZCOPY_END,
+    HAS_DOMAIN,
+    HAS_METADATA,
     IO_NVME_ERROR,
     IO_PENDING,
     IO_SCSI_ERROR,
@@ -43,7 +47,13 @@ from vbdev.core.types cimport (
 )
 
 
+cdef extern from *:
+    int __ATOMIC_SEQ_CST
+    uint64_t __atomic_fetch_add(uint64_t *at, uint64_t by, int order) nogil
+    uint64_t __atomic_fetch_sub(uint64_t *at, uint64_t by, int order) nogil
+
 cdef enum:
+    CALLERS_FLAGS = HAS_DOMAIN - 1
     MAX_PIECES = 1024
     NVME_COMMAND_BYTES = 64
     DIF_CHECK_SHIFT = 26        # of DifCheck's bits, which are SPDK's
@@ -72,6 +82,7 @@ cdef class Request:
     cdef bdev_io *io
     cdef Channel channel
     cdef object callback
+    cdef MemoryDomain domain
     cdef Py_buffer *views           # of the data, of write_data, of metadata, of the command
     cdef iovec *iovs
     cdef Py_ssize_t num_views
@@ -89,6 +100,9 @@ cdef class Request:
         for i in range(self.num_views):
             PyBuffer_Release(&self.views[i])
         self.num_views = 0
+        if self.domain is not None:
+            __atomic_fetch_sub(&self.domain.d.in_flight, 1, __ATOMIC_SEQ_CST)
+            self.domain = None
         free(self.views)
         free(self.iovs)
         self.views = NULL
@@ -125,7 +139,8 @@ cdef class Requests(IoOwner):
     def submit(self, Channel channel not None, int op, uint64_t offset_blocks,
                uint64_t num_blocks, data=None, *, callback=None, int flags=0,
                uint64_t src_offset_blocks=0, Request victim=None, write_data=None, metadata=None,
-               cmd=None, uint32_t arg=0, int dif_check_flags_exclude_mask=0):
+               cmd=None, uint32_t arg=0, int dif_check_flags_exclude_mask=0,
+               MemoryDomain memory_domain=None):
         """Submit one I/O and return its Request, or None when no BdevIO is free.
 
         None: try later, or ask with `Engine.io_wait`. data: a buffer, or a list of them, whose
@@ -133,8 +148,10 @@ cdef class Requests(IoOwner):
         of commands and GET_ZONE_INFO whatever they take. write_data: what a COMPARE_AND_WRITE
         writes. metadata: separate metadata, md_len bytes for each block. cmd: an NVMe command, 64
         bytes. arg: ZONE_MANAGEMENT: the action; GET_ZONE_INFO: how many zones.
-        dif_check_flags_exclude_mask: `DifCheck`s to leave out. callback(request) runs from the
-        reactor's loop, never inside this call.
+        dif_check_flags_exclude_mask: `DifCheck`s to leave out. memory_domain: where the data is;
+        it comes as a list of (offset, length) in it then. Through a channel that hides metadata,
+        and with `IoFlag.PRACT`, blocks are data only. callback(request) runs from the reactor's
+        loop, never inside this call.
         """
         cdef IOBatch ios
         cdef Request request
@@ -152,11 +169,15 @@ cdef class Requests(IoOwner):
         request = Request.__new__(Request)
         request.channel = channel
         request.callback = callback
+        if memory_domain is not None and not data:
+            raise ValueError("a memory domain, and no data in it")
         expected = num_blocks * channel.s.block_size
+        if channel.s.hides_metadata or flags & FLAG_PRACT & channel.s.special_flags:
+            expected = num_blocks * channel.s.data_block_size
         pieces = self._pieces(data)
         more = self._pieces(write_data)
-        self._attach(request, pieces, more, metadata, cmd, (FILLED >> op) & 1)
-        if data is not None and (BY_BLOCKS >> op) & 1:
+        self._attach(request, pieces, more, metadata, cmd, (FILLED >> op) & 1, memory_domain)
+        if data is not None and (BY_BLOCKS >> op) & 1 and not flags & channel.s.refused_flags:
             self._check_length(request, 0, len(pieces), expected, "data")
         if write_data is not None:
             self._check_length(request, len(pieces), len(more), expected, "write_data")
@@ -172,7 +193,7 @@ cdef class Requests(IoOwner):
         io.op = <uint8_t>op
         io.offset_blocks = offset_blocks
         io.num_blocks = num_blocks
-        io.flags = <uint16_t>flags
+        io.flags = <uint16_t>(flags & CALLERS_FLAGS)
         io.src_offset_blocks = src_offset_blocks
         if victim is not None and not victim.done:
             io.victim = victim.io
@@ -189,9 +210,15 @@ cdef class Requests(IoOwner):
             i += len(more)
         if metadata is not None:
             io.md = request.iovs[i].iov_base
+            io.flags |= HAS_METADATA
             i += 1
         if cmd is not None:
             io.cmd = request.iovs[i].iov_base
+        if memory_domain is not None:
+            io.domain = &memory_domain.d
+            io.flags |= HAS_DOMAIN
+            request.domain = memory_domain
+            __atomic_fetch_add(&memory_domain.d.in_flight, 1, __ATOMIC_SEQ_CST)
         request.io = io
         self.pending[io.index] = request
         ios = new_batch(self.engine)
@@ -208,9 +235,10 @@ cdef class Requests(IoOwner):
         return pieces
 
     cdef int _attach(self, Request request, list pieces, list more, metadata, cmd,
-                     bint filled) except -1:
+                     bint filled, MemoryDomain domain) except -1:
         """Hold on to the caller's buffers, in this order, until the I/O ends."""
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, in_domain = 0 if domain is None else len(pieces) + len(more)
+        cdef uint64_t offset, length
         buffers = pieces + more + [one for one in (metadata, cmd) if one is not None]
         if not buffers:
             return 0
@@ -219,12 +247,18 @@ cdef class Requests(IoOwner):
         if request.views == NULL or request.iovs == NULL:
             raise MemoryError
         for i in range(len(buffers)):
+            if i < in_domain:
+                offset, length = buffers[i]
+                domain.check(offset, length)
+                request.iovs[i].iov_base = <void *>offset
+                request.iovs[i].iov_len = length
+                continue
             PyObject_GetBuffer(
-                buffers[i], &request.views[i],
+                buffers[i], &request.views[i - in_domain],
                 PyBUF_WRITABLE if filled and buffers[i] is not cmd else PyBUF_SIMPLE)
-            request.num_views = i + 1
-            request.iovs[i].iov_base = request.views[i].buf
-            request.iovs[i].iov_len = request.views[i].len
+            request.num_views = i - in_domain + 1
+            request.iovs[i].iov_base = request.views[i - in_domain].buf
+            request.iovs[i].iov_len = request.views[i - in_domain].len
         return 0
 
     cdef int _check_length(self, Request request, Py_ssize_t first, Py_ssize_t n,

@@ -12,7 +12,7 @@ from vbdev.core.channel import Channel
 from vbdev.core.ram import RamDisk
 from vbdev.geometry import SizedParams, set_geometry
 from vbdev.module_methods import DECODE_OBJECT_FAILED
-from vbdev.vocab import Op
+from vbdev.vocab import DmaDeviceType, Op
 
 FORMAT_BYTES = 4 << 20
 """Memory touched at a time, about 1 ms."""
@@ -87,6 +87,8 @@ class Malloc(Bdev):
                 raise BdevError(
                     number, f"{who}: no memory of NUMA node {self.numa_id}: {os.strerror(number)}"
                 )
+        # Protection information is checked where the data is mapped, which a domain's is not.
+        self.memory_domains = () if self.dif_type else tuple(DmaDeviceType)
         if self.dif_type:
             await self._format()
 

@@ -15,7 +15,7 @@ from vbdev.core.ram import ZeroRegion
 from vbdev.geometry import SizedParams, set_geometry
 from vbdev.module_methods import DECODE_OBJECT_FAILED, ModuleMethod
 from vbdev.registry import Registry
-from vbdev.vocab import MAX_SIZE_BYTES, Op
+from vbdev.vocab import MAX_SIZE_BYTES, DmaDeviceType, Op
 
 HINTS = (
     "preferred_write_alignment",
@@ -75,6 +75,7 @@ class Null(Bdev):
         self._dif = self.metadata_layout()
         # The one page of zeroes is no block with protection information of its own.
         self.gives_read_buffers = self.dif_type == 0
+        self.memory_domains = () if self.dif_type else tuple(DmaDeviceType)
 
     def submit(self, channel: Channel, ios: IOBatch) -> None:
         """Complete everything."""

@@ -256,15 +256,18 @@ class Registry:
         on_event: Callable[[BdevEvent], object],
         holder: str,
         reactor: Reactor | None = None,
+        hide_metadata: bool = False,
     ) -> Descriptor:
-        """Open a bdev by name, alias or UUID (spdk_bdev_open_ext).
+        """Open a bdev by name, alias or UUID (spdk_bdev_open_ext_v2).
 
         reactor: where events shall come and where it will be closed; the registry's by default.
         Another reactor asks for its descriptor: `await registry.reactor.ask(open_mine)`.
+        hide_metadata: see blocks without their interleaved metadata, which is made on write and
+        checked on read; without effect where there is none.
 
-        Raises BdevError: EINVAL without something to call for events, ENOTSUP on another thread
-        than the registry's, ENODEV for an unknown bdev or one that is going away, EPERM for
-        writing to one that a module has claimed.
+        Raises BdevError: EINVAL without something to call for events, and for hiding metadata that
+        is separate, ENOTSUP on another thread than the registry's, ENODEV for an unknown bdev or
+        one that is going away, EPERM for writing to one that a module has claimed.
         """
         if not self.reactor.is_here:
             raise BdevError(
@@ -282,8 +285,18 @@ class Registry:
                 f"bdev {bdev.name} can not be opened for writing by {holder}:"
                 f" claimed ({bdev.claim.kind}) by {bdev.claim.holder}",
             )
+        if hide_metadata and bdev.md_len and not bdev.md_interleave:
+            raise BdevError(
+                errno.EINVAL,
+                f"{holder}: the metadata of bdev {bdev.name} can not be hidden: it is separate",
+            )
         descriptor = Descriptor(
-            bdev, reactor or self.reactor, write=write, on_event=on_event, holder=holder
+            bdev,
+            reactor or self.reactor,
+            write=write,
+            on_event=on_event,
+            holder=holder,
+            hide_metadata=hide_metadata,
         )
         bdev.descriptors.append(descriptor)
         return descriptor

@@ -60,6 +60,8 @@ def describe(bdev: Bdev) -> dict[str, Any]:
         info["max_open_zones"] = bdev.max_open_zones
         info["optimal_open_zones"] = bdev.optimal_open_zones
     info["supported_io_types"] = {name: op in bdev.ops for op, name in OP_NAMES.items()}
+    if bdev.memory_domains:
+        info["memory_domains"] = [{"dma_device_type": int(type_)} for type_ in bdev.memory_domains]
     info["driver_specific"] = bdev.dump_info()
     return info
 

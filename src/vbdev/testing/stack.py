@@ -120,12 +120,22 @@ class Stack:
         """Delete a bdev, whatever its kind."""
         self.run(self.registry.delete(name, self.registry.get(name).kind))
 
-    def open(self, name: str, *, write: bool = True, holder: str = "test", on: int = 0) -> Opened:
+    def open(
+        self,
+        name: str,
+        *,
+        write: bool = True,
+        holder: str = "test",
+        on: int = 0,
+        hide_metadata: bool = False,
+    ) -> Opened:
         """Open a bdev, with a channel on one of the reactors (`on`, from 0).
 
         REMOVE closes it, when its I/O has ended.
         """
-        opened = Opened(self, name, write=write, holder=holder, on=on)
+        opened = Opened(
+            self, name, write=write, holder=holder, on=on, hide_metadata=hide_metadata
+        )
         self.descriptors.append(opened)
         return opened
 
@@ -182,12 +192,19 @@ class Opened:
     events: what the descriptor was told (`BdevEvent`), in order.
     """
 
-    def __init__(self, stack: Stack, name: str, *, write: bool, holder: str, on: int) -> None:
+    def __init__(
+        self, stack: Stack, name: str, *, write: bool, holder: str, on: int, hide_metadata: bool
+    ) -> None:
         self.stack = stack
         self.reactor = list(stack.reactors)[on]
         self.events: list[BdevEvent] = []
         self.descriptor = stack.registry.open(
-            name, write=write, on_event=self._event, holder=holder, reactor=self.reactor
+            name,
+            write=write,
+            on_event=self._event,
+            holder=holder,
+            reactor=self.reactor,
+            hide_metadata=hide_metadata,
         )
         self.requests = Requests(stack.engines[on])
         self._leaving = False

@@ -41,7 +41,7 @@ def find_extents(
     if Op.SEEK_DATA not in bdev.ops or Op.SEEK_HOLE not in bdev.ops:
         done([(length_bytes, DATA)], 0)
         return
-    size = bdev.block_size
+    size = descriptor.block_size
     _Walk(
         descriptor,
         offset_bytes // size,
@@ -98,7 +98,7 @@ class _Walk:
         self._go_on(self.step)
 
     def _add(self, end: int, state: int) -> None:
-        length = (end - self._at) * self._descriptor.bdev.block_size
+        length = (end - self._at) * self._descriptor.block_size
         if self._extents and self._extents[-1][1] == state:
             self._extents[-1] = (self._extents[-1][0] + length, state)
         else:

@@ -43,12 +43,12 @@ class Export:
         """Return size, transmission flags and block sizes, as they are now."""
         bdev = self.bdev
         preferred = 4096
-        while preferred < min(max(bdev.phys_block_size, bdev.block_size), 1 << 25):
+        while preferred < min(max(bdev.phys_block_size, self.descriptor.block_size), 1 << 25):
             preferred *= 2
         return ExportInfo(
-            size_bytes=bdev.size_bytes,
+            size_bytes=self.descriptor.size_bytes,
             flags=self.flags(),
-            block_sizes=BlockSizes(bdev.block_size, preferred, NBD_MAX_PAYLOAD_BYTES),
+            block_sizes=BlockSizes(self.descriptor.block_size, preferred, NBD_MAX_PAYLOAD_BYTES),
             name=self.name,
             description=self.description or f"{bdev.product_name} {bdev.name}",
         )

@@ -102,12 +102,14 @@ class NbdServer:
                 errno.EEXIST,
                 f"export {name!r} exists: it serves bdev {self.exports[name].bdev.name}",
             )
-        read_only = read_only or Op.WRITE not in self.registry.get(bdev_name).ops
+        bdev = self.registry.get(bdev_name)
+        read_only = read_only or Op.WRITE not in bdev.ops
         descriptor = self.registry.open(
             bdev_name,
             write=not read_only,
             on_event=lambda event: self._bdev_event(export, event),
             holder=f"nbd export {name!r}",
+            hide_metadata=bdev.md_interleave,  # NBD has no place for it, as little as for separate
         )
         export = Export(name, descriptor, read_only=read_only, description=description)
         self.exports[name] = export
@@ -144,7 +146,9 @@ class NbdServer:
         elif event is BdevEvent.RESIZE:
             # NBD has no message for it. The size of a connection is the one that was negotiated;
             # whoever asks from now on (NBD_OPT_INFO, NBD_OPT_GO) is told the new one.
-            log.info("nbd export resized name=%s bytes=%d", export.name, export.bdev.size_bytes)
+            log.info(
+                "nbd export resized name=%s bytes=%d", export.name, export.descriptor.size_bytes
+            )
 
     # Connections
 
