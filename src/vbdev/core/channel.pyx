@@ -213,6 +213,10 @@ cdef class Channel(ChannelBase):
         free(self.ranges)
 
     @property
+    def block_size(self):
+        return self.s.block_size
+
+    @property
     def reactor(self):
         """Whose thread it belongs to."""
         return self.engine.reactor

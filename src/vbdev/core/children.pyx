@@ -408,7 +408,9 @@ cdef class Children(ChildOwner):
         cdef const dif_layout *layout = <const dif_layout *>s.layout
         cdef dif_error error
         cdef int failed
-        if layout == NULL or not layout.checks & DIF_REFTAG & ~child.dif_exclude or io_is_bare(s, parent.io):
+        if layout == NULL or io_is_bare(s, parent.io):
+            return True
+        if not layout.checks & DIF_REFTAG & ~child.dif_exclude:
             return True
         failed = dif_remap(layout, child.iovs, child.iovcnt, child.md, child.num_blocks,
                            child.src_offset_blocks, child.offset_blocks, True, &error)

@@ -2,7 +2,7 @@ from typing import Self, final
 
 @final
 class MemoryDomain:
-    def __new__(cls, fd: int, size_bytes: int, type: int) -> Self: ...
+    def __new__(cls, fd: int, size_bytes: int, type: int) -> Self: ...  # noqa: A002
     @property
     def type(self) -> int: ...
     @property
