@@ -558,6 +558,7 @@ cdef class IOBatch:
         cdef Py_ssize_t i
         cdef uint32_t j
         cdef bdev_io *io
+        cdef char *base
         for op in ops:
             mask |= op_bit(op)
         if not ops:
@@ -566,9 +567,10 @@ cdef class IOBatch:
         for i in range(self.n):
             io = self.v[i]
             if (mask >> io.op) & 1 and (io.status == IO_SUCCESS or io.status == IO_PENDING):
+                base = io.domain.base if io.domain != NULL else NULL
                 for j in range(io.iovcnt):
                     views.append(PyMemoryView_FromMemory(
-                        <char *>io.iovs[j].iov_base, io.iovs[j].iov_len, PyBUF_WRITE))
+                        base + <size_t>io.iovs[j].iov_base, io.iovs[j].iov_len, PyBUF_WRITE))
         return views
 
     def extents(self):

@@ -248,6 +248,8 @@ cdef class Requests(IoOwner):
             raise MemoryError
         for i in range(len(buffers)):
             if i < in_domain:
+                if not isinstance(buffers[i], tuple) or len(buffers[i]) != 2:
+                    raise ValueError("pieces of a memory domain are (offset, length)")
                 offset, length = buffers[i]
                 domain.check(offset, length)
                 request.iovs[i].iov_base = <void *>offset
