@@ -19,10 +19,10 @@ class LocalApp:
         self._clients = []
         self._thread = None
 
-    def serve(self, num_blocks=2048, block_size=512, kind="malloc", **options):
-        """Create a bdev `Disk`, export it, and start to serve."""
-        params = {"name": "Disk", "num_blocks": num_blocks, "block_size": block_size}
-        self.app.create(kind, params)
+    def serve(self, num_blocks=2048, block_size=512, kind="malloc", params=None, **options):
+        """Create a bdev `Disk` (with more params), export it, and start to serve."""
+        sizes = {"name": "Disk", "num_blocks": num_blocks, "block_size": block_size}
+        self.app.create(kind, {**sizes, **(params or {})})
         export = self.app.nbd.add_export("Disk", **options)
         self.app.nbd.listen(f"unix:{self.socket}")
         self.start()

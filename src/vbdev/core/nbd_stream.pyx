@@ -192,7 +192,9 @@ cdef class NbdStream(IoOwner):
         self.nbd_error = nbd_error
         self.on_change = on_change
         self.block_size = channel.s.block_size
-        self.size_bytes = size_bytes or channel.s.num_blocks * channel.s.block_size
+        if channel.s.hides_metadata:
+            self.block_size = channel.s.data_block_size
+        self.size_bytes = size_bytes or channel.s.num_blocks * self.block_size
         self.wants_read = True
         self.specials_ = []
         if early.shape[0]:
