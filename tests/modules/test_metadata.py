@@ -18,7 +18,7 @@ from vbdev.modules.malloc import Malloc, online_nodes
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
 from vbdev.rpc.bdev_info import describe
-from vbdev.testing import stack
+from vbdev.testing import layer, stack
 from vbdev.vocab import DifCheck, Op, Status
 
 GUARD, APPTAG, REFTAG = (2, 0x82), (2, 0x83), (2, 0x84)
@@ -473,6 +473,21 @@ def test_null_with_metadata_but_no_protection_gives_zeroes(made):
     assert opened.io(Op.READ, 0, 1, untouched).status == Status.SUCCESS
     assert untouched == b"\xee" * 520
     assert opened.io(Op.WRITE, 0, 1, untouched).status == Status.SUCCESS
+
+
+async def needs_alignment(self):
+    self.required_alignment = 9
+
+
+def test_null_gives_away_nothing_that_was_in_a_pools_buffer(made):
+    made.disk(Null, "Null")
+    made.layer(layer(kind="aligned", start=needs_alignment), base="Null")
+    opened = made.open("Top")
+    secret = memoryview(bytearray(b"x" + b"secret!!" * 64))[1:]
+    assert opened.io(Op.WRITE, 0, 1, [secret]).status == Status.SUCCESS
+    got = memoryview(bytearray(b"\xee" * 513))[1:]
+    assert opened.io(Op.READ, 0, 1, [got]).status == Status.SUCCESS
+    assert not any(got)
 
 
 @pytest.mark.rule("Dd.9", "A.27.10")

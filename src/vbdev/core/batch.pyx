@@ -32,6 +32,7 @@ from vbdev.core.types cimport (
     FLAG_PRACT,
     HAS_BARE_DATA,
     HAS_DOMAIN,
+    HAS_POOL_BUFFER,
     IO_DONE,
     IO_FAILED,
     IO_NVME_ERROR,
@@ -160,6 +161,7 @@ cdef class IoCore:
         bounce.iov.iov_base = bounce.buf.base
         io.bounce = bounce
         io.slow |= SLOW_BOUNCE
+        io.flags |= HAS_POOL_BUFFER
         return bounce
 
     cdef bint bounce(self, bdev_io *io, bint copy_in, bint copy_back, bint beyond) noexcept nogil:

@@ -41,6 +41,7 @@ from vbdev.core.types cimport (
     HAS_BARE_DATA,
     HAS_DOMAIN,
     HAS_METADATA,
+    HAS_POOL_BUFFER,
     IO_ABORTED,
     IO_CONTROL,
     IO_DONE,
@@ -529,6 +530,7 @@ cdef class Channel(ChannelBase):
         if not (held or first or self.s.nomem.head == NULL) or not self.engine.buffers.get(
                 length, held, &io.buf):
             return self._no_memory(io, length, held)
+        io.flags |= HAS_POOL_BUFFER
         io.iovs = io.iov_inline
         io.iov_inline[0].iov_base = io.buf.base
         io.iov_inline[0].iov_len = length

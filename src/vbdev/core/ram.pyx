@@ -35,6 +35,7 @@ from vbdev.core.dif cimport (
 from vbdev.core.types cimport (
     FLAG_NO_HOLE,
     FLAG_ZCOPY_END,
+    HAS_POOL_BUFFER,
     IO_FAILED,
     IO_MISCOMPARE,
     IO_NVME_ERROR,
@@ -430,7 +431,7 @@ cdef class ZeroRegion:
                 err = 0
                 if io.op == OP_READ and io.iovcnt == 0:
                     err = self._lend(io, io.num_blocks * block_size)
-                elif io.op == OP_READ and (checked or io.buf.size_class >= 0):
+                elif io.op == OP_READ and (checked or io.flags & HAS_POOL_BUFFER):
                     clear(io)
                 if checked and (io.op == OP_READ or io.op == OP_WRITE) and not err:
                     err = protect(io, &dif.layout)

@@ -69,11 +69,13 @@ cdef enum:
 
 # What the core says of an I/O in `flags`, so that a channel that has nothing to do with it need
 # not look: its data is in a memory domain; it has separate metadata; its data has no metadata in
-# it, where the bdev's has.
+# it, where the bdev's has. And, for who answers a READ without writing anything: its buffer is a
+# pool's, with somebody else's data in it.
 cdef enum:
     HAS_DOMAIN = 1 << 12
     HAS_METADATA = 1 << 13
     HAS_BARE_DATA = 1 << 14
+    HAS_POOL_BUFFER = 1 << 15
 
 # Why completion looks at an I/O alone, and not at a run of them.
 cdef enum:
