@@ -74,6 +74,7 @@ BDEVS = {
 
 
 @pytest.mark.rule("A.19.1", "A.19.3", "E.bdev_ut.bdev_io_ext", "E.bdev_ut.bdev_io_ext_split")
+@pytest.mark.rule("E.bdev_ut.bdev_io_ext_no_opts", "E.bdev_ut.bdev_io_ext_bounce_buffer")
 @pytest.mark.parametrize("kind", BDEVS)
 def test_data_in_a_domain(stack, domain, kind):
     BDEVS[kind](stack)

@@ -395,7 +395,8 @@ def test_hidden_io_waits_for_memory_and_can_be_tried_again(made):
     assert bdev.arrived == [(Op.WRITE, 3, 2)] * 2
 
 
-def test_all_memory_lent(made):
+@pytest.mark.rule("D.16", "A.12.6")
+def test_all_memory_lent():
     """Conversions wait for memory in line, and all end."""
     with stack(buffer_limit_bytes=64 << 10) as small:
         disk(small, "exact16", num_blocks=4096)

@@ -344,7 +344,7 @@ def load(made, cls, saved):
     return made.registry.find(made.run(made.registry.create(cls, params)))
 
 
-@pytest.mark.rule("Dd.9")
+@pytest.mark.rule("Dd.9", "A.22.9")
 @layouts
 def test_a_saved_disk_is_made_again_as_it_was(made, layout):
     first = made.disk(Malloc, "Disk", num_blocks=COUNT, **layout)

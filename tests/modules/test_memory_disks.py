@@ -1,0 +1,130 @@
+"""Fine points of malloc and null that have nothing to do with metadata."""
+
+import errno
+
+import pytest
+
+from vbdev.bdev import BdevEvent
+from vbdev.modules.malloc import Malloc
+from vbdev.modules.null import Null
+from vbdev.modules.passthru import Passthru
+from vbdev.rpc.bdev_info import describe
+from vbdev.testing import Stub, layer, stack
+from vbdev.vocab import Op, Status
+
+
+@pytest.fixture
+def made():
+    with stack() as stack_:
+        yield stack_
+
+
+@pytest.mark.rule("A.27.4")
+@pytest.mark.parametrize("cls", [Malloc, Null])
+def test_completion_is_never_inside_the_submitting_call(made, cls):
+    made.disk(cls)
+    opened = made.open("Disk")
+    ended = []
+    request = opened.submit(Op.WRITE, 0, 1, bytes(512), callback=ended.append)
+    assert (request.done, ended) == (False, [])
+    made.settle()
+    assert ended == [request]
+
+
+@pytest.mark.rule("A.27.5")
+def test_deleting_malloc_removes_its_users_first(made):
+    made.disk(Malloc)
+    made.layer(Passthru)
+    opened = made.open("Top")
+    assert opened.io(Op.WRITE, 0, 1, bytes(512)).status == Status.SUCCESS
+    made.delete("Disk")
+    assert opened.events == [BdevEvent.REMOVE]
+    assert made.registry.find("Top") is None
+    assert made.registry.find("Disk") is None
+
+
+@pytest.mark.rule("A.27.6", "A.27.7")
+def test_null_drops_writes_and_reads_zeroes(made):
+    made.disk(Null)
+    opened = made.open("Disk")
+    assert opened.io(Op.WRITE, 0, 8, b"\xaa" * 4096).status == Status.SUCCESS
+    seen = []
+
+    def submit(self, channel, ios):
+        channel.base.submit(ios)
+
+    def completed(self, channel, ios):
+        seen.extend(bytes(view) for view in ios.data(Op.READ))
+
+    made.layer(layer(submit, completed, kind="looks", gives_read_buffers=True))
+    assert made.open("Top", write=False).io(Op.READ, 0, 8).status == Status.SUCCESS
+    assert seen == [bytes(4096)]
+    kept = bytearray(b"\xee" * 4096)  # a reader's own buffer is left as it is
+    assert opened.io(Op.READ, 0, 8, kept).status == Status.SUCCESS
+    assert kept == b"\xee" * 4096
+
+
+@pytest.mark.rule("A.27.8")
+@pytest.mark.parametrize("op", [Op.UNMAP, Op.FLUSH])
+def test_null_has_neither_unmap_nor_flush(made, op):
+    bdev = made.disk(Null)
+    assert not describe(bdev)["supported_io_types"][op.name.lower()]
+    request = made.open("Disk").io(op, 0, 1)
+    assert (request.status, request.errno) == (Status.FAILED, errno.ENOTSUP)
+
+
+def test_abort_finds_nothing_where_all_completes_at_once(made):
+    made.disk(Malloc)
+    opened = made.open("Disk")
+    victim = opened.submit(Op.WRITE, 0, 1, bytes(512))
+    abort = opened.submit(Op.ABORT, 0, 0, victim=victim)
+    made.settle()
+    assert victim.status == Status.SUCCESS
+    assert abort.status == Status.FAILED
+
+
+def test_malloc_splits_at_its_optimal_boundary(made):
+    bdev = made.disk(Malloc, optimal_io_boundary=8)
+    assert bdev.split_on_optimal_io_boundary
+    opened = made.open("Disk")
+    data = bytes(range(256)) * 2 * 20
+    assert opened.io(Op.WRITE, 4, 20, data).status == Status.SUCCESS
+    assert opened.channel.stats()["write"][:2] == (3, 20)
+    got = bytearray(len(data))
+    assert opened.io(Op.READ, 4, 20, got).status == Status.SUCCESS
+    assert got == data
+
+
+@pytest.mark.rule("A.12.1")
+def test_a_read_gets_its_buffer_where_it_is_first_needed(made):
+    made.disk(Stub, "Disk")
+    made.layer(Passthru)
+    top = made.open("Top")
+    request = top.submit(Op.READ, 0, 8)
+    assert made.engine.buffers.live_buffers == 1  # of the disk's channel: passthru needs none
+    made.registry.get("Disk").complete()
+    made.settle()
+    assert request.status == Status.SUCCESS
+    made.disk(Null, "Null")
+    made.layer(Passthru, "Over", base="Null")
+    made.open("Over").submit(Op.READ, 0, 8)
+    assert made.engine.buffers.live_buffers == 0  # null has one of its own
+    made.settle()
+
+
+@pytest.mark.rule("A.12.11")
+def test_an_io_is_bounced_once_for_one_layer(made):
+    bdev = made.disk(Stub, "Disk")
+    bdev.required_alignment = 12
+    opened = made.open("Disk")
+    data = memoryview(bytearray(b"x" + bytes(range(256)) * 16))[1:]
+    request = opened.submit(Op.WRITE, 0, 8, [data[:100], data[100:]])
+    for _ in range(3):
+        assert made.engine.buffers.live_buffers == 1
+        assert [bytes(view) for view in bdev.held[0].data()] == [bytes(data)]
+        bdev.complete(status=Status.NOMEM)
+        made.pass_time(20_000)
+    bdev.complete()
+    made.settle()
+    assert request.status == Status.SUCCESS
+    assert made.engine.buffers.live_buffers == 0
