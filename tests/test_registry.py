@@ -16,7 +16,7 @@ from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
 from vbdev.registry.claims import Claim, claim_bdev
-from vbdev.vocab import MAX_STACK_DEPTH, Op, Status
+from vbdev.vocab import MAX_STACK_DEPTH, DifCheck, Op, Status
 
 U1 = uuid.UUID("11111111-2222-4333-8444-555555555555")
 U2 = uuid.UUID("aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee")
@@ -587,12 +587,15 @@ def test_fault_11_everything_about_the_base_is_copied(stack):
     class Rich(Stub):
         async def start(self):
             await super().start()
+            self.block_size += 64  # interleaved metadata
             for number, name in enumerate(INHERITED, 1):
                 if isinstance(getattr(self, name), bool):
                     setattr(self, name, not getattr(self, name))
                 elif name not in ("block_size", "num_blocks"):
-                    setattr(self, name, number if name != "phys_block_size" else 8192)
+                    setattr(self, name, sound.get(name, number))
 
+    sound = {"phys_block_size": 8192, "md_len": 64, "dif_type": 1, "dif_pi_format": 1}
+    sound["dif_check_flags"] = int(DifCheck.GUARD)
     disk = stack.disk(Rich, num_blocks=77, block_size=4096)
     stack.layer(name="P1")
     top = stack.layer(name="P2", base="P1")

@@ -75,6 +75,7 @@ BDEV_FIELDS = [
     ("claimed", bool),
     ("zoned", bool),
     ("supported_io_types", dict),
+    ("memory_domains", list),
     ("driver_specific", dict),
 ]
 IOSTAT_FIELDS = [
@@ -174,6 +175,7 @@ def test_fields_of_a_bdev(control):
         "assigned_rate_limits": limits,
         "claimed": False,
         "zoned": False,
+        "memory_domains": [{"dma_device_type": 1}, {"dma_device_type": 1000}],
         "driver_specific": {},
     }
 
