@@ -29,11 +29,11 @@ def submit(self, channel, ios):
     channel.base.submit(ios)
 
 
-def completed(self, channel, ios):
+def completed(self, _channel, ios):
     remap_up(ios, self.base.metadata_layout(), SHIFT)
 
 
-shifted = layer(submit, completed, kind="shifted", inherit=lambda self: narrow(self))
+shifted = layer(submit, completed, kind="shifted", inherit=lambda self: narrow(self))  # noqa: PLW0108 - it is defined below
 
 
 def narrow(self):

@@ -121,9 +121,7 @@ def test_the_channel_itself_checks_what_a_base_let_pass(made):
         if index is not None:
             data, md = changed[index]
             guard_, app, ref = twin.unpack(md)
-            pi = twin.pack(
-                wrong.get("guard", guard_), wrong.get("app", app), wrong.get("ref", ref)
-            )
+            pi = twin.pack(wrong.get("guard", guard_), wrong.get("app", app), wrong.get("ref", ref))
             changed[index] = data, pi
         data = bytearray(3 * 512)
         request = hidden.submit(Op.READ, 4, 3, data)
@@ -211,9 +209,7 @@ def test_emulations_keep_protection_valid(made, kind, hide):
     size = 512 if hide else bdev.block_size
     twin = twin_of(bdev)
     made_blocks = [(noise(1, i), bytes(bdev.md_len)) for i in range(4)]
-    blocks, _ = twin.join(
-        [(d, twin.generate(d, m, i, 2)) for i, (d, m) in enumerate(made_blocks)]
-    )
+    blocks, _ = twin.join([(d, twin.generate(d, m, i, 2)) for i, (d, m) in enumerate(made_blocks)])
     data = b"".join(d for d, _ in made_blocks)
     assert top.io(Op.WRITE, 2, 4, data if hide else blocks).status == Status.SUCCESS
     assert top.io(Op.COPY, 9, 4, src_offset_blocks=2).status == Status.SUCCESS
@@ -270,9 +266,7 @@ def test_split_io_is_converted_piece_by_piece(made, kind, hide):
     opened = made.open("Disk", hide_metadata=hide)
     twin, size = twin_of(bdev), 512 if hide else bdev.block_size
     made_blocks = [(noise(1, i), bytes(bdev.md_len)) for i in range(14)]
-    blocks, _ = twin.join(
-        [(d, twin.generate(d, m, i, 3)) for i, (d, m) in enumerate(made_blocks)]
-    )
+    blocks, _ = twin.join([(d, twin.generate(d, m, i, 3)) for i, (d, m) in enumerate(made_blocks)])
     data = b"".join(d for d, _ in made_blocks) if hide else blocks
     assert opened.io(Op.WRITE, 3, 14, cut(data)).status == Status.SUCCESS
     assert read(opened, 3, 14, size) == (Succeeded(), data)
@@ -335,7 +329,9 @@ def test_pract(made):
         request = made.open(name).io(Op.WRITE, 0, 1, bytes(size), flags=IoFlag.PRACT)
         return request.status == Status.FAILED and request.errno == errno.ENOTSUP
 
-    disk(made, "tail", name="More")  # there is other metadata, which would have to come from somewhere
+    disk(
+        made, "tail", name="More"
+    )  # there is other metadata, which would have to come from somewhere
     assert refused("More", 576)
     made.disk(Malloc, "Separate", num_blocks=COUNT, block_size=512, md_size=8, dif_type=1)
     assert refused("Separate", 512)

@@ -50,10 +50,10 @@ def test_null_drops_writes_and_reads_zeroes(made):
     assert opened.io(Op.WRITE, 0, 8, b"\xaa" * 4096).status == Status.SUCCESS
     seen = []
 
-    def submit(self, channel, ios):
+    def submit(_self, channel, ios):
         channel.base.submit(ios)
 
-    def completed(self, channel, ios):
+    def completed(_self, _channel, ios):
         seen.extend(bytes(view) for view in ios.data(Op.READ))
 
     made.layer(layer(submit, completed, kind="looks", gives_read_buffers=True))

@@ -133,9 +133,7 @@ class Stack:
 
         REMOVE closes it, when its I/O has ended.
         """
-        opened = Opened(
-            self, name, write=write, holder=holder, on=on, hide_metadata=hide_metadata
-        )
+        opened = Opened(self, name, write=write, holder=holder, on=on, hide_metadata=hide_metadata)
         self.descriptors.append(opened)
         return opened
 
