@@ -254,7 +254,8 @@ def busy(control):
         (Op.WRITE_ZEROES, 1),
         (Op.READ, 1),
     ):
-        top.submit(op, 0, count, bytes(count * 512) if op == Op.WRITE else None)
+        data = bytes(count * 512) if op == Op.WRITE else None
+        top.submit(op, 0, count, data, src_offset_blocks=64)
     control.stack.pass_time(10)
     disk.complete([0, 2, 3, 4, 5, 6])
     control.stack.settle()
