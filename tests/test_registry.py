@@ -605,6 +605,24 @@ def test_fault_11_everything_about_the_base_is_copied(stack):
     assert top.ops == disk.ops
 
 
+WITHOUT_DATA = frozenset(
+    {
+        Op.UNMAP,
+        Op.FLUSH,
+        Op.RESET,
+        Op.WRITE_ZEROES,
+        Op.ZCOPY,
+        Op.ZONE_MANAGEMENT,
+        Op.ABORT,
+        Op.SEEK_HOLE,
+        Op.SEEK_DATA,
+        Op.COPY,
+        Op.NVME_NSSR,
+        Op.WRITE_UNCORRECTABLE,
+    }
+)
+
+
 @pytest.mark.rule("D.8")
 def test_fault_08_what_is_reported_is_carried_out(stack):
     disk = stack.disk(Stub)
@@ -613,9 +631,15 @@ def test_fault_08_what_is_reported_is_carried_out(stack):
     assert top.descriptor.bdev.ops == set(Op)
     victim = top.submit(Op.READ, 0, 1, bytearray(512))
     for op in Op:
-        data = bytearray(512) if op in (Op.READ, Op.WRITE, Op.COMPARE) else None
-        request = top.submit(op, 0, 1, data, victim=victim if op == Op.ABORT else None)
-        assert disk.arrived[-1] == (op, 0, 1)
+        data = None if op in WITHOUT_DATA else bytearray(512)
+        more = {"cmd": bytes(64)} if op.name.startswith(("NVME_IO", "NVME_ADMIN")) else {}
+        if op == Op.COMPARE_AND_WRITE:
+            more["write_data"] = bytes(512)
+        if op == Op.COPY:
+            more["src_offset_blocks"] = 1
+        request = top.submit(op, 0, 1, data, victim=victim if op == Op.ABORT else None, **more)
+        stack.settle()  # RESET comes by way of the control plane
+        assert disk.arrived[-1] == ((op, 0, 1) if op != Op.RESET else (op, 0, 0))
         disk.complete([len(disk.held) - 1])
         stack.settle()
         assert request.status == Status.SUCCESS, op
@@ -661,7 +685,9 @@ def test_fault_09_a_start_that_fails_is_a_failure_and_no_crash(stack):
 
 
 @pytest.mark.rule("D.12")
-@pytest.mark.parametrize("status", [s for s in Status if s not in (Status.PENDING, Status.SUCCESS)])
+@pytest.mark.parametrize(
+    "status", [Status.FAILED, Status.AIO_ERROR, Status.ABORTED, Status.MISCOMPARE]
+)
 def test_fault_12_the_detail_of_an_error_reaches_the_top(stack, status):
     disk = stack.disk(Stub)
     stack.layer(name="P1")
@@ -671,6 +697,24 @@ def test_fault_12_the_detail_of_an_error_reaches_the_top(stack, status):
     disk.complete(None, status, errno.EREMOTEIO)
     stack.settle()
     assert (request.status, request.errno) == (status, errno.EREMOTEIO)
+
+
+@pytest.mark.rule("D.12")
+@pytest.mark.parametrize(
+    ("status", "detail"),
+    [
+        (Status.NVME_ERROR, {"nvme": (2, 0x81), "cdw0": 7}),
+        (Status.SCSI_ERROR, {"scsi": (2, 3, 0x11, 1)}),
+    ],
+)
+def test_fault_12_a_drives_own_status_reaches_the_top(stack, status, detail):
+    disk = stack.disk(Stub)
+    stack.layer(name="P1")
+    stack.layer(name="P2", base="P1")
+    request = stack.open("P2").submit(Op.READ)
+    disk.held.pop().complete(status, **detail)
+    stack.settle()
+    assert request.status == status
 
 
 @pytest.mark.rule("D.13", "A.12.7", "A.16.11", "A.25.3", "A.25.4", "A.25.15")
