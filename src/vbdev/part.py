@@ -16,7 +16,9 @@ from uuid import UUID
 from vbdev.bdev import ALL_OPS, BdevError, BdevParams, VirtualBdev, uuid5
 from vbdev.core.batch import IOBatch
 from vbdev.core.channel import Channel
-from vbdev.vocab import Op
+from vbdev.core.dif import Dif
+from vbdev.core.protect import remap_down, remap_up
+from vbdev.vocab import DifCheck, Op
 
 __all__ = ["PART_NAMESPACE", "Part", "PartParams", "part_uuid"]
 
@@ -64,6 +66,7 @@ class Part(VirtualBdev):
     ops = ALL_OPS - PLACELESS_OPS
     gives_read_buffers = True
     params: PartParams
+    _dif: Dif | None = None
 
     @property
     def offset_blocks(self) -> int:
@@ -108,13 +111,32 @@ class Part(VirtualBdev):
             self.optimal_io_boundary = 0
             self.split_on_optimal_io_boundary = False  # the base splits where it must
 
+        self._dif = base.metadata_layout() if first else None
+        if not base.dif_check_flags & DifCheck.REFTAG:
+            self._dif = None
+        if self._dif is not None:
+            # Reference tags are written anew, in data that a base must not have lent.
+            self.ops -= {Op.ZCOPY}
+            self.gives_read_buffers = False
+            self.memory_domains = ()
+
     def base_resized(self) -> None:
         """Stay: a part is a place, and only its maker could say what to do with more room."""
 
     def submit(self, channel: Channel, ios: IOBatch) -> None:
-        """Move the batch to where the part lies."""
+        """Move the batch, and the reference tags in it, to where the part lies."""
+        if self._dif is not None:
+            remap_down(ios, self._dif, self.params.offset_blocks)
         ios.shift(self.params.offset_blocks)
         channel.base.submit(ios)
+
+    def completed(self, channel: Channel, ios: IOBatch) -> None:
+        """Give what was read the reference tags of its place in the part."""
+        remap_up(ios, self._dif, self.params.offset_blocks)
+
+    def sees_completed(self) -> bool:
+        """Only where there are reference tags."""
+        return self._dif is not None
 
 
 def part_uuid(base: UUID, offset_blocks: int, num_blocks: int) -> UUID:
