@@ -74,7 +74,7 @@ BDEVS = {
 
 
 @pytest.mark.rule("A.19.1", "A.19.3", "E.bdev_ut.bdev_io_ext", "E.bdev_ut.bdev_io_ext_split")
-@pytest.mark.rule("E.bdev_ut.bdev_io_ext_no_opts", "E.bdev_ut.bdev_io_ext_bounce_buffer")
+@pytest.mark.rule("E.bdev_ut.bdev_io_ext_no_opts", "E.bdev_ut.bdev_io_ext_bounce_buffer", "A.11.19")
 @pytest.mark.parametrize("kind", BDEVS)
 def test_data_in_a_domain(stack, domain, kind):
     BDEVS[kind](stack)
@@ -178,7 +178,7 @@ def test_a_layer_in_between_may_copy(stack, domain):
     assert got == b"\xfe" * 512
 
 
-@pytest.mark.rule("A.9.19", "E.bdev_ut.bdev_io_ext_invalid_opts")
+@pytest.mark.rule("A.9.27", "E.bdev_ut.bdev_io_ext_invalid_opts")
 def test_what_is_refused(stack, domain):
     stack.disk()
     opened = stack.open("Disk")

@@ -224,7 +224,7 @@ def test_emulations_keep_protection_valid(made, kind, hide):
             assert twin.verify(block, md, i, offset) is None
 
 
-@pytest.mark.rule("A.19.6")
+@pytest.mark.rule("A.19.6", "A.24.1", "A.24.2", "A.24.4", "A.24.7")
 @pytest.mark.parametrize("dif_type", [0, 1])
 def test_emulations_write_separate_metadata_too(made, dif_type):
     bdev = made.disk(Malloc, "Disk", num_blocks=COUNT, block_size=512, md_size=8, dif_type=dif_type)
@@ -273,6 +273,7 @@ def test_split_io_is_converted_piece_by_piece(made, kind, hide):
     assert opened.channel.stats()["write"][0] == 5
 
 
+@pytest.mark.rule("A.11.16", "A.11.19")
 def test_separate_metadata_is_split_along(made):
     bdev = made.disk(
         Malloc,
@@ -312,7 +313,7 @@ async def needs_alignment(self):
     self.required_alignment = 9
 
 
-@pytest.mark.rule("A.19.15")
+@pytest.mark.rule("A.19.15", "A.9.28")
 def test_pract(made):
     """The flag hides metadata for one I/O, where protection information is all of it."""
     bdev = disk(made, "exact16")
@@ -335,11 +336,14 @@ def test_pract(made):
     assert refused("More", 576)
     made.disk(Malloc, "Separate", num_blocks=COUNT, block_size=512, md_size=8, dif_type=1)
     assert refused("Separate", 512)
+    both = {"metadata": bytes(8), "flags": IoFlag.PRACT}
+    request = made.open("Separate").io(Op.WRITE, 0, 1, bytes(512), **both)
+    assert (request.status, request.errno) == (Status.FAILED, errno.ENOTSUP)
     made.disk(Malloc, "Bare")  # nothing to be made: the flag means nothing
     assert made.open("Bare").io(Op.WRITE, 0, 1, bytes(512), flags=IoFlag.PRACT).status == 1
 
 
-@pytest.mark.rule("E.bdev_ut.open_ext_v2_test")
+@pytest.mark.rule("E.bdev_ut.open_ext_v2_test", "A.2.8", "A.2.9", "A.9.25", "A.9.28")
 def test_metadata_that_can_not_be_hidden(made):
     made.disk(Malloc, "Separate", num_blocks=COUNT, block_size=512, md_size=8)
     with pytest.raises(BdevError, match="can not be hidden: it is separate") as raised:

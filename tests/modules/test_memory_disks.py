@@ -128,3 +128,12 @@ def test_an_io_is_bounced_once_for_one_layer(made):
     made.settle()
     assert request.status == Status.SUCCESS
     assert made.engine.buffers.live_buffers == 0
+
+
+@pytest.mark.rule("A.9.19")
+@pytest.mark.parametrize("op", [Op.NVME_NSSR, Op.WRITE_UNCORRECTABLE])
+def test_what_nobody_emulates(made, op):
+    bdev = made.disk(Malloc)
+    assert not bdev.can(op)
+    request = made.open("Disk").io(op, 0, 1)
+    assert (request.status, request.errno) == (Status.FAILED, errno.ENOTSUP)
