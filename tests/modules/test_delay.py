@@ -9,6 +9,7 @@ import uuid
 import pytest
 
 from support.control import CLAIMED, EXISTS, INVALID, NO_DEVICE, UNDECODED, Control
+from vbdev.bdev import BdevEvent
 from vbdev.modules.delay import SLOW_SHARE
 from vbdev.testing import Stub
 from vbdev.vocab import Op, Status
@@ -306,6 +307,17 @@ def test_update_latency_answers(control):
     delay(control)
     wrong = {"delay_bdev_name": "Slow", "latency_type": "avg", "latency_us": 1}
     assert control.fails("bdev_delay_update_latency", **wrong) == UNDECODED
+
+
+@pytest.mark.rule("A.2.25", "D.10")
+def test_it_follows_its_base(control):
+    control.call("bdev_null_create", name="Disk", num_blocks=2048, block_size=512)
+    delay(control)
+    top = control.stack.open("Slow")
+    control.call("bdev_null_resize", name="Disk", new_size=2)
+    control.stack.settle()
+    assert control.told("Slow")["num_blocks"] == 4096
+    assert top.events == [BdevEvent.RESIZE]
 
 
 @pytest.mark.rule("A.22.6")

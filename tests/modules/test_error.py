@@ -430,7 +430,7 @@ def test_the_wish_is_saved_and_loads(control, tmp_path):
     assert (control.registry.config(), control.told("EE_Disk")) == (saved, told)
 
 
-@pytest.mark.rule("Dd.3", "D.10", "A.5.10")
+@pytest.mark.rule("Dd.3", "D.10", "A.2.25", "A.5.10")
 def test_it_follows_its_base(control):
     null = {"name": "Disk", "num_blocks": 2048, "block_size": 512, "uuid": U1}
     control.call("bdev_null_create", **null)

@@ -377,13 +377,14 @@ def test_types_that_carry_their_own_address_are_not_offered(control):
 # Geometry
 
 
-def build(control, first, length, **geometry):
+def build(control, first, length, uuid=None, **geometry):
     """Return a part of a base with this geometry, without RPC."""
     control.stack.disk(Stub, name="Disk", num_blocks=1024)
     base = control.registry.get("Disk")
     for name, value in geometry.items():
         setattr(base, name, value)
-    params = Split.Params(name="Part", base_bdev="Disk", offset_blocks=first, num_blocks=length)
+    place = {"offset_blocks": first, "num_blocks": length}
+    params = Split.Params(name="Part", uuid=uuid, base_bdev="Disk", **place)
 
     async def make():
         async with control.registry.hold(base, "split", holder="test") as hold:
@@ -411,6 +412,35 @@ def test_boundaries_hold_where_the_offset_keeps_them(control):
     for name, value in geometry.items():
         assert getattr(part, name) == value, name
     assert part.num_blocks == 64
+
+
+@pytest.mark.rule("E.part_ut.part_construct_ext", "A.20.9")
+def test_a_part_with_a_uuid_of_its_own(control):
+    given = uuid.UUID(int=7)
+    part = build(control, 128, 64, uuid=given)
+    assert (part.uuid, part.aliases) == (given, [str(given)])
+
+
+@pytest.mark.rule("A.12.10")
+@pytest.mark.parametrize("kind", ["split", "delay", "zone_block", "passthru"])
+def test_layers_need_the_alignment_that_their_base_needs(control, kind):
+    control.stack.disk(Stub, name="Disk", num_blocks=1024)
+    control.registry.get("Disk").required_alignment = 12
+    latencies = {f"{k}_latency": 0 for k in ("avg_read", "p99_read", "avg_write", "p99_write")}
+    create = {
+        "split": {"base_bdev": "Disk", "split_count": 2},
+        "delay": {"name": "Top", "base_bdev_name": "Disk", **latencies},
+        "zone_block": {
+            "name": "Top",
+            "base_bdev": "Disk",
+            "zone_capacity": 8,
+            "optimal_open_zones": 1,
+        },
+        "passthru": {"name": "Top", "base_bdev_name": "Disk"},
+    }
+    control.call(f"bdev_{kind}_create", **create[kind])
+    top = control.registry.get("Diskp1" if kind == "split" else "Top")
+    assert top.required_alignment == 12
 
 
 @pytest.mark.rule("A.26.3")

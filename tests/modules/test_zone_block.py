@@ -89,7 +89,14 @@ def refused(request):
 # Creation
 
 
-@pytest.mark.rule("A.27.30", "A.5.6", "A.20.5", "E.zone_block_ut.test_zone_block_create", "A.21.7")
+@pytest.mark.rule(
+    "A.27.30",
+    "A.5.6",
+    "A.20.5",
+    "E.zone_block_ut.test_zone_block_create",
+    "A.21.7",
+    "E.bdev_zone_ut.bdev_zone_get_operation",
+)
 def test_create_now_and_later(control):
     assert zoned(control) == "Zones"
     assert control.names() == []
@@ -185,6 +192,14 @@ def test_a_base_that_only_reads(control):
     assert not types["zone_append"]
 
 
+def test_append_is_not_offered_where_its_metadata_would_be_lost(control):
+    stub = control.stack.disk(Stub, name="Disk", num_blocks=1024)
+    stub.md_len, stub.md_interleave = 8, False
+    zoned(control)
+    types = control.told("Zones")["supported_io_types"]
+    assert (types["zone_append"], types["zone_management"]) == (False, True)
+
+
 @pytest.mark.rule("A.22.6")
 def test_saved_and_loaded(control, tmp_path):
     disk(control)
@@ -195,7 +210,7 @@ def test_saved_and_loaded(control, tmp_path):
     assert control.registry.config() == saved
 
 
-@pytest.mark.rule("D.10")
+@pytest.mark.rule("D.10", "A.2.25")
 def test_a_base_that_grows_has_more_zones(control):
     control.call("bdev_null_create", name="Disk", num_blocks=2048, block_size=512)
     zoned(control)
@@ -213,7 +228,7 @@ def test_a_base_that_grows_has_more_zones(control):
 
 
 @pytest.mark.rule(
-    "A.27.31", "E.zone_block_ut.test_get_zone_info", "E.bdev_zone_ut.bdev_zone_get_info"
+    "A.9.9", "A.27.31", "E.zone_block_ut.test_get_zone_info", "E.bdev_zone_ut.bdev_zone_get_info"
 )
 def test_get_zone_info(top):
     status, zones = infos(top, 0, 16)
@@ -269,7 +284,7 @@ def test_open(top):
     assert info(top) == (3, ZoneState.IMP_OPEN)
 
 
-@pytest.mark.rule("A.27.36", "E.zone_block_ut.test_close_zone")
+@pytest.mark.rule("A.9.10", "A.27.36", "E.zone_block_ut.test_close_zone")
 def test_close(top):
     assert refused(manage(top, ZoneAction.CLOSE))
     manage(top, ZoneAction.RESET)
@@ -282,7 +297,7 @@ def test_close(top):
     assert info(top) == (2, ZoneState.IMP_OPEN)
 
 
-@pytest.mark.rule("A.27.36", "E.zone_block_ut.test_finish_zone")
+@pytest.mark.rule("A.9.10", "A.27.36", "E.zone_block_ut.test_finish_zone")
 def test_finish(top):
     assert manage(top, ZoneAction.FINISH).status == Status.SUCCESS
     manage(top, ZoneAction.RESET)
@@ -375,6 +390,14 @@ def test_appends_at_once_share_no_block(top):
     assert sorted(r.result for r in requests) == [3 * SIZE + 2 * n for n in range(25)]
     for number, request in enumerate(requests):
         assert read(top, request.result, 2) == bytes([number, number])
+
+
+@pytest.mark.rule("E.bdev_zone_ut.bdev_zone_appendv")
+def test_append_from_several_pieces(top):
+    manage(top, ZoneAction.RESET)
+    pieces = [b"\1" * 100, b"\1" * 412, b"\2" * 512]
+    assert top.io(Op.ZONE_APPEND, 0, 2, pieces).result == 0
+    assert read(top, 0, 2) == b"\1\2"
 
 
 @pytest.mark.rule("A.27.35")

@@ -178,6 +178,8 @@ class ZoneBlock(VirtualBdev):
         self.ops |= {Op.GET_ZONE_INFO}
         if Op.WRITE in self.ops:
             self.ops |= {Op.ZONE_MANAGEMENT, Op.ZONE_APPEND}
+        if self.md_len and not self.md_interleave:
+            self.ops -= {Op.ZONE_APPEND}  # the WRITE that it becomes would leave metadata behind
         self.zones = Zones(num_zones, size, capacity)
         self.num_blocks = num_zones * size
         self.zoned = True
