@@ -488,7 +488,7 @@ class Bdev:
     async def unquiesce(
         self, module: type[Bdev], offset_blocks: int = 0, num_blocks: int | None = None
     ) -> None:
-        """Undo `quiesce` of exactly this range; EINVAL for any other (spdk_bdev_unquiesce_range)."""
+        """Undo `quiesce` of exactly this range, else EINVAL (spdk_bdev_unquiesce_range)."""
         control = self._own_control(module)
         if num_blocks is None:
             num_blocks = self.num_blocks - offset_blocks

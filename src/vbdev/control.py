@@ -11,6 +11,7 @@ is looked at, and let go, on the channel's own.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from contextlib import suppress
 
 from vbdev.bdev import Bdev, BdevError
@@ -90,6 +91,7 @@ class Control:
         self._bdev = bdev
         self._resets: list[Held] = []
         self.resetting = False
+        self._frozen = False
         self._locks: list[RangeLock] = []
         self._count = 0
         self._swaps: dict[Channel, list[Held]] = {}  # those that wait for their lock
@@ -106,7 +108,7 @@ class Control:
 
     def prepare_channel(self, channel: Channel) -> None:
         """Let a channel that is made now obey what is in force already."""
-        if self.resetting:
+        if self._frozen:
             channel.freeze()
         for lock in self.locks:
             lock.apply(channel)
@@ -146,17 +148,32 @@ class Control:
         if not waiting:
             del self._swaps[held.channel]
 
+    async def _sum(self, count: Callable[[Channel], int]) -> int:
+        """Add up what `count` returns for each channel, on its own thread."""
+        counts: list[int] = []
+        await for_each_channel(self._bdev, lambda channel: counts.append(count(channel)))
+        return sum(counts)
+
     # RESET
 
     def _reset_arrived(self, held: Held) -> None:
         self._resets.append(held)
         if not self.resetting:
             self.resetting = True
-            self._bdev.reactor.spawn(self._reset(), f"reset of {self._bdev.name}")
+            self._bdev.reactor.spawn(self._reset_all(), f"reset of {self._bdev.name}")
+
+    async def _reset_all(self) -> None:
+        """Carry out RESETs; those that come while one is under way end as it does."""
+        try:
+            while self._resets:
+                await self._reset()
+        finally:
+            self.resetting = False
 
     async def _reset(self) -> None:
-        """Carry out a RESET; those that come meanwhile end as it does (spdk_bdev_reset)."""
+        """Carry out the first RESET (spdk_bdev_reset)."""
         status, detail, cdw0 = int(Status.FAILED), 0, 0
+        self._frozen = True
         try:
             await for_each_channel(self._bdev, Channel.freeze)
             timeout_s = self._bdev.reset_io_drain_timeout
@@ -165,10 +182,10 @@ class Control:
             else:
                 status, detail, cdw0 = await self._carry_out(self._resets[0])
         finally:
-            self.resetting = False
+            resets, self._resets = self._resets, []
+            self._frozen = False
             with suppress(BdevError):  # gone meanwhile, with its channels
                 await for_each_channel(self._bdev, Channel.unfreeze)
-            resets, self._resets = self._resets, []
             for held in resets:
                 await held.reactor.ask(held.finish, status, detail, cdw0)
 
@@ -177,9 +194,7 @@ class Control:
         reactor = self._bdev.reactor
         give_up_ns = reactor.clock.now_ns() + timeout_s * 1_000_000_000
         while True:
-            left: list[int] = []
-            await for_each_channel(self._bdev, lambda c, left=left: left.append(c.in_module))
-            if not any(left):
+            if not await self._sum(lambda channel: channel.in_module):
                 return True
             if reactor.clock.now_ns() >= give_up_ns:
                 return False
@@ -214,14 +229,13 @@ class Control:
         return lock
 
     async def _outstanding(self, lock: RangeLock) -> bool:
-        found: list[int] = []
-        await for_each_channel(
-            self._bdev,
-            lambda channel: found.append(
-                channel.outstanding_in(lock.offset_blocks, lock.num_blocks, lock.quiesce)
-            ),
+        return bool(
+            await self._sum(
+                lambda channel: channel.outstanding_in(
+                    lock.offset_blocks, lock.num_blocks, lock.quiesce
+                )
+            )
         )
-        return any(found)
 
     async def quiesce(self, offset_blocks: int, num_blocks: int) -> None:
         """Lock a range against everything; `unquiesce` finds it by its blocks."""

@@ -25,7 +25,7 @@ class Swarm:
         self.may_hold = [{bytes(SLOT)} for _ in range(SLOTS)]
         self.free = list(range(SLOTS))
         self.running = {}
-        self.ended = self.aborted = 0
+        self.begun = self.ended = self.aborted = 0
 
     def step(self):
         roll = self.random.random()
@@ -51,6 +51,7 @@ class Swarm:
             if ended is not None:
                 ended(request.status == Status.SUCCESS)
 
+        self.begun += 1
         request = self.descriptor.submit(op, *args, callback=callback, **kwargs)
         if op not in (Op.ABORT, Op.RESET):
             self.running[key] = request
@@ -103,7 +104,7 @@ def test_swarm(make_stack, monkeypatch, mode, direct, seed):
         if seed:
             stack.registry.get("G0").size = 1
         swarm.submit(Op.FLUSH)
-        while swarm.running or len(swarm.free) < SLOTS:
+        while swarm.ended < swarm.begun or len(swarm.free) < SLOTS:
             await stack.reactor.sleep(100)
         await descriptor.io(Op.RESET)
 

@@ -16,7 +16,7 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EINVAL, ENOMEM
 from libc.stdint cimport int32_t, int64_t, int8_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove
 
 from vbdev.core.buffers cimport BufferPool
 from vbdev.core.dif cimport (
@@ -54,7 +54,6 @@ from vbdev.core.types cimport (
     SLOW_BOUNCE,
     STAGE_MEMORY,
     bdev_io,
-    channel_state,
     io_bounce,
     io_bounce_bytes,
     io_data_bytes,
@@ -498,20 +497,18 @@ cdef class IOBatch:
             io = aborts.v[i]
             if io.op == OP_ABORT and io.victim != NULL and (
                     io.victim.generation == <uint32_t>io.result):
-                for j in range(self.n):
-                    if self.v[j] == io.victim:
-                        victims.append(io.victim)
-                        hits.append(io)
-                        self.n -= 1
-                        for j in range(j, self.n):
-                            self.v[j] = self.v[j + 1]
-                        break
-                else:
-                    aborts.v[kept] = io
-                    kept += 1
-            else:
-                aborts.v[kept] = io
-                kept += 1
+                j = 0
+                while j < self.n and self.v[j] != io.victim:
+                    j += 1
+                if j < self.n:
+                    victims.append(io.victim)
+                    hits.append(io)
+                    self.n -= 1
+                    memmove(<void *>(self.v + j), <void *>(self.v + j + 1),
+                            (self.n - j) * sizeof(void *))
+                    continue
+            aborts.v[kept] = io
+            kept += 1
         aborts.n = kept
         return victims, hits
 

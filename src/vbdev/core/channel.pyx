@@ -44,7 +44,6 @@ from vbdev.core.types cimport (
     HAS_POOL_BUFFER,
     IO_ABORTED,
     IO_CONTROL,
-    IO_DONE,
     IO_FAILED,
     IO_IDLE,
     IO_NOMEM,
@@ -93,7 +92,6 @@ from vbdev.core.types cimport (
     io_holds_memory,
     io_is_bare,
     io_limits,
-    io_list,
     io_list_free,
     io_list_reserve,
     io_queue,
@@ -101,7 +99,6 @@ from vbdev.core.types cimport (
     io_queue_pop,
     io_queue_remove,
     io_restore,
-    iovec,
     locked_range,
 )
 
@@ -237,8 +234,8 @@ cdef class Channel(ChannelBase):
         bytes of separate metadata of a block. dif: the layout of the metadata, where there is any;
         hide_metadata: the submitter's blocks have no interleaved metadata. memory_domains: types
         of those that the module uses itself. control: called as (channel, ios) with RESETs, with
-        COMPARE_AND_WRITEs that have to be emulated and with ABORTs of either; without, they go to
-        the module.
+        COMPARE_AND_WRITEs that have to be emulated and with ABORTs of those; without, RESETs go
+        to the module.
         """
         # A bound method is taken apart here, so that no call has to.
         self.submit_function = getattr(submit, "__func__", submit)
@@ -354,7 +351,8 @@ cdef class Channel(ChannelBase):
             return 0
         if ios.core is not engine or (
                 engine.thread and engine.thread != PyThread_get_thread_ident()):
-            raise RuntimeError(f"I/Os of one reactor given to {self.bdev!r} on another's thread")
+            raise RuntimeError(
+                f"I/Os of one reactor given to {self.bdev!r} on another's thread")
         if not engine.inside:
             engine.turn_ns = engine.now_ns()
         now = engine.turn_ns

@@ -45,7 +45,6 @@ from vbdev.core.types cimport (
     IO_MISCOMPARE,
     IO_NVME_ERROR,
     IO_PARENT,
-    IO_PENDING,
     IO_SUBMITTED,
     IO_SUCCESS,
     OP_ABORT,

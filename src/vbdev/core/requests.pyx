@@ -164,7 +164,8 @@ cdef class Requests(IoOwner):
         if write_data is None and ((channel.s.ops_mask >> OP_COMPARE_AND_WRITE) & 1
                                    and op == OP_COMPARE_AND_WRITE):
             raise ValueError("COMPARE_AND_WRITE needs write_data")
-        if ((NEED_COMMAND & channel.s.ops_mask) >> op) & 1 and (cmd is None or len(cmd) != NVME_COMMAND_BYTES):
+        if ((NEED_COMMAND & channel.s.ops_mask) >> op) & 1 and (
+                cmd is None or len(cmd) != NVME_COMMAND_BYTES):
             raise ValueError(f"I/O type {op} needs a command of {NVME_COMMAND_BYTES} bytes")
         request = Request.__new__(Request)
         request.channel = channel

@@ -161,8 +161,9 @@ cdef struct bdev_io:
     uint16_t iovcnt
     uint16_t iovcnt2
     uint16_t dif_exclude    # DIF checks that the submitter does without
-    int32_t err             # detail of the status: errno; NVME_ERROR: sct << 8 | sc;
-                            # SCSI_ERROR: sc << 24 | sk << 16 | asc << 8 | ascq; 0 if none
+    # Detail of the status: errno; NVME_ERROR: sct << 8 | sc; SCSI_ERROR: sc << 24 | sk << 16
+    # | asc << 8 | ascq; 0 if none.
+    int32_t err
     uint32_t cdw0           # NVMe completion dword 0
     uint32_t arg            # ZONE_MANAGEMENT: action; GET_ZONE_INFO: zones
     uint32_t index          # in its pool
@@ -170,8 +171,9 @@ cdef struct bdev_io:
     uint64_t offset_blocks
     uint64_t num_blocks
     uint64_t src_offset_blocks  # COPY
-    uint64_t result         # SEEK_*: block offset, or UINT64_MAX; ZONE_APPEND: where it went;
-                            # ABORT: its victim's generation
+    # SEEK_*: block offset, or UINT64_MAX; ZONE_APPEND: where it went; ABORT: its victim's
+    # generation.
+    uint64_t result
     iovec *iovs
     iovec iov_inline[INLINE_IOVS]
     iovec *iovs2            # COMPARE_AND_WRITE: what to write
