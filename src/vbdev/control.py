@@ -92,9 +92,8 @@ class Control:
         self._resets: list[Held] = []
         self.resetting = False
         self._frozen = False
-        self._locks: list[RangeLock] = []
+        self._locks: tuple[RangeLock, ...] = ()  # replaced as a whole: other threads read it
         self._count = 0
-        self._swaps: dict[Channel, list[Held]] = {}  # those that wait for their lock
 
     @property
     def locks(self) -> list[RangeLock]:
@@ -120,18 +119,23 @@ class Control:
         """
         home = self._bdev.reactor
         here = Reactor.current() or home
-        self._abort(channel, ios.take(Op.ABORT))
+        self._abort(here, channel, ios.take(Op.ABORT))
         for one in ios.take(Op.RESET).split():
             home.send_msg(self._reset_arrived, Held(channel, one, here))
         for one in ios.split():
             ((_, offset_blocks, num_blocks),) = one.extents()
             held = Held(channel, one, here)
-            self._swaps.setdefault(channel, []).append(held)
+            self._waiting_swaps(here).append(held)
             home.send_msg(self._swap_arrived, held, offset_blocks, num_blocks)
 
-    def _abort(self, channel: Channel, aborts: IOBatch) -> None:
+    def _waiting_swaps(self, here: Reactor) -> list[Held]:
+        """Return the COMPARE_AND_WRITEs of this reactor that wait for their lock."""
+        waiting: list[Held] = here.locals.setdefault(self, [])
+        return waiting
+
+    def _abort(self, here: Reactor, channel: Channel, aborts: IOBatch) -> None:
         """End those that still wait for their lock. On the channel's thread."""
-        for held in list(self._swaps.get(channel, ())):
+        for held in list(here.locals.get(self, ())):
             assert held.batch is not None
             victims, hits = held.batch.take_victims(aborts)
             if len(victims):
@@ -143,10 +147,10 @@ class Control:
             channel.finish(aborts, Status.FAILED, errno.ENOENT)
 
     def _forget_swap(self, held: Held) -> None:
-        waiting = self._swaps[held.channel]
+        waiting = self._waiting_swaps(held.reactor)
         waiting.remove(held)
         if not waiting:
-            del self._swaps[held.channel]
+            del held.reactor.locals[self]
 
     async def _sum(self, count: Callable[[Channel], int]) -> int:
         """Add up what `count` returns for each channel, on its own thread."""
@@ -219,7 +223,7 @@ class Control:
         self._count += 1
         lock = RangeLock(self._count, offset_blocks, num_blocks, quiesce=quiesce)
         earlier = [other for other in self._locks if other.overlaps(lock)]
-        self._locks.append(lock)
+        self._locks += (lock,)
         for other in earlier:
             await other.freed
         lock.active = True
@@ -254,7 +258,7 @@ class Control:
 
     async def unlock(self, lock: RangeLock) -> None:
         """Give a lock back; what it held up goes on, in order."""
-        self._locks.remove(lock)
+        self._locks = tuple(other for other in self._locks if other is not lock)
         with suppress(BdevError):  # gone meanwhile, with its channels
             await for_each_channel(self._bdev, lambda channel: channel.unlock_range(lock.number))
         lock.freed.set_result(None)

@@ -841,8 +841,17 @@ cdef class Channel(ChannelBase):
 
     def lock_range(self, uint64_t number, uint64_t offset_blocks, uint64_t num_blocks,
                    bint quiesce):
-        """Hold up I/O that changes these blocks; with `quiesce` what reads them too."""
-        cdef void *grown = realloc(self.ranges, (self.num_ranges + 1) * sizeof(locked_range))
+        """Hold up I/O that changes these blocks; with `quiesce` what reads them too.
+
+        A lock that is here already changes nothing: a channel that is made while it is taken is
+        told twice.
+        """
+        cdef void *grown
+        cdef size_t i
+        for i in range(self.num_ranges):
+            if self.ranges[i].number == number:
+                return
+        grown = realloc(self.ranges, (self.num_ranges + 1) * sizeof(locked_range))
         if grown == NULL:
             raise MemoryError
         self.ranges = <locked_range *>grown

@@ -69,8 +69,8 @@ class Export:
             flags |= flag.SEND_FUA
         if Op.UNMAP in bdev.ops:
             flags |= flag.SEND_TRIM
-        if Op.WRITE_ZEROES in bdev.ops:
+        if bdev.can(Op.WRITE_ZEROES):
             flags |= flag.SEND_WRITE_ZEROES
-            if bdev.fast_zero:
+            if bdev.fast_zero and Op.WRITE_ZEROES in bdev.ops:
                 flags |= flag.SEND_FAST_ZERO
         return flags
