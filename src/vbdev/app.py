@@ -39,9 +39,11 @@ from vbdev.rpc.init_methods import register_init_methods
 from vbdev.rpc.nbd_methods import register_nbd_methods
 from vbdev.rpc.notify_methods import register_notify_methods
 from vbdev.rpc.server import RpcServer
+from vbdev.rpc.stat_methods import register_stat_methods
 from vbdev.rpc.thread_methods import register_thread_methods
 from vbdev.targets.nbd import NbdServer
 from vbdev.task import Future, wake
+from vbdev.watchdog import Watchdog
 
 __all__ = ["App", "AppError"]
 
@@ -103,6 +105,7 @@ class App:
         )
         register_holder_methods(self.dispatcher, self.registry)
         register_notify_methods(self.dispatcher, self.registry)
+        register_stat_methods(self.dispatcher, self.registry)
         register_nbd_methods(self.dispatcher, self.nbd)
         for module in MODULES:
             self.add_module(module)
@@ -110,6 +113,7 @@ class App:
     def _make_engine(self) -> Engine:
         engine = Engine(pool_size=self._pool_size, virtual=self.reactor.clock.virtual)
         engine.on_module_error = report_module_error
+        Watchdog(engine)
         return engine
 
     # Modules

@@ -20,9 +20,10 @@ module still holds and is logged with the bdev's name.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
@@ -39,7 +40,10 @@ from vbdev.vocab import WRITE_OPS, ClaimType, IoFlag, Op
 if TYPE_CHECKING:
     from vbdev.control import Control
     from vbdev.core.batch import IOBatch
+    from vbdev.core.histogram import Histogram
+    from vbdev.core.qos import RateLimits
     from vbdev.descriptor import Descriptor
+    from vbdev.queue_depth import QueueDepth
     from vbdev.registry.claims import Claim
     from vbdev.registry.creations import Creation
     from vbdev.registry.holds import BaseHold
@@ -269,6 +273,11 @@ class Bdev:
         """What `vbdev.registry.media` keeps for those who have it open."""
         self.on_resize: Callable[[Bdev], object] | None = None
         """What the registry wants to be told; nobody else's."""
+        self.rate_limits: RateLimits | None = None
+        self.histogram: Histogram | None = None
+        """What channels count latencies in, and the counts of those that are closed."""
+        self.queue_depth: QueueDepth | None = None
+        self._changing: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<{self.kind} bdev {self.name}>"
@@ -317,6 +326,13 @@ class Bdev:
     def dump_info(self) -> dict[str, Any]:
         """Return `driver_specific` of `bdev_get_bdevs`."""
         return {}
+
+    def dump_stat(self) -> dict[str, Any]:
+        """Return `driver_specific` of `bdev_get_iostat`: what the module counts itself."""
+        return {}
+
+    def reset_stat(self) -> None:
+        """Set back what `dump_stat` shows."""
 
     def config_params(self) -> dict[str, Any]:
         """Return the parameters with which `bdev_<kind>_create` makes the same bdev again."""
@@ -384,9 +400,12 @@ class Bdev:
             total.add(channel)
         return total
 
-    def fold(self, counted: IoTotals) -> None:
+    def fold(self, counted: IoTotals, latencies: Histogram | None = None) -> None:
         """Keep what a channel that is closed has counted. On the control plane's reactor."""
         self.totals.add(counted)
+        own = self.histogram
+        if own is not None and latencies is not None and latencies.same_layout(own):
+            own.add(latencies)
         self.folds += 1
 
     def refused_flags(self) -> int:
@@ -508,6 +527,24 @@ class Bdev:
         if self.control is None:
             raise BdevError(errno.ENODEV, f"bdev {self.name} is not registered")
         return self.control
+
+    def watch_channel(self, channel: Channel) -> None:
+        """Give a new channel the bdev's rate limits and histogram."""
+        channel.set_qos(self.rate_limits)
+        channel.set_histogram(self.histogram.like() if self.histogram is not None else None)
+
+    @contextlib.contextmanager
+    def changing_channels(self, what: str) -> Iterator[None]:
+        """Hold while channel after channel learns of a change; EAGAIN while another one is on."""
+        if what in self._changing:
+            raise BdevError(
+                errno.EAGAIN, f"bdev {self.name}: a change of its {what} is under way already"
+            )
+        self._changing.add(what)
+        try:
+            yield
+        finally:
+            self._changing.discard(what)
 
     def notify_blockcnt_change(self, num_blocks: int) -> None:
         """Change the size, in blocks, and tell every opener (SPDK's name and rules).

@@ -27,6 +27,7 @@ from vbdev.core.requests import Request, Requests
 from vbdev.iostat import IoTotals
 from vbdev.reactor import Reactor, ReactorStoppedError
 from vbdev.task import Future
+from vbdev.timeouts import IoTimeout, OverdueIo
 from vbdev.vocab import Op, status_errno
 
 __all__ = ["Descriptor"]
@@ -86,6 +87,7 @@ class Descriptor:
         self._paths: dict[Reactor, _Path] = {}
         self._state = _State.OPEN
         self._closing: Future[None] | None = None
+        self._timeout: IoTimeout | None = None
 
     @property
     def reactor(self) -> Reactor:
@@ -216,6 +218,7 @@ class Descriptor:
                 if bdev.base.block_size != bdev.block_size:
                     base.check_lengths()
             bdev.configure_channel(channel)
+            bdev.watch_channel(channel)
             if bdev.control is not None:
                 bdev.control.prepare_channel(channel)
             with reactor.here():  # for modules; it is, but for a test that polls by hand
@@ -246,11 +249,12 @@ class Descriptor:
         """Add a channel's counters to the bdev's, which belong to the control plane."""
         counted = IoTotals()
         counted.add(channel)
+        latencies = channel.histogram_copy()
         control = self.bdev.reactor
         if control.is_here:
-            self.bdev.fold(counted)
+            self.bdev.fold(counted, latencies)
         else:
-            control.send_msg(self.bdev.fold, counted)
+            control.send_msg(self.bdev.fold, counted, latencies)
 
     # Closing
 
@@ -288,6 +292,7 @@ class Descriptor:
             self._closing.set_result(None)
             with ExitStack() as rest:
                 rest.callback(self._closed)
+                rest.callback(self._end_timeout)
                 if own is not None:
                     rest.callback(self._close_path, here, own)
         return self._closing
@@ -310,6 +315,7 @@ class Descriptor:
                 self._state = _State.OPEN
             self._closing = None
             raise self._busy(outstanding)
+        self._end_timeout()
         for reactor in [*others, here]:
             try:
                 await self._ask(reactor, self._close_here)
@@ -345,6 +351,37 @@ class Descriptor:
             for callback in reversed(self._on_close):
                 rest.callback(callback)
             rest.callback(self.bdev.descriptors.remove, self)
+
+    # Timeouts
+
+    def set_timeout(self, seconds: int, callback: Callable[[OverdueIo], object]) -> None:
+        """Call back for each I/O that is under way for `seconds` or longer; 0 ends it.
+
+        The descriptor looks each second at what was submitted on its own reactor, and calls again
+        each time it finds an I/O still there; the pieces of one that was split are not looked at.
+        Nothing is aborted: that is for `callback(overdue)` to do. Later calls replace earlier
+        ones. On the descriptor's reactor (SPDK: spdk_bdev_set_timeout).
+        """
+        if seconds < 0:
+            raise BdevError(errno.EINVAL, f"bdev {self.bdev.name}: a timeout of {seconds} s")
+        if self.closed:
+            raise BdevError(errno.EBADF, f"descriptor of {self.bdev.name} is closed")
+        self._end_timeout()
+        if seconds:
+            self._timeout = IoTimeout(self, seconds, callback)
+
+    def _end_timeout(self) -> None:
+        if self._timeout is not None:
+            self._timeout.close()
+        self._timeout = None
+
+    def request_of(self, index: int) -> Request | None:
+        """Return the request of the own reactor whose BdevIO has this number in the pool."""
+        with self._lock:
+            path = self._paths.get(self._reactor)
+        if path is None or path.requests is None:
+            return None
+        return path.requests.request_of(index)
 
     # I/O of Python callers
 

@@ -105,7 +105,7 @@ def test_adding_up_and_layouts_that_differ():
     one.add(other)
     assert [count for *_, count in one.counts()] == [2, 1]
     assert other.total == 2
-    for different in ({"granularity": 6}, {"min_ns": 1}, {"max_ns": 10**10}):
+    for different in ({"granularity": 6}, {"min_ns": 1}, {"max_ns": 10**10}, {"ops": 2}):
         layout = {"min_ns": 1000, "max_ns": 10**9, **different}
         with pytest.raises(ValueError, match="layouts"):
             one.add(Histogram(**layout))

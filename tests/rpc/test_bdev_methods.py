@@ -4,19 +4,15 @@ Method: the dispatcher over a registry on a bare Stack; what SPDK answers is dat
 values are those of SPDK's own methods unless a comment says otherwise.
 """
 
-import errno
 import json
 
 import pytest
 
-from support.stack import Stack, Stub
+from support.control import Control
+from support.stack import Stub
 from vbdev.config import load_config
-from vbdev.modules import MODULES
-from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
-from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher
-from vbdev.rpc.errors import RpcError
-from vbdev.rpc.examine_methods import register_examine_methods
-from vbdev.vocab import Op, Status
+from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED
+from vbdev.vocab import Op
 
 U1 = "11111111-2222-4333-8444-555555555555"
 U2 = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
@@ -78,62 +74,6 @@ BDEV_FIELDS = [
     ("memory_domains", list),
     ("driver_specific", dict),
 ]
-IOSTAT_FIELDS = [
-    "bytes_read",
-    "num_read_ops",
-    "bytes_written",
-    "num_write_ops",
-    "bytes_unmapped",
-    "num_unmap_ops",
-    "bytes_copied",
-    "num_copy_ops",
-    "read_latency_ticks",
-    "max_read_latency_ticks",
-    "min_read_latency_ticks",
-    "write_latency_ticks",
-    "max_write_latency_ticks",
-    "min_write_latency_ticks",
-    "unmap_latency_ticks",
-    "max_unmap_latency_ticks",
-    "min_unmap_latency_ticks",
-    "copy_latency_ticks",
-    "max_copy_latency_ticks",
-    "min_copy_latency_ticks",
-]
-
-
-class Control:
-    """A control plane without a socket."""
-
-    def __init__(self):
-        self.stack = Stack()
-        self.registry = self.stack.registry
-        self.dispatcher = Dispatcher()
-        register_bdev_methods(self.dispatcher, self.registry)
-        register_examine_methods(self.dispatcher, self.registry)
-        for module in (*MODULES, Stub):
-            register_module(self.dispatcher, self.registry, module)
-
-    def call(self, method, params=None, **more):
-        return self.stack.run(self.dispatcher.call(method, params or more or None))
-
-    def fails(self, method, params=None, **more):
-        """Call and return (code, message) of the failure."""
-        with pytest.raises(RpcError) as caught:
-            self.call(method, params, **more)
-        self.detail = str(caught.value.data)
-        return caught.value.code, caught.value.message
-
-    def malloc(self, name="Disk", **more):
-        return self.call(
-            "bdev_malloc_create", **{"name": name, "num_blocks": 1024, "block_size": 512, **more}
-        )
-
-    def passthru(self, name="Top", base="Disk", **more):
-        return self.call("bdev_passthru_create", name=name, base_bdev_name=base, **more)
-
-    def names(self):
-        return [bdev["name"] for bdev in self.call("bdev_get_bdevs")]
 
 
 @pytest.fixture
@@ -231,136 +171,6 @@ def test_get_one_that_is_absent(control):
 )
 def test_get_bdevs_decodes_strictly(control, params):
     assert control.fails("bdev_get_bdevs", params) == (-32603, DECODE_OBJECT_FAILED)
-
-
-# bdev_get_iostat
-
-
-def iostat(control, **params):
-    return control.call("bdev_get_iostat", **params)
-
-
-def busy(control):
-    """Make a stub bdev with a history, and return its descriptor."""
-    disk = control.stack.disk(Stub)
-    top = control.stack.open("Disk")
-    for op, count in (
-        (Op.READ, 8),
-        (Op.READ, 2),
-        (Op.WRITE, 4),
-        (Op.UNMAP, 3),
-        (Op.COPY, 5),
-        (Op.FLUSH, 0),
-        (Op.WRITE_ZEROES, 1),
-        (Op.READ, 1),
-    ):
-        data = bytes(count * 512) if op == Op.WRITE else None
-        top.submit(op, 0, count, data, src_offset_blocks=64)
-    control.stack.pass_time(10)
-    disk.complete([0, 2, 3, 4, 5, 6])
-    control.stack.settle()
-    control.stack.pass_time(20)
-    disk.complete([0])
-    disk.complete([0], Status.FAILED, errno.EIO)
-    control.stack.settle()
-    return top
-
-
-NUMBERS = {
-    "bytes_read": 5120,
-    "num_read_ops": 2,
-    "bytes_written": 2048,
-    "num_write_ops": 1,
-    "bytes_unmapped": 1536,
-    "num_unmap_ops": 1,
-    "bytes_copied": 2560,
-    "num_copy_ops": 1,
-    "read_latency_ticks": 40_000,
-    "max_read_latency_ticks": 30_000,
-    "min_read_latency_ticks": 10_000,
-    **{
-        f"{kind}{op}_latency_ticks": 10_000
-        for op in ("write", "unmap", "copy")
-        for kind in ("", "max_", "min_")
-    },
-}
-
-
-@pytest.mark.rule(
-    "A.18.7", "A.18.8", "A.18.10", "A.18.11", "A.18.13", "E.bdev_ut.get_device_stat_test"
-)
-def test_iostat(control):
-    busy(control)
-    control.malloc(name="Idle")
-    answer = iostat(control)
-    assert list(answer) == ["tick_rate", "ticks", "bdevs"]
-    assert (answer["tick_rate"], answer["ticks"]) == (1_000_000_000, 30_000)
-    disk, idle = answer["bdevs"]
-    assert list(disk) == ["name", *IOSTAT_FIELDS, "io_error", "queue_depth_polling_period"]
-    assert list(idle) == ["name", *IOSTAT_FIELDS, "queue_depth_polling_period"]
-    assert {name: disk[name] for name in IOSTAT_FIELDS} == NUMBERS
-    assert disk["io_error"] == {"failed": 1}
-    assert not any(idle[name] for name in IOSTAT_FIELDS)
-
-
-@pytest.mark.rule("A.18.12")
-def test_iostat_keeps_what_closed_channels_counted(control):
-    busy(control).close()
-    top = control.stack.open("Disk")
-    (disk,) = iostat(control, names=["Disk"])["bdevs"]
-    assert {name: disk[name] for name in IOSTAT_FIELDS} == NUMBERS
-    top.submit(Op.READ)
-    control.registry.get("Disk").complete()
-    control.stack.settle()
-    (disk,) = iostat(control, names=["Disk"])["bdevs"]
-    assert (disk["num_read_ops"], disk["max_read_latency_ticks"]) == (3, 30_000)
-    top.close()
-
-
-@pytest.mark.rule("A.18.13", "A.18.14")
-def test_iostat_by_channel(control):
-    busy(control)
-    idle = control.stack.open("Disk")
-    answer = iostat(control, names=["Disk"], per_channel=True)
-    assert list(answer) == ["tick_rate", "ticks", "name", "channels"]
-    first, second = answer["channels"]
-    assert list(first) == ["thread_id", *IOSTAT_FIELDS, "io_error"]
-    assert {name: first[name] for name in IOSTAT_FIELDS} == NUMBERS
-    assert second["num_read_ops"] == 0
-    idle.close()
-    for wrong in ({}, {"names": []}, {"names": ["Disk", "Disk"]}):
-        assert control.fails("bdev_get_iostat", {**wrong, "per_channel": True}) == (
-            -22,
-            "Invalid argument",
-        )
-
-
-@pytest.mark.rule("A.18.15", "E.bdev_ut.get_device_stat_with_reset")
-@pytest.mark.parametrize(
-    ("mode", "counts", "extremes", "errors"),
-    [
-        ("none", True, True, True),
-        ("maxmin", True, False, True),
-        ("error", True, True, False),
-        ("all", False, False, False),
-    ],
-)
-@pytest.mark.parametrize("closed", [False, True])
-def test_iostat_is_reset_behind_the_reading(control, mode, counts, extremes, errors, closed):
-    top = busy(control)
-    if closed:
-        top.close()
-    (disk,) = iostat(control, names=["Disk"], reset_mode=mode)["bdevs"]
-    assert disk["num_read_ops"] == 2
-    (disk,) = iostat(control, names=["Disk"])["bdevs"]
-    assert bool(disk["num_read_ops"]) == bool(disk["read_latency_ticks"]) == counts
-    assert bool(disk["max_read_latency_ticks"]) == bool(disk["min_write_latency_ticks"]) == extremes
-    assert ("io_error" in disk) == errors
-
-
-def test_iostat_errors(control):
-    assert control.fails("bdev_get_iostat", names=["Nobody"]) == (-19, "No such device")
-    assert control.fails("bdev_get_iostat", reset_mode="some") == (-32603, DECODE_OBJECT_FAILED)
 
 
 def test_wait_for_examine(control):

@@ -1,4 +1,4 @@
-"""Control: the RPC methods of modules over a bare Stack, without a socket."""
+"""Control: the RPC methods of bdevs over a bare Stack, without a socket."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from vbdev.module_methods import RpcError
 from vbdev.modules import MODULES
 from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
 from vbdev.rpc.dispatch import Dispatcher
+from vbdev.rpc.examine_methods import register_examine_methods
+from vbdev.rpc.stat_methods import register_stat_methods
 from vbdev.testing import Stack, Stub
 
 NO_DEVICE = (-19, "No such device")
@@ -33,20 +35,32 @@ class Control:
         self.registry = self.stack.registry
         self.dispatcher = Dispatcher()
         register_bdev_methods(self.dispatcher, self.registry)
+        register_examine_methods(self.dispatcher, self.registry)
+        register_stat_methods(self.dispatcher, self.registry)
         for module in (*MODULES, Stub):
             register_module(self.dispatcher, self.registry, module)
             if examine:
                 self.registry.add_module(module)
 
-    def call(self, method, **params):
-        return self.stack.run(self.dispatcher.call(method, params or None))
+    def call(self, method, params=None, **more):
+        return self.stack.run(self.dispatcher.call(method, params or more or None))
 
-    def fails(self, method, **params):
+    def fails(self, method, params=None, **more):
         """Call and return (code, message) of the failure."""
         with pytest.raises(RpcError) as caught:
-            self.call(method, **params)
+            self.call(method, params, **more)
         self.detail = caught.value.data
         return caught.value.code, caught.value.message
+
+    def malloc(self, name="Disk", **more):
+        """Create a disk of 1024 blocks of 512 bytes."""
+        return self.call(
+            "bdev_malloc_create", **{"name": name, "num_blocks": 1024, "block_size": 512, **more}
+        )
+
+    def passthru(self, name="Top", base="Disk", **more):
+        """Create a layer."""
+        return self.call("bdev_passthru_create", name=name, base_bdev_name=base, **more)
 
     def names(self):
         """Return the names of all bdevs, in order."""

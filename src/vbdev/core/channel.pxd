@@ -1,6 +1,8 @@
 from vbdev.core.batch cimport IOBatch
 from vbdev.core.dif cimport Dif, dif_layout
 from vbdev.core.engine cimport ChannelBase
+from vbdev.core.histogram cimport Histogram
+from vbdev.core.qos cimport RateLimits
 from vbdev.core.types cimport (
     bdev_io,
     int32_t,
@@ -10,6 +12,7 @@ from vbdev.core.types cimport (
     locked_range,
     uint32_t,
     uint64_t,
+    uint8_t,
 )
 
 
@@ -38,6 +41,10 @@ cdef class Channel(ChannelBase):
     cdef uint64_t nomem_in_queue        # I/Os that the module had no room for
     cdef uint64_t nomem_threshold       # go on when the module has no more than this many
     cdef uint64_t nomem_retry_ns        # or when this time has come
+    cdef RateLimits qos                 # shared by all channels of the bdev, with GATE_QOS
+    cdef uint8_t qos_blocked            # kinds of I/O of which some wait in s.qos
+    cdef uint64_t qos_look_ns           # when they may go on
+    cdef Histogram histogram            # with WATCH_HISTOGRAM
 
     cdef int submit_batch(self, IOBatch ios) except -1
     cdef int _configure_metadata(self, Dif dif, bint hide) except -1
@@ -61,6 +68,8 @@ cdef class Channel(ChannelBase):
     cdef bint _unpark(self, io_queue *queue, bdev_io *io) noexcept nogil
     cdef bint _abort_parked(self, bdev_io *io) noexcept nogil
     cdef int _end_queue(self, io_queue *queue, int8_t status) noexcept nogil
+    cdef bint _admit_rate(self, bdev_io *io) noexcept nogil
+    cdef int _resume_qos(self) except -1
     cdef bint _needs_split(self, bdev_io *io) noexcept nogil
     cdef bint _is_child(self, const bdev_io *io) noexcept nogil
     cdef bint _is_locked(self, const bdev_io *io) noexcept nogil

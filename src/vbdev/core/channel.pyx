@@ -20,6 +20,8 @@ from libc.string cimport memcpy, memmove, memset
 from vbdev.core.batch cimport IOBatch, new_batch
 from vbdev.core.engine cimport ChannelBase, Engine
 from vbdev.core.dif cimport Dif
+from vbdev.core.histogram cimport Histogram
+from vbdev.core.qos cimport QOS_READS, QOS_WRITES, RateLimits, qos_bytes, qos_kind
 from vbdev.core.types cimport (
     CHILDREN_ABORT,
     CHILDREN_COMPARE,
@@ -37,6 +39,7 @@ from vbdev.core.types cimport (
     GATE_LOCKED,
     GATE_METADATA,
     GATE_NOMEM,
+    GATE_QOS,
     GATE_SPLIT,
     HAS_BARE_DATA,
     HAS_DOMAIN,
@@ -82,6 +85,7 @@ from vbdev.core.types cimport (
     STAT_UNMAP,
     STAT_WRITE,
     WATCH_COMPLETED,
+    WATCH_HISTOGRAM,
     bdev_io,
     channel_state,
     io_block_bytes,
@@ -97,6 +101,7 @@ from vbdev.core.types cimport (
     io_queue,
     io_queue_join_front,
     io_queue_pop,
+    io_queue_push,
     io_queue_remove,
     io_restore,
     locked_range,
@@ -181,6 +186,10 @@ cdef inline uint64_t coarse_ns() noexcept nogil:
 
 cdef inline bint overlap(uint64_t a, uint64_t num_a, uint64_t b, uint64_t num_b) noexcept nogil:
     return a < b + num_b and b < a + num_a and num_a and num_b
+
+
+def age_of(overdue):
+    return overdue[3]
 
 
 cdef int raise_pending() except -1:
@@ -435,6 +444,8 @@ cdef class Channel(ChannelBase):
                 return self._adopt(io, CHILDREN_SPLIT)
             io.stage = STAGE_QOS
         if io.stage == STAGE_QOS:
+            if gates & GATE_QOS and not self._admit_rate(io):
+                return False
             io.stage = STAGE_MEMORY
         if gates & GATE_NOMEM and not resumed and io.op != OP_ABORT and io.op != OP_RESET:
             return self._park(&self.s.nomem, io)
@@ -652,6 +663,8 @@ cdef class Channel(ChannelBase):
         io.state = IO_SUBMITTED
         if io == self.nomem_last:
             self.nomem_last = NULL
+        if queue == &self.s.qos:
+            self.qos.wait_less(1)
         if io.stage == STAGE_NOMEM:
             self.nomem_in_queue -= 1
             if self.nomem_in_queue == 0:
@@ -729,7 +742,10 @@ cdef class Channel(ChannelBase):
         """Let I/Os go on whose wait is over: for memory, for the module, for their rate."""
         cdef channel_state *s = &self.s
         cdef uint64_t in_module = s.outstanding - s.parked
-        cdef bdev_io *io = s.nomem.head
+        cdef bdev_io *io
+        if s.qos.n:
+            self._resume_qos()
+        io = s.nomem.head
         if io == NULL:
             return 0
         if io.stage == STAGE_NOMEM:
@@ -740,6 +756,140 @@ cdef class Channel(ChannelBase):
                 return 0
         self._resume_queue(&s.nomem)
         return 0
+
+    cdef bint _admit_rate(self, bdev_io *io) noexcept nogil:
+        """Start an I/O within the bdev's rate limits; False: it waits, behind those of its kind."""
+        cdef uint8_t kind = qos_kind(io)
+        if kind == 0:
+            return True
+        if self.s.qos.n == 0:
+            self.qos_blocked = 0
+        if not kind & self.qos_blocked and self.qos.start(
+                kind, qos_bytes(io, self.s.block_size), self.engine.turn_ns):
+            return True
+        self.qos_blocked |= kind
+        self.qos.wait_more(1)
+        self.qos_look_ns = self.qos.next_slice_ns()
+        self.engine.wake_at(self.qos_look_ns)
+        return self._park(&self.s.qos, io)
+
+    cdef int _resume_qos(self) except -1:
+        """Let I/Os go on that the rate limits allow now, or all, when there are none any more."""
+        cdef channel_state *s = &self.s
+        cdef Engine engine = self.engine
+        cdef bint limited = s.gates & GATE_QOS
+        cdef io_queue rest = s.qos
+        cdef IOBatch ios
+        cdef bdev_io *io
+        cdef uint8_t kind
+        cdef uint64_t started = 0
+        if limited and engine.turn_ns < self.qos_look_ns:
+            engine.wake_at(self.qos_look_ns)
+            return 0
+        ios = new_batch(engine)
+        ios.reserve(rest.n)
+        s.qos.head = s.qos.tail = NULL
+        s.qos.n = 0
+        self.qos_blocked = 0
+        while rest.head != NULL and self.qos_blocked != QOS_READS | QOS_WRITES:
+            io = io_queue_pop(&rest)
+            kind = qos_kind(io)
+            if limited and (kind & self.qos_blocked or not self.qos.start(
+                    kind, qos_bytes(io, s.block_size), engine.turn_ns)):
+                self.qos_blocked |= kind
+                io_queue_push(&s.qos, io)
+                continue
+            started += 1
+            self._unpark(&s.qos, io)
+            io.stage = STAGE_MEMORY
+            if self._admit(io, False):
+                ios.append(io)
+        io_queue_join_front(&rest, &s.qos)
+        s.qos = rest
+        if s.qos.n:
+            self.qos_look_ns = self.qos.next_slice_ns()
+            engine.wake_at(self.qos_look_ns)
+        if started:
+            engine.turns += 1  # another channel is the first to draw from the next timeslice
+        if not limited:
+            self.qos = None
+        if ios.n:
+            self._deliver(ios)
+        return 0
+
+    def set_qos(self, RateLimits limits=None):
+        """Let I/O in within these limits from now on, or without any.
+
+        What waits goes on, from the loop, as the new limits allow. (SPDK: bdev_enable_qos_msg.)
+        """
+        cdef uint64_t waiting = self.s.qos.n
+        if limits is self.qos and limits is not None:
+            pass
+        elif limits is None:
+            self.s.gates &= ~GATE_QOS
+            if not waiting:  # who waits is still counted with the limits it waits for
+                self.qos = None
+        else:
+            if waiting:
+                self.qos.wait_less(waiting)
+                limits.wait_more(waiting)
+            self.qos = limits
+        if limits is not None:
+            self.s.gates |= GATE_QOS
+        self._arm()
+        if waiting:
+            self.qos_look_ns = 0
+            self.engine.wake_at(self.engine.now_ns())
+
+    def set_histogram(self, Histogram histogram=None):
+        """Count latencies in `histogram`, which is the channel's from now on; or no more."""
+        self.histogram = histogram
+        self.s.histogram = NULL
+        self.s.watch &= ~WATCH_HISTOGRAM
+        if histogram is not None:
+            self.s.histogram = &histogram.h
+            self.s.watch |= WATCH_HISTOGRAM
+
+    def histogram_copy(self):
+        """Return what has been counted so far, as an object of the caller's; None where nothing is.
+
+        On the channel's thread, as everything here.
+        """
+        if self.histogram is None:
+            return None
+        counted = self.histogram.like()
+        counted.add(self.histogram)
+        return counted
+
+    def overdue(self, uint64_t age_ns):
+        """Return [(op, offset, blocks, age_ns, number)] of I/Os under way that long, oldest first.
+
+        As they were submitted here; `number` is the BdevIO's in its pool. Not the pieces of one
+        that was split here. (SPDK: bdev_channel_poll_timeout_io.)
+        """
+        cdef Engine engine = self.engine
+        cdef uint64_t now = engine.now_ns()
+        cdef uint32_t i
+        cdef uint8_t d
+        cdef bdev_io *io
+        found = []
+        if self.s.outstanding == 0:
+            return found
+        for i in range(engine.pool_size + engine.reserve_high_water):
+            if engine.pool_high_water <= i < engine.pool_size:
+                continue
+            io = <bdev_io *>(engine.pool + <size_t>i * sizeof(bdev_io))
+            if io.state == IO_IDLE or io.state == IO_DONE:
+                continue
+            for d in range(io.depth):
+                if io.frames[d].channel == &self.s:
+                    if now - io.frames[d].submit_ns >= age_ns and not (
+                            d == 0 and io.owner == &engine.children.o):
+                        found.append((io.op, io.frames[d].offset_blocks, io.num_blocks,
+                                      now - io.frames[d].submit_ns, io.index))
+                    break
+        found.sort(key=age_of, reverse=True)
+        return found
 
     cdef int _resume_queue(self, io_queue *queue) except -1:
         """Admit the I/Os of a queue again, in order, until one has to wait again in it."""

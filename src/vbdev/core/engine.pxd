@@ -39,6 +39,10 @@ cdef class Engine(IoCore):
     cdef uint64_t deadline
     cdef uint64_t blocked_ns            # that modules took, of those that took too long
     cdef unsigned long thread
+    cdef uint64_t turns                 # which channel with I/Os that wait comes first
+    cdef object check                   # see `watch_outstanding`
+    cdef uint64_t check_period_ns
+    cdef uint64_t check_ns
 
     cdef uint64_t now_ns(self) noexcept nogil
     cdef void wake_at(self, uint64_t when_ns) noexcept nogil
@@ -49,6 +53,7 @@ cdef class Engine(IoCore):
     cdef void _unwind(self, bdev_io *io, uint64_t now) noexcept nogil
     cdef void _pop(self, bdev_io *io, uint64_t now) noexcept nogil
     cdef int _resume_waiting(self) except -1
+    cdef int _check_outstanding(self) except -1
     cdef int _serve_io_waiters(self) except -1
     cdef void report(self, source, error, Py_ssize_t n) noexcept
 

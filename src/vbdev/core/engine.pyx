@@ -21,7 +21,10 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
 from vbdev.core.batch cimport IoCore
+from vbdev.core.histogram cimport histogram_data, histogram_tally
 from vbdev.core.types cimport (
+    FLAG_ZCOPY_END,
+    FLAG_ZCOPY_POPULATE,
     IO_IDLE,
     IO_NOMEM,
     IO_PENDING,
@@ -33,6 +36,7 @@ from vbdev.core.types cimport (
     OP_SEEK_HOLE,
     OP_UNMAP,
     OP_WRITE,
+    OP_ZCOPY,
     SLOW_RESULT,
     SLOW_UNCOUNTED,
     STAT_COPY,
@@ -41,6 +45,7 @@ from vbdev.core.types cimport (
     STAT_UNMAP,
     STAT_WRITE,
     WATCH_COMPLETED,
+    WATCH_HISTOGRAM,
     bdev_io,
     channel_state,
     io_frame,
@@ -157,7 +162,30 @@ cdef class Engine(IoCore):
     @property
     def deadline_ns(self):
         """When `drain` should be called next, even if nothing happens before; 0: no need."""
+        if self.check_ns and self.ios_in_use and not 0 < self.deadline < self.check_ns:
+            return self.check_ns
         return self.deadline
+
+    def clock_ns(self):
+        """Return the time that I/Os are stamped with."""
+        return self.now_ns()
+
+    def watch_outstanding(self, uint64_t period_ns, callback):
+        """Call `callback(now_ns)` every so often, for as long as any I/O is in use.
+
+        An engine without I/O is not woken for it.
+        """
+        self.check = callback
+        self.check_period_ns = period_ns
+        self.check_ns = self.now_ns() + period_ns
+
+    cdef int _check_outstanding(self) except -1:
+        self.check_ns = self.turn_ns + self.check_period_ns
+        try:
+            self.check(self.turn_ns)
+        except Exception as error:
+            self.report(self.check, error, 0)
+        return 0
 
     # The pool
 
@@ -294,6 +322,8 @@ cdef class Engine(IoCore):
                 self._resume_waiting()
             elif self.deadline <= self.turn_ns:
                 self.deadline = 0
+            if self.check_ns and self.ios_in_use and self.turn_ns >= self.check_ns:
+                self._check_outstanding()
             if self.have_waiters:
                 self._serve_io_waiters()
             for _round in range(DRAIN_ROUNDS):
@@ -336,8 +366,11 @@ cdef class Engine(IoCore):
     cdef int _resume_waiting(self) except -1:
         """Let channels with I/Os in queues look whether their wait is over."""
         cdef ChannelBase channel
+        cdef list channels = list(self.channels)
+        cdef Py_ssize_t i, first = self.turns % len(channels) if channels else 0
         self.deadline = 0
-        for channel in list(self.channels):
+        for i in range(len(channels)):
+            channel = channels[(first + i) % len(channels)]
             if channel.s.parked:
                 channel.resume()
         return 0
@@ -356,9 +389,11 @@ cdef class Engine(IoCore):
         cdef owner_state *owner = first.owner
         cdef uint64_t latency, sum_ns, blocks, longest, shortest
         cdef size_t depth = first.depth, run = 0, i
-        while (run < n and v[run].depth == depth and v[run].op == first.op
-                and v[run].status == IO_SUCCESS and v[run].owner == owner and not v[run].slow):
-            run += 1
+        if first.op != OP_ZCOPY:  # its phases count differently
+            while (run < n and v[run].depth == depth and v[run].op == first.op
+                    and v[run].status == IO_SUCCESS and v[run].owner == owner
+                    and not v[run].slow):
+                run += 1
         if run < 2:
             self._unwind(first, now)
             return 1
@@ -451,9 +486,15 @@ cdef class Engine(IoCore):
         if io.slow & SLOW_UNCOUNTED and io.uncounted_depth == io.depth:
             io.depth -= 1
             return
+        latency = now - frame.submit_ns
+        if state.watch & WATCH_HISTOGRAM and (
+                (<histogram_data *>state.histogram).ops >> io.op) & 1:
+            histogram_tally(<histogram_data *>state.histogram, latency)
         if io.status == IO_SUCCESS:
             stat = &state.stats[stat_class[io.op]]
-            latency = now - frame.submit_ns
+            if io.op == OP_ZCOPY and not io.flags & FLAG_ZCOPY_END:
+                stat = &state.stats[
+                    STAT_READ if io.flags & FLAG_ZCOPY_POPULATE else STAT_WRITE]
             stat.ops += 1
             stat.blocks += io.num_blocks
             stat.latency_ns += latency
@@ -469,6 +510,34 @@ cdef class Engine(IoCore):
         # What the handler itself raises is printed, and takes no I/O with it.
         if self.on_module_error is not None:
             self.on_module_error(source, error, n)
+
+    def held_longer(self, uint64_t age_ns):
+        """Return [(channel, number of I/Os, the oldest)] of modules that keep I/Os for that long.
+
+        The oldest: (op, offset, blocks, age_ns). Those that wait in queues of the layer are not
+        the module's.
+        """
+        cdef uint64_t now = self.now_ns(), age
+        cdef uint32_t i
+        cdef bdev_io *io
+        cdef io_frame *frame
+        cdef dict found = {}
+        for i in range(self.pool_size + self.reserve_high_water):
+            if self.pool_high_water <= i < self.pool_size:
+                continue
+            io = <bdev_io *>(self.pool + <size_t>i * sizeof(bdev_io))
+            if io.state != IO_SUBMITTED or io.depth == 0:
+                continue
+            frame = &io.frames[io.depth - 1]
+            age = now - frame.submit_ns
+            if age < age_ns:
+                continue
+            channel = <object>frame.channel.object
+            count, oldest = found.get(channel, (0, (0, 0, 0, 0)))
+            if age > oldest[3]:
+                oldest = (io.op, frame.offset_blocks, io.num_blocks, age)
+            found[channel] = (count + 1, oldest)
+        return [(channel, count, oldest) for channel, (count, oldest) in found.items()]
 
     def held_by(self, ChannelBase channel not None):
         """Return how many I/Os the channel's own module holds now: neither below nor done."""

@@ -11,6 +11,8 @@ cdef struct histogram_data:
 
 cdef class Histogram:
     cdef histogram_data h
+    cdef readonly uint64_t min_ns
+    cdef readonly uint64_t max_ns
 
     cdef size_t size(self) noexcept nogil
 

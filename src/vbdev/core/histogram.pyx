@@ -70,6 +70,8 @@ cdef class Histogram:
             raise ValueError(f"a histogram from {min_ns} ns to {max_ns} ns holds nothing")
         self.h.granularity = granularity
         self.h.ops = ops
+        self.min_ns = min_ns
+        self.max_ns = max_ns
         self.h.min_range = range_of(granularity, min_ns)
         self.h.max_range = range_of(granularity, max_ns - 1)
         self.h.buckets = <uint64_t *>calloc(self.size(), sizeof(uint64_t))
@@ -98,6 +100,22 @@ cdef class Histogram:
         return self.h.max_range
 
     @property
+    def ops(self):
+        """A bit for each I/O type that is counted."""
+        return self.h.ops
+
+    def like(self):
+        """Return an empty histogram of the same layout."""
+        return Histogram(granularity=self.h.granularity, min_ns=self.min_ns, max_ns=self.max_ns,
+                         ops=self.h.ops)
+
+    def same_layout(self, Histogram other not None):
+        """Whether the two have the same buckets, of the same I/O types."""
+        return (other.h.granularity == self.h.granularity
+                and other.h.min_range == self.h.min_range
+                and other.h.max_range == self.h.max_range and other.h.ops == self.h.ops)
+
+    @property
     def total(self):
         """Latencies counted."""
         cdef size_t i
@@ -113,8 +131,7 @@ cdef class Histogram:
     def add(self, Histogram other not None):
         """Add another's counts. ValueError when their layouts differ."""
         cdef size_t i
-        if (other.h.granularity != self.h.granularity or other.h.min_range != self.h.min_range
-                or other.h.max_range != self.h.max_range):
+        if not self.same_layout(other):
             raise ValueError("histograms of different layouts can not be added up")
         for i in range(self.size()):
             self.h.buckets[i] += other.h.buckets[i]

@@ -10,6 +10,11 @@ cdef enum:
     QOS_W_BYTES = 3
     QOS_LIMITS = 4
 
+# Which limits concern an I/O.
+cdef enum:
+    QOS_READS = 1
+    QOS_WRITES = 2
+
 # One limit. Every field is shared by reactors, and touched by atomic operations alone.
 cdef struct qos_limit:
     uint64_t per_slice      # I/Os or bytes that may start in a timeslice; 0: unlimited
@@ -28,8 +33,8 @@ cdef class RateLimits:
     cdef bint start(self, uint8_t kind, uint64_t size_bytes, uint64_t now_ns) noexcept nogil
     cdef void refill(self, uint64_t now_ns) noexcept nogil
     cdef uint64_t next_slice_ns(self) noexcept nogil
-    cdef void hold(self) noexcept nogil
-    cdef void release(self) noexcept nogil
+    cdef void wait_more(self, uint64_t n) noexcept nogil
+    cdef void wait_less(self, uint64_t n) noexcept nogil
 
 cdef uint8_t qos_kind(const bdev_io *io) noexcept nogil
 cdef uint64_t qos_bytes(const bdev_io *io, uint64_t block_size) noexcept nogil

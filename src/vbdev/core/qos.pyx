@@ -17,6 +17,8 @@ from libc.stdint cimport int64_t, uint64_t, uint8_t
 from vbdev.core.types cimport (
     FLAG_ZCOPY_END,
     FLAG_ZCOPY_POPULATE,
+    OP_NVME_IO,
+    OP_NVME_IO_MD,
     OP_READ,
     OP_WRITE,
     OP_ZCOPY,
@@ -45,27 +47,27 @@ cdef extern from *:
     bint swap_signed "vbdev_qos_swap"(int64_t *at, int64_t *expected, int64_t value) nogil
 
 cdef enum:
-    READS = 1
-    WRITES = 2
     SLICE_NS = 1000000
     SLICES_PER_SECOND = 1000
-    OP_NVME_IO = 7
-    OP_NVME_IO_MD = 8
 
 # The least that a timeslice allows, so that a small limit still moves (SPDK's numbers).
 cdef uint64_t[QOS_LIMITS] MINIMUM = [1, 512, 512, 512]
-cdef uint8_t[QOS_LIMITS] CONCERNS = [READS | WRITES, READS | WRITES, READS, WRITES]
+cdef uint8_t[QOS_LIMITS] CONCERNS = [
+    QOS_READS | QOS_WRITES, QOS_READS | QOS_WRITES, QOS_READS, QOS_WRITES]
 cdef int64_t MOST = <int64_t>1 << 62
 
 
 cdef uint8_t qos_kind(const bdev_io *io) noexcept nogil:
-    """Return which limits concern an I/O: READS, WRITES, or 0 when none does."""
+    """Return which limits concern an I/O: QOS_READS, QOS_WRITES, or 0 when none does."""
     if io.op == OP_READ:
-        return READS
+        return QOS_READS
     if io.op == OP_WRITE:
-        return WRITES
+        return QOS_WRITES
     if io.op == OP_ZCOPY and not io.flags & FLAG_ZCOPY_END:
-        return READS if io.flags & FLAG_ZCOPY_POPULATE else WRITES
+        return QOS_READS if io.flags & FLAG_ZCOPY_POPULATE else QOS_WRITES
+    if (io.op == OP_NVME_IO or io.op == OP_NVME_IO_MD) and io.cmd != NULL:
+        # The opcode says where the data goes: bit 1 to the host.
+        return QOS_READS if (<const uint8_t *>io.cmd)[0] & 2 else QOS_WRITES
     return 0
 
 
@@ -121,17 +123,17 @@ cdef class RateLimits:
 
     def try_start(self, bint read, uint64_t size_bytes, uint64_t now_ns):
         """Start an I/O of this size if the limits allow it now; say whether they did."""
-        return self.start(READS if read else WRITES, size_bytes, now_ns)
+        return self.start(QOS_READS if read else QOS_WRITES, size_bytes, now_ns)
 
     def note_waiting(self, int more):
         """Count I/Os that are held back, or have left."""
         add(&self.q.waiting, <uint64_t>more)
 
-    cdef void hold(self) noexcept nogil:
-        add(&self.q.waiting, 1)
+    cdef void wait_more(self, uint64_t n) noexcept nogil:
+        add(&self.q.waiting, n)
 
-    cdef void release(self) noexcept nogil:
-        add(&self.q.waiting, <uint64_t>-1)
+    cdef void wait_less(self, uint64_t n) noexcept nogil:
+        add(&self.q.waiting, -n)
 
     cdef bint start(self, uint8_t kind, uint64_t size_bytes, uint64_t now_ns) noexcept nogil:
         """Take an I/O's share of each limit that concerns it, or of none."""

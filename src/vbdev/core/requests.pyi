@@ -23,6 +23,7 @@ class Request:
 
 class Requests(IoOwner):
     def __init__(self, engine: Engine) -> None: ...
+    def request_of(self, index: int) -> Request | None: ...
     def submit(
         self,
         channel: Channel,

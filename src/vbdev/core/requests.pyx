@@ -227,6 +227,10 @@ cdef class Requests(IoOwner):
         channel.submit_batch(ios)
         return request
 
+    def request_of(self, uint32_t index):
+        """Return the request under way whose BdevIO has this number in its pool, or None."""
+        return self.pending.get(index)
+
     def _pieces(self, data):
         if data is None:
             return []

@@ -298,6 +298,7 @@ cdef struct channel_state:
     uint64_t batches        # submits, for the mean batch size
     uint64_t batched_ios
     uint64_t retries        # I/Os that the module had no room for
+    void *histogram         # histogram_data, with WATCH_HISTOGRAM; the Channel's object holds it
 
 # The part of an IoOwner that each completion touches.
 cdef struct owner_state:

@@ -16,7 +16,9 @@ import msgspec
 from vbdev.bdev import Bdev, BdevError, BdevEvent, BdevParams, BdevState, VirtualBdev
 from vbdev.control import Control
 from vbdev.descriptor import Descriptor
+from vbdev.histograms import histogram_config
 from vbdev.options import BdevOptions
+from vbdev.qos import qos_config
 from vbdev.reactor import Reactor
 from vbdev.registry.creations import Creation, build, build_creation
 from vbdev.registry.examine import Examiner
@@ -451,7 +453,8 @@ class Registry:
         """Return the RPC calls that make the same bdevs and waiting creations again.
 
         Options that are not the defaults come first, the modules' too, since they decide what
-        examination finds; then what was examined on request; then the bdevs, then the vbdevs.
+        examination finds; then what was examined on request; then the bdevs, then the vbdevs, then
+        the rate limits and histograms of all.
         """
         options = msgspec.to_builtins(self.options)
         calls: list[dict[str, Any]] = []
@@ -469,6 +472,9 @@ class Registry:
                 calls.append({"method": f"bdev_{bdev.kind}_create", "params": bdev.config_params()})
         for creation in self.creations.values():
             calls += creation.config()
+        # Behind all that makes bdevs: whichever of them wait for a base, it is there by then.
+        for bdev in self.bdevs.values():
+            calls += [*qos_config(bdev), *histogram_config(bdev)]
         return calls
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from vbdev.bdev import Bdev, VirtualBdev
 from vbdev.iostat import IoTotals
+from vbdev.qos import limits_of
 from vbdev.registry import Registry
 from vbdev.registry.removal import holders
 from vbdev.vocab import OP_NAMES, DifCheck, Status
@@ -45,12 +46,7 @@ def describe(bdev: Bdev) -> dict[str, Any]:
             "guard": bool(bdev.dif_check_flags & DifCheck.GUARD),
         }
         info["dif_pi_format"] = bdev.dif_pi_format
-    info["assigned_rate_limits"] = {
-        "rw_ios_per_sec": 0,
-        "rw_mbytes_per_sec": 0,
-        "r_mbytes_per_sec": 0,
-        "w_mbytes_per_sec": 0,
-    }
+    info["assigned_rate_limits"] = limits_of(bdev)
     info["claimed"] = bdev.claim is not None
     if bdev.claim is not None:
         info["claim_type"] = str(bdev.claim.kind)

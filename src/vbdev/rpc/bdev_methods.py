@@ -5,15 +5,14 @@ from __future__ import annotations
 import errno
 import os
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
 from vbdev.bdev import Bdev, BdevError, BdevParams
-from vbdev.iostat import IoTotals
 from vbdev.module_methods import ModuleMethod, NamedParams
 from vbdev.registry import Registry
-from vbdev.rpc.bdev_info import describe, iostat, stack
+from vbdev.rpc.bdev_info import describe, stack
 from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method
 from vbdev.rpc.errors import INTERNAL_ERROR, RpcError
 
@@ -33,17 +32,6 @@ class GetBdevsParams(Params, frozen=True):
     """How long to wait for it, in ms."""
 
 
-class GetIostatParams(Params, frozen=True):
-    """Counters of I/O since the bdev was made, or reset."""
-
-    names: list[str] | None = None
-    """Names of bdevs; all when absent."""
-    per_channel: bool = False
-    """One bdev's counters channel by channel."""
-    reset_mode: Literal["all", "maxmin", "error", "none"] = "none"
-    """What to set back after it was read."""
-
-
 def register_bdev_methods(dispatcher: Dispatcher, registry: Registry) -> None:
     """Add the methods that are about any bdev."""
 
@@ -61,60 +49,13 @@ def register_bdev_methods(dispatcher: Dispatcher, registry: Registry) -> None:
             )
         return [describe(registry.get(params.name))]
 
-    async def get_iostat(params: GetIostatParams) -> dict[str, Any]:
-        head = {"tick_rate": 1_000_000_000, "ticks": registry.reactor.clock.now_ns()}
-        if params.per_channel and len(params.names or []) != 1:
-            raise BdevError(
-                errno.EINVAL, f"per_channel needs one name in names, not {params.names or []}"
-            )
-        bdevs = list(registry) if params.names is None else [registry.get(n) for n in params.names]
-        if params.per_channel:
-            channels = []
-            for channel in bdevs[0].channels():
-                totals = IoTotals()
-                totals.add(channel)
-                channels.append({"thread_id": 1, **iostat(totals, bdevs[0].block_size)})
-            result = {**head, "name": bdevs[0].name, "channels": channels}
-        else:
-            result = {
-                **head,
-                "bdevs": [
-                    {
-                        "name": bdev.name,
-                        **iostat(bdev.iostat(), bdev.block_size),
-                        "queue_depth_polling_period": 0,
-                    }
-                    for bdev in bdevs
-                ],
-            }
-        reset_iostat(bdevs, params.reset_mode)
-        return result
-
     async def get_stack(_params: None) -> list[dict[str, Any]]:
         return stack(registry)
 
     dispatcher.register(
         Method("bdev_get_bdevs", get_bdevs, GetBdevsParams, INTERNAL_ERROR, DECODE_OBJECT_FAILED)
     )
-    dispatcher.register(
-        Method("bdev_get_iostat", get_iostat, GetIostatParams, INTERNAL_ERROR, DECODE_OBJECT_FAILED)
-    )
     dispatcher.register(Method("vbdev_get_stack", get_stack))
-
-
-def reset_iostat(bdevs: list[Bdev], mode: str) -> None:
-    """Set counters back as `reset_mode` says."""
-    if mode == "none":
-        return
-    what = {
-        "counts": mode == "all",
-        "extremes": mode in ("all", "maxmin"),
-        "errors": mode in ("all", "error"),
-    }
-    for bdev in bdevs:
-        bdev.totals.reset(**what)
-        for channel in bdev.channels():
-            channel.reset_stats(**what)
 
 
 def register_module(dispatcher: Dispatcher, registry: Registry, module: type[Bdev]) -> None:

@@ -1,0 +1,306 @@
+"""What a bdev counts and lets through: iostat, histograms, queue depth, rate limits."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import os
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from vbdev.bdev import Bdev, BdevError, BdevState
+from vbdev.channels import for_each_channel, gather_iostat
+from vbdev.core.channel import Channel
+from vbdev.core.histogram import Histogram
+from vbdev.histograms import (
+    DEFAULT_GRANULARITY,
+    DEFAULT_MAX_NSEC,
+    DEFAULT_MIN_NSEC,
+    disable_histogram,
+    enable_histogram,
+    get_histogram,
+)
+from vbdev.iostat import IoTotals
+from vbdev.qos import LIMIT_NAMES, set_rate_limits
+from vbdev.queue_depth import set_sampling_period
+from vbdev.reactor import Reactor
+from vbdev.registry import Registry
+from vbdev.rpc.bdev_info import iostat
+from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method
+from vbdev.rpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError, error_from_errno
+from vbdev.vocab import OP_NAMES
+
+__all__ = ["register_stat_methods"]
+
+TICK_RATE = 1_000_000_000
+"""Ticks are nanoseconds."""
+
+UINT64_MAX = (1 << 64) - 1
+Uint64 = Annotated[int, msgspec.Meta(ge=0)]  # msgspec has no upper bound that large
+ResetMode = Literal["all", "maxmin", "error", "none"]
+
+
+class Params(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Base of all parameters here."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, int) and number > UINT64_MAX:
+                    raise ValueError(f"{name}: {number} is more than 64 bits")
+
+
+class GetIostatParams(Params, frozen=True):
+    """Counters of I/O since the bdev was made, or reset."""
+
+    names: Annotated[list[str], msgspec.Meta(max_length=1024)] | None = None
+    """Names of bdevs; all when absent."""
+    per_channel: bool = False
+    """One bdev's counters channel by channel."""
+    reset_mode: ResetMode = "none"
+    """What to set back after it was read."""
+
+
+class ResetIostatParams(Params, frozen=True):
+    """Set counters of I/O back."""
+
+    name: str | None = None
+    """Name of a bdev; all when absent."""
+    mode: ResetMode = "all"
+    """What to set back."""
+
+
+class EnableHistogramParams(Params, frozen=True):
+    """Begin or end a latency histogram."""
+
+    name: str
+    """Name of the bdev."""
+    enable: bool
+    """Whether to count."""
+    opc: str | None = None
+    """I/O type that is counted, as bdev_get_bdevs calls it; all when absent."""
+    granularity: Annotated[int, msgspec.Meta(ge=0, le=255)] = DEFAULT_GRANULARITY
+    """Log2 of the buckets into which a power of two is cut."""
+    min_nsec: Uint64 = DEFAULT_MIN_NSEC
+    """Least latency that is told apart, in ns."""
+    max_nsec: Uint64 = DEFAULT_MAX_NSEC
+    """Greatest latency that is told apart, in ns."""
+
+
+class NameParams(Params, frozen=True):
+    """About one bdev."""
+
+    name: str
+    """Name of the bdev."""
+
+
+class HistogramBordersParams(Params, frozen=True):
+    """How many latencies lie up to each border."""
+
+    name: str
+    """Name of the bdev."""
+    borders: Annotated[list[Uint64], msgspec.Meta(max_length=256)]
+    """Borders in us, in ascending order."""
+
+
+class QosLimitParams(Params, frozen=True):
+    """Limit the rate of a bdev's I/O. What is not given stays; 0 is unlimited."""
+
+    name: str
+    """Name of the bdev."""
+    rw_ios_per_sec: Uint64 | None = None
+    """Reads and writes a second, rounded up to whole thousands."""
+    rw_mbytes_per_sec: Uint64 | None = None
+    """MiB a second, reads and writes together."""
+    r_mbytes_per_sec: Uint64 | None = None
+    """MiB a second that are read."""
+    w_mbytes_per_sec: Uint64 | None = None
+    """MiB a second that are written."""
+
+
+class SamplingPeriodParams(Params, frozen=True):
+    """Sample how many I/Os are outstanding."""
+
+    name: str
+    """Name of the bdev."""
+    period: Uint64
+    """Interval in us; 0 ends it."""
+
+
+def register_stat_methods(dispatcher: Dispatcher, registry: Registry) -> None:
+    """Add the methods to a dispatcher."""
+
+    def ready(name: str) -> Bdev:
+        bdev = registry.get(name)
+        if bdev.state is not BdevState.READY:
+            raise BdevError(errno.ENODEV, f"bdev {name!r} is being removed")
+        return bdev
+
+    async def get_iostat(params: GetIostatParams) -> dict[str, Any]:
+        head = {"tick_rate": TICK_RATE, "ticks": registry.reactor.clock.now_ns()}
+        if params.per_channel and len(params.names or []) != 1:
+            raise BdevError(
+                errno.EINVAL, f"per_channel needs one name in names, not {params.names or []}"
+            )
+        if params.names is None:
+            bdevs = [bdev for bdev in registry if bdev.state is BdevState.READY]
+        else:
+            bdevs = [ready(name) for name in params.names]
+        if params.per_channel:
+            channels = await _per_channel(bdevs[0], params.reset_mode)
+            return {**head, "name": bdevs[0].name, "channels": channels}
+        return {
+            **head,
+            "bdevs": [await _device_stat(bdev, params.reset_mode) for bdev in bdevs],
+        }
+
+    async def reset_iostat(params: ResetIostatParams) -> bool:
+        if params.mode == "none":
+            return True
+        if params.name is None:
+            bdevs = [bdev for bdev in registry if bdev.state is BdevState.READY]
+        else:
+            bdevs = [ready(params.name)]
+        for bdev in bdevs:
+            bdev.reset_stat()
+            await _read_totals(bdev, params.mode)
+        return True
+
+    async def set_histogram(params: EnableHistogramParams) -> bool:
+        bdev = ready(params.name)
+        op = None
+        if params.opc is not None:
+            op = next((op for op, name in OP_NAMES.items() if name == params.opc), None)
+            if op is None:
+                raise RpcError(
+                    INTERNAL_ERROR, "Invalid Io type", f"opc: {params.opc!r} is no I/O type"
+                )
+        if not params.enable:
+            await disable_histogram(bdev)
+            return True
+        await enable_histogram(
+            bdev,
+            op=op,
+            granularity=params.granularity,
+            min_nsec=params.min_nsec,
+            max_nsec=params.max_nsec,
+        )
+        return True
+
+    async def histogram_of(name: str) -> Histogram:
+        bdev = ready(name)
+        try:
+            return await get_histogram(bdev)
+        except BdevError as error:
+            raise RpcError(INTERNAL_ERROR, os.strerror(error.errno), str(error)) from error
+
+    async def histogram(params: NameParams) -> dict[str, Any]:
+        counted = await histogram_of(params.name)
+        return {
+            "histogram": base64.b64encode(counted.tobytes()).decode(),
+            "granularity": counted.granularity,
+            "min_range": counted.min_range,
+            "max_range": counted.max_range,
+            "tsc_rate": TICK_RATE,
+        }
+
+    async def histogram_borders(params: HistogramBordersParams) -> dict[str, Any]:
+        counted = await histogram_of(params.name)
+        return {"borders_count": counted.up_to([border * 1000 for border in params.borders])}
+
+    async def set_qos_limit(params: QosLimitParams) -> bool:
+        bdev = ready(params.name)
+        # SPDK's mark for a limit that was not given is the greatest number.
+        given = {name: getattr(params, name) for name in LIMIT_NAMES}
+        limits = {n: v for n, v in given.items() if v is not None and v != UINT64_MAX}
+        if not limits:
+            raise RpcError(-errno.EINVAL, "No rate limits specified")
+        try:
+            await set_rate_limits(bdev, limits)
+        except BdevError as error:
+            reason = error_from_errno(error.errno).message
+            raise RpcError(
+                INVALID_PARAMS, f"Failed to configure rate limit: {reason}", str(error)
+            ) from error
+        return True
+
+    async def set_period(params: SamplingPeriodParams) -> bool:
+        set_sampling_period(ready(params.name), params.period)
+        return True
+
+    for name, handler, decoded in (
+        ("bdev_get_iostat", get_iostat, GetIostatParams),
+        ("bdev_reset_iostat", reset_iostat, ResetIostatParams),
+        ("bdev_enable_histogram", set_histogram, EnableHistogramParams),
+        ("bdev_get_histogram", histogram, NameParams),
+        ("bdev_get_histogram_borders", histogram_borders, HistogramBordersParams),
+        ("bdev_set_qos_limit", set_qos_limit, QosLimitParams),
+        ("bdev_set_qd_sampling_period", set_period, SamplingPeriodParams),
+    ):
+        dispatcher.register(Method(name, handler, decoded, INTERNAL_ERROR, DECODE_OBJECT_FAILED))
+
+
+async def _device_stat(bdev: Bdev, reset_mode: str) -> dict[str, Any]:
+    info = {
+        "name": bdev.name,
+        **iostat(await _read_totals(bdev, reset_mode), bdev.block_size),
+        "queue_depth_polling_period": 0,
+    }
+    sampled = bdev.queue_depth
+    if sampled is not None and sampled.period_us:
+        info |= {
+            "queue_depth_polling_period": sampled.period_us,
+            "queue_depth": sampled.queue_depth,
+            "io_time": sampled.io_time_us,
+            "weighted_io_time": sampled.weighted_io_time_us,
+        }
+    specific = bdev.dump_stat()
+    if specific:
+        info["driver_specific"] = specific
+    return info
+
+
+async def _read_totals(bdev: Bdev, reset_mode: str) -> IoTotals:
+    """Return what all channels, open and closed, have counted; then set back what is asked."""
+    if reset_mode == "none":
+        return (await gather_iostat(bdev))[0]
+    totals = IoTotals()
+    for part in (await _read_channels(bdev, reset_mode)).values():
+        totals.add(part)
+    totals.add(bdev.totals)
+    bdev.totals.reset(**_what(reset_mode))
+    return totals
+
+
+async def _per_channel(bdev: Bdev, reset_mode: str) -> list[dict[str, Any]]:
+    """Return the open channels' counters by reactor, as SPDK has one channel for each thread."""
+    found = await _read_channels(bdev, reset_mode)
+    return [
+        {"thread_id": reactor.id, **iostat(totals, bdev.block_size)}
+        for reactor, totals in sorted(found.items(), key=lambda item: item[0].id)
+    ]
+
+
+async def _read_channels(bdev: Bdev, reset_mode: str) -> dict[Reactor, IoTotals]:
+    """Read each channel's counters, and set them back in the same visit, so that none is lost."""
+    found: dict[Reactor, IoTotals] = {}
+    what = _what(reset_mode)
+
+    def read(channel: Channel) -> None:
+        here = Reactor.current()
+        assert here is not None
+        found.setdefault(here, IoTotals()).add(channel)
+        channel.reset_stats(**what)
+
+    await for_each_channel(bdev, read)
+    return found
+
+
+def _what(reset_mode: str) -> dict[str, bool]:
+    return {
+        "counts": reset_mode == "all",
+        "extremes": reset_mode in ("all", "maxmin"),
+        "errors": reset_mode in ("all", "error"),
+    }
