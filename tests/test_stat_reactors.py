@@ -32,6 +32,7 @@ class Two:
     def __init__(self):
         self.app = App(Reactor(clock=VirtualClock()), num_reactors=2)
         self.app.add_module(Stub)
+        self.app.registry.examiner.auto = False  # a stub would never answer
         self.first, self.second = self.app.reactors
         self.app.create("stub", {"name": "Disk", "num_blocks": 1024, "block_size": 512})
         self.disk = self.app.registry.get("Disk")

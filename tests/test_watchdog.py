@@ -144,6 +144,7 @@ def test_the_application_has_one(said, caplog):
     caplog.set_level(logging.INFO, "vbdev.watchdog")
     app = App(Reactor(clock=VirtualClock()))
     app.add_module(Stub)
+    app.registry.examiner.auto = False  # nobody else shall read the stub
     app.create("stub", {"name": "Stuck", "num_blocks": 64, "block_size": 512})
     opened = app.registry.open("Stuck", write=True, on_event=lambda _event: None, holder="test")
     opened.submit(Op.READ, 0, 1, callback=lambda _request: opened.close())
