@@ -47,6 +47,7 @@ from vbdev.core.types cimport (
     HAS_POOL_BUFFER,
     IO_ABORTED,
     IO_CONTROL,
+    IO_DONE,
     IO_FAILED,
     IO_IDLE,
     IO_NOMEM,
