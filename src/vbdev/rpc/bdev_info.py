@@ -12,7 +12,7 @@ from vbdev.iostat import IoTotals
 from vbdev.qos import limits_of
 from vbdev.registry import Registry
 from vbdev.registry.removal import holders
-from vbdev.vocab import OP_NAMES, DifCheck, Status
+from vbdev.vocab import OP_NAMES, DifCheck, Op, Status
 
 __all__ = ["describe", "iostat", "stack", "who_holds"]
 
@@ -55,7 +55,9 @@ def describe(bdev: Bdev) -> dict[str, Any]:
         info["zone_size"] = bdev.zone_size
         info["max_open_zones"] = bdev.max_open_zones
         info["optimal_open_zones"] = bdev.optimal_open_zones
-    info["supported_io_types"] = {name: op in bdev.ops for op, name in OP_NAMES.items()}
+    # Of what is emulated SPDK shows WRITE_ZEROES alone.
+    shown = bdev.ops | ({Op.WRITE_ZEROES} if bdev.can(Op.WRITE_ZEROES) else set())
+    info["supported_io_types"] = {name: op in shown for op, name in OP_NAMES.items()}
     if bdev.memory_domains:
         info["memory_domains"] = [{"dma_device_type": int(type_)} for type_ in bdev.memory_domains]
     info["driver_specific"] = bdev.dump_info()

@@ -1,0 +1,185 @@
+"""ABORT finds its victim wherever it is: in a queue of the layer, in the module, in pieces."""
+
+import errno
+
+import pytest
+
+from support.stack import Stub, layer, stack
+from vbdev.vocab import Op, Status
+
+
+@pytest.fixture
+def rig():
+    with stack() as made:
+        made.stub = made.disk(Stub)
+        made.top = made.open("Disk")
+        yield made
+
+
+def read(opened, n=0, count=1):
+    return opened.submit(Op.READ, n, count, bytearray(count * 512))
+
+
+def abort(opened, victim):
+    return opened.submit(Op.ABORT, 0, 0, victim=victim)
+
+
+@pytest.mark.rule("A.16.1", "A.16.4", "E.bdev_ut.bdev_io_abort")
+@pytest.mark.parametrize("status", [Status.SUCCESS, Status.FAILED])
+def test_the_module_decides(rig, status):
+    victim, other = read(rig.top, 1), read(rig.top, 2)
+    request = abort(rig.top, victim)
+    assert [op for op, _, _ in rig.stub.arrived] == [Op.READ, Op.READ, Op.ABORT]
+    if status == Status.SUCCESS:
+        rig.stub.complete([0], Status.ABORTED)
+    rig.stub.complete([len(rig.stub.held) - 1], status)
+    rig.settle()
+    assert request.status == status
+    assert victim.status == (Status.ABORTED if status == Status.SUCCESS else Status.PENDING)
+    assert not other.done
+    rig.stub.complete()
+
+
+@pytest.mark.rule("A.16.5", "A.25.11", "E.bdev_ut.bdev_io_abort")
+def test_nothing_to_abort(rig):
+    done = read(rig.top)
+    rig.stub.complete()
+    late = abort(rig.top, done)  # completed below, not called back yet
+    rig.settle()
+    assert done.status == Status.SUCCESS
+    assert late.status == Status.FAILED
+    assert rig.top.io(Op.ABORT, 0, 0, victim=done).status == Status.FAILED
+    assert rig.top.io(Op.ABORT, 0, 0).status == Status.FAILED
+    assert len(rig.stub.arrived) == 1
+
+
+@pytest.mark.rule("A.16.2")
+@pytest.mark.parametrize("op", [Op.RESET, Op.ABORT])
+def test_resets_and_aborts_are_not_aborted(rig, op):
+    first = read(rig.top)
+    victim = rig.top.submit(op, 0, 0, victim=first)
+    rig.settle()
+    request = rig.top.io(Op.ABORT, 0, 0, victim=victim)
+    # During a RESET it does not come as far as being refused.
+    assert request.status == (Status.ABORTED if op == Op.RESET else Status.FAILED)
+    assert not victim.done
+    rig.stub.complete()
+    rig.settle()
+    assert victim.status == Status.SUCCESS
+
+
+@pytest.mark.rule("A.9.15")
+def test_a_module_without_abort():
+    class Plain(Stub):
+        ops = frozenset({Op.READ, Op.WRITE})
+
+    with stack() as made:
+        stub = made.disk(Plain)
+        top = made.open("Disk")
+        victim = read(top)
+        assert top.io(Op.ABORT, 0, 0, victim=victim).errno == errno.ENOTSUP
+        stub.complete()
+
+
+class Short(Stub):
+    max_rw_size = 1
+    max_write_zeroes = 1
+
+
+@pytest.mark.rule("A.16.6", "E.bdev_ut.bdev_io_abort")
+@pytest.mark.parametrize("how", ["all", "none", "some"])
+def test_an_io_in_pieces_is_aborted_when_all_its_pieces_are(how):
+    with stack() as made:
+        stub = made.disk(Short)
+        top = made.open("Disk")
+        victim = read(top, 0, 4)
+        made.settle()
+        request = abort(top, victim)
+        made.settle()
+        assert [op for op, _, _ in stub.arrived] == [Op.READ] * 4 + [Op.ABORT] * 4
+        aborted = {"all": 4, "none": 0, "some": 2}[how]
+        stub.complete(range(aborted), Status.ABORTED)
+        stub.complete(range(4 - aborted), Status.SUCCESS)
+        stub.complete(range(aborted), Status.SUCCESS)
+        stub.complete(None, Status.FAILED)
+        made.settle()
+        assert request.status == (Status.SUCCESS if how == "all" else Status.FAILED)
+        assert victim.done
+        if how == "all":
+            assert victim.status == Status.ABORTED
+
+
+@pytest.mark.rule("A.16.6")
+def test_no_more_pieces_come_of_what_is_aborted():
+    with stack() as made:
+        stub = made.disk(Short)
+        top = made.open("Disk")
+        victim = top.submit(Op.WRITE_ZEROES, 0, 50)
+        made.settle()
+        abort(top, victim)
+        made.settle()
+        while stub.held:
+            stub.complete(
+                [n for n, one in enumerate(stub.held) if one.ops[0] != Op.ABORT], Status.ABORTED
+            )
+            stub.complete()
+            made.settle()
+        assert victim.status == Status.ABORTED
+        assert len([op for op, _, _ in stub.arrived if op == Op.WRITE_ZEROES]) == 8
+
+
+@pytest.mark.rule("A.16.7", "A.16.11", "D.13")
+def test_abort_reaches_the_queue_of_the_layer_that_has_its_victim(rig):
+    """The base has no room: the victim waits there, two layers below who aborts it."""
+    rig.top.close()
+    rig.layer(name="P1")
+    rig.layer(name="P2", base="P1")
+    top = rig.open("P2")
+    victims = [read(top, n) for n in range(3)]
+    rig.stub.complete([1], Status.NOMEM)
+    rig.settle()
+    request = abort(top, victims[1])
+    rig.settle()
+    assert (request.status, victims[1].status) == (Status.SUCCESS, Status.ABORTED)
+    rig.stub.complete()
+    rig.settle()
+    assert len(rig.stub.arrived) == 3
+
+
+@pytest.mark.rule("A.16.1")
+def test_a_victim_that_a_layer_holds_is_the_layers(rig):
+    """The layer keeps READs and passes ABORTs on, to where their victim is not: that fails."""
+    kept = []
+
+    def keep(_self, channel, ios):
+        reads = ios.take(Op.READ)
+        if len(reads):
+            kept.append((channel.base, reads))
+        channel.base.submit(ios)
+
+    rig.top.close()
+    rig.layer(layer(keep))
+    top = rig.open("Top")
+    victim = read(top)
+    request = top.io(Op.ABORT, 0, 0, victim=victim)
+    assert (request.status, request.errno) == (Status.FAILED, errno.ENOENT)
+    assert (victim.done, rig.stub.arrived) == (False, [])
+    ((base, reads),) = kept
+    base.submit(reads)
+    rig.settle()
+    rig.stub.complete()
+    rig.settle()
+    assert victim.status == Status.SUCCESS
+
+
+def test_an_old_name_aborts_nothing(rig):
+    """A BdevIO that went back to the pool is another I/O."""
+    for _ in range(50):
+        victim = read(rig.top)
+        rig.stub.complete()
+        rig.settle()
+        other = read(rig.top)
+        assert rig.top.io(Op.ABORT, 0, 0, victim=victim).status == Status.FAILED
+        assert not other.done
+        rig.stub.complete()
+        rig.settle()
