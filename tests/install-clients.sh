@@ -14,7 +14,7 @@ if command -v apt-get >/dev/null 2>&1; then
   [ "$(id -u)" = 0 ] || sudo="sudo -n"
   export DEBIAN_FRONTEND=noninteractive
   $sudo apt-get update -qq >/dev/null 2>&1
-  for package in libnbd-bin nbdfuse python3-libnbd qemu-utils nbdkit fio e2fsprogs fuse3 strace; do
+  for package in libnbd-bin fdisk gdisk nbdfuse python3-libnbd qemu-utils nbdkit fio e2fsprogs fuse3 strace; do
     $sudo apt-get install -y -qq "$package" >/dev/null 2>&1 || echo "could not install $package"
   done
 fi

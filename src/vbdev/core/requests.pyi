@@ -11,7 +11,16 @@ _Data: TypeAlias = Buffer | Sequence[Buffer] | Sequence[tuple[int, int]] | None
 
 @final
 class Request:
+    op: int
     status: int
+    @property
+    def nvme_status(self) -> tuple[int, int, int]: ...
+    @property
+    def nvme_fused_status(self) -> tuple[int, tuple[int, int], tuple[int, int]]: ...
+    @property
+    def scsi_status(self) -> tuple[int, int, int, int]: ...
+    @property
+    def aio_status(self) -> int: ...
     result: int
     detail: int
     cdw0: int

@@ -86,6 +86,7 @@ cdef class Request:
     cdef Py_buffer *views           # of the data, of write_data, of metadata, of the command
     cdef iovec *iovs
     cdef Py_ssize_t num_views
+    cdef readonly int op
     cdef readonly int status
     cdef readonly int detail
     cdef readonly uint32_t cdw0
@@ -114,6 +115,30 @@ cdef class Request:
         if self.status == IO_NVME_ERROR or self.status == IO_SCSI_ERROR:
             return 0
         return self.detail
+
+    @property
+    def nvme_status(self):
+        """(cdw0, status code type, status code); of what is no NVMe error, what stands for it."""
+        from vbdev.io_status import nvme_status
+        return nvme_status(self.op, self.status, self.detail, self.cdw0)
+
+    @property
+    def nvme_fused_status(self):
+        """COMPARE_AND_WRITE: (cdw0, the compare's (sct, sc), the write's)."""
+        from vbdev.io_status import nvme_fused_status
+        return nvme_fused_status(self.status, self.detail, self.cdw0)
+
+    @property
+    def scsi_status(self):
+        """(status, sense key, asc, ascq)."""
+        from vbdev.io_status import scsi_status
+        return scsi_status(self.status, self.detail)
+
+    @property
+    def aio_status(self):
+        """A negative errno, or 0."""
+        from vbdev.io_status import aio_status
+        return aio_status(self.status, self.detail)
 
     @property
     def zcopy_data(self):
@@ -170,6 +195,7 @@ cdef class Requests(IoOwner):
         request = Request.__new__(Request)
         request.channel = channel
         request.callback = callback
+        request.op = op
         if memory_domain is not None and not data:
             raise ValueError("a memory domain, and no data in it")
         expected = num_blocks * channel.s.block_size
