@@ -56,6 +56,7 @@ def test_histogram(daemon, rpc):
 @pytest.mark.rule("A.18.13", "A.18.15", "A.18.16")
 def test_iostat(daemon, rpc):
     rpc("bdev_set_qd_sampling_period", "P0", "1000")
+    rpc("bdev_reset_iostat")  # examination has read from it
     with NbdClient(daemon.socket) as client:
         reads(client, 10)
     (shown,) = rpc("bdev_get_iostat", "--names", "P0", "--reset-mode", "all")["bdevs"]
