@@ -471,6 +471,28 @@ def test_for_each_leaves_out_a_reactor_that_has_ended(hand):
     assert bdev.holders() == []
 
 
+@pytest.mark.rule("E.thread_ut.device_unregister_and_thread_exit_race")
+@pytest.mark.parametrize("first", ["reactor", "bdev"])
+def test_a_bdev_goes_while_a_reactor_ends(hand, first):
+    """In either order: what the reactor had is closed in its name, and the bdev is gone."""
+    bdev = hand.disk(Noting)
+    one, two, three = hand.reactors
+    descriptor = hand.open("Disk")
+    for reactor in (two, three):
+        hand.channel(descriptor, reactor)
+    if first == "reactor":
+        two.finish()
+    removal = one.spawn(hand.registry.unregister(bdev))
+    closing = hand.on(one, descriptor.close)
+    if first == "bdev":
+        one.poll()
+        two.finish()
+    hand.settle()
+    assert closing.done
+    assert removal.done
+    assert sorted(bdev.noted[2:]) == [("destroy", 2), ("destroy", 3), ("stop", 1)]
+
+
 # Counters
 
 

@@ -14,43 +14,51 @@ from vbdev.modules.malloc import Malloc
 from vbdev.reactor import Reactor
 from vbdev.targets.nbd import server as nbd_server
 from vbdev.testing import layer
-from vbdev.vocab import NbdError
+from vbdev.vocab import NbdError, Op
 from vbdev.wire.nbd import Command
 
 BLOCK = 512
 MIB = 1 << 20
 
 
-def slow_submit(_self, channel, ios):
-    """Forward after 50 ms."""
-    batch = ios.take()
-    Reactor.current().call_later(50_000, lambda: channel.base.submit(batch))
+held = []
 
 
-Slow = layer(slow_submit, kind="slow")
+def hold(_self, channel, ios):
+    """Keep WRITEs until `let_go`; others, such as examinations', pass."""
+    writes = ios.take(Op.WRITE)
+    if len(writes):
+        held.append((Reactor.current(), channel, writes))
+    channel.base.submit(ios)
+
+
+def let_go():
+    """Forward what is held, each batch on its reactor."""
+    while held:
+        reactor, channel, batch = held.pop()
+        reactor.send_msg(channel.base.submit, batch)
+
+
+Holding = layer(hold, kind="holding")
 
 
 @pytest.fixture
-def slow(threads):
-    """Return the App with an export `Slow` whose I/O takes 50 ms."""
+def holding(threads):
+    """Return the App with an export `Holding` whose I/O waits for `let_go`."""
     app = threads.app
-    app.add_module(Slow)
+    app.add_module(Holding)
     app.create("malloc", {"name": "Base", "num_blocks": 2048, "block_size": BLOCK})
-    app.create("slow", {"name": "Slow", "base_bdev_name": "Base"})
-    app.nbd.add_export("Slow")
+    app.create("holding", {"name": "Holding", "base_bdev_name": "Base"})
+    app.nbd.add_export("Holding")
     app.nbd.listen(f"unix:{threads.socket}")
     threads.start()
-    threads.run(app.registry.examiner.wait())  # it reads, slowly, and is not to be counted
-    return threads
+    yield threads
+    let_go()
 
 
 def placed(app):
     """Return how many clients each reactor has."""
     return app.ask(lambda: [group.placed for group in app.app.nbd._groups])
-
-
-def in_flight(app):
-    return sum(reactor.engine.ios_in_use for reactor in app.reactors)
 
 
 def test_clients_are_spread_and_see_each_others_data(threads):
@@ -91,39 +99,41 @@ def test_block_status_on_every_reactor(threads):
         assert extents == ((4096, 0), (28672, 3))
 
 
-@pytest.mark.parametrize("how", ["export", "bdev", "base"])
-def test_removal_with_requests_in_flight_on_every_reactor(slow, how):
+@pytest.mark.parametrize("how", ["export", "bdev", "base", "end"])
+def test_the_end_with_requests_in_flight_on_every_reactor(holding, how):
     """All of them are answered, then the clients are disconnected, then it is gone."""
-    clients = [slow.client() for _ in range(6)]
+    app = holding.app
+    clients = [holding.client() for _ in range(6)]
     cookies = [
         client.start(Command.WRITE, n * BLOCK, 0, 0, bytes(BLOCK))
         for n, client in enumerate(clients)
     ]
-    slow.wait_until(lambda: in_flight(slow) == 6)
-    app = slow.app
-    if how == "export":
-        slow.run(app.nbd.remove_export("Slow"))
+    holding.wait_until(lambda: len(held) == 6)
+    assert {reactor.id for reactor, _, _ in held} == {1, 2, 3}
+    gone = threading.Event()
+
+    def begin():
+        if how == "export":
+            task = app.reactor.spawn(app.nbd.remove_export("Holding"))
+        elif how == "end":
+            task = app.reactor.spawn(app.stop())
+        else:
+            name = {"bdev": "Holding", "base": "Base"}[how]
+            task = app.reactor.spawn(app.registry.delete(name, app.registry.get(name).kind))
+        task.add_done_callback(lambda _task: gone.set())
+
+    app.reactor.send_msg(begin)
+    assert not gone.wait(0.05)
+    let_go()
+    for client, cookie in zip(clients, cookies, strict=True):
+        assert client.wait(cookie).error is NbdError.OK
+        assert client.at_end()
+    assert gone.wait(20)
+    if how == "end":
+        holding._thread.join(20)
+        holding._thread = None
     else:
-        name = {"bdev": "Slow", "base": "Base"}[how]
-        slow.run(app.registry.delete(name, app.registry.get(name).kind))
-    for client, cookie in zip(clients, cookies, strict=True):
-        assert client.wait(cookie).error is NbdError.OK
-        assert client.at_end()
-    assert slow.ask(lambda: list(app.nbd.exports)) == []
-    slow.wait_idle()
-
-
-def test_the_end_with_requests_in_flight_on_every_reactor(slow):
-    """As `kill` asks for it. The fixture looks that nothing is left."""
-    clients = [slow.client() for _ in range(6)]
-    cookies = [client.start(Command.READ, 0, BLOCK) for client in clients]
-    slow.wait_until(lambda: in_flight(slow) == 6)
-    slow.app.reactor.send_msg(lambda: slow.app.reactor.spawn(slow.app.stop()))
-    for client, cookie in zip(clients, cookies, strict=True):
-        assert client.wait(cookie).error is NbdError.OK
-        assert client.at_end()
-    slow._thread.join(20)
-    slow._thread = None
+        holding.wait_idle()
 
 
 def test_a_client_that_takes_no_replies_is_dropped_on_its_reactor(threads, monkeypatch):
@@ -157,26 +167,54 @@ def test_who_breaks_the_protocol_costs_itself_only(threads):
     assert placed(threads) == [1, 1, 1]
 
 
-def test_a_client_that_can_not_be_served_where_it_was_put(threads, caplog):
-    """No channel on the second reactor: its clients are hung up on, the others do not notice."""
+@pytest.mark.parametrize("broken", [{2}, {1, 2}, {1, 2, 3}], ids=str)
+def test_a_reactor_that_can_not_serve_leaves_its_clients_to_others(threads, caplog, broken):
+    """Where none can, they are hung up on, and nobody else notices."""
+    app = threads.app
+    broken_now = set()
 
     def create_channel(_self, _channel):
-        if Reactor.current().id == 2:
+        if Reactor.current().id in broken_now:
             raise BdevError(errno.EIO, "not on this one")
 
-    app = threads.app
     app.add_module(layer(kind="picky", create_channel=create_channel))
     app.create("malloc", {"name": "Base", "num_blocks": 64, "block_size": BLOCK})
     app.create("picky", {"name": "Picky", "base_bdev_name": "Base"})
     app.nbd.add_export("Picky")
     app.nbd.listen(f"unix:{threads.socket}")
     threads.start()
-    one, two = threads.client(), threads.client()
-    assert two.at_end()
-    one.write(0, bytes(BLOCK))
+    broken_now |= broken
+    clients = [threads.client() for _ in range(6)]
+    for client in clients:
+        if len(broken) == 3:
+            assert client.at_end()
+        else:
+            client.write(0, bytes(BLOCK))
     assert "not on this one" in caplog.text
-    threads.wait_until(lambda: app.nbd.connection_count == 1)
-    assert placed(threads) == [1, 0, 0]
+    expected = {1: [3, 0, 3], 2: [0, 0, 6], 3: [0, 0, 0]}[len(broken)]
+    threads.wait_until(lambda: [group.placed for group in app.nbd._groups] == expected)
+    broken_now.clear()
+    threads.client().write(0, bytes(BLOCK))
+
+
+def test_an_export_goes_while_its_clients_are_passed_on(threads):
+    """A client on its way from a reactor that can not serve to the next one hears the end."""
+    app = threads.app
+
+    def create_channel(_self, _channel):
+        time.sleep(0.05)
+        raise BdevError(errno.EIO, "on none of them")
+
+    app.add_module(layer(kind="picky", create_channel=create_channel))
+    app.create("malloc", {"name": "Base", "num_blocks": 64, "block_size": BLOCK})
+    app.create("picky", {"name": "Picky", "base_bdev_name": "Base"})
+    app.nbd.add_export("Picky")
+    app.nbd.listen(f"unix:{threads.socket}")
+    threads.start()
+    clients = [threads.client() for _ in range(4)]
+    threads.run(app.nbd.remove_export("Picky"))
+    for client in clients:
+        assert client.at_end()
 
 
 @pytest.mark.rule("A.2.26")

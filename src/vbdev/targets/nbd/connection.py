@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from vbdev.core.nbd_stream import NbdStream
 from vbdev.reactor import Timer
 from vbdev.targets.nbd.export import META_CONTEXT, Export
-from vbdev.targets.nbd.session import CONTEXT_ID, Session
+from vbdev.targets.nbd.session import CONTEXT_ID, PollGroup, Session
 from vbdev.wire.nbd import (
     Closed,
     ContextRequest,
@@ -48,6 +48,8 @@ class NbdConnection:
         self.socket = connection
         self.export: Export | None = None
         self._session: Session | None = None
+        self._tried: set[PollGroup] = set()
+        self._leaving = ""  # why it was asked to end
         self._handshake: ServerHandshake | None = ServerHandshake((META_CONTEXT,))
         self._unsent = b""
         self._retry_timer: Timer | None = None
@@ -174,46 +176,59 @@ class NbdConnection:
         self._watch.close()
         self.export = export
         export.connections.add(self)
-        group = self.server.place(self)
-        session = Session(
+        self._give(export, over, early)
+
+    def _give(self, export: Export, over: Transmission, early: bytes) -> None:
+        """Let the reactor with the fewest clients serve; where that one can not, the next."""
+        group = self.server.place(self, self._tried)
+        if group is None:
+            self._end("no reactor can serve it")
+            return
+        self._tried.add(group)
+        session = self._session = Session(
             group,
             self.socket,
             peer=self.peer,
             export=export,
             over=over,
-            on_end=self._session_ended,
+            on_end=lambda: self.server.reactor.exec_msg(self._session_ended),
+            on_refusal=lambda: self.server.reactor.exec_msg(self._refused, export, over, early),
         )
-        self._session = session
         if not group.reactor.exec_msg(session.start, early):
-            self._session = None
-            group.placed -= 1
-            self._end(f"reactor {group.reactor.name} has stopped")
+            self._refused(export, over, early)
+
+    def _refused(self, export: Export, over: Transmission, early: bytes) -> None:
+        assert self._session is not None
+        self._session.group.placed -= 1
+        self._session = None
+        if self._leaving:
+            self._end(self._leaving)
+        else:
+            self._give(export, over, early)
+
+    def _session_ended(self) -> None:
+        assert self._session is not None
+        self._session.group.placed -= 1
+        self._leave()
 
     def _retry_transmit(self, over: Transmission, early: bytes) -> None:
         self._retry_timer = None
         if self._send_handshake():
             self._transmit(over, early)
 
-    def _session_ended(self) -> None:
-        """Tell the server, from whichever reactor the session was on."""
-        self.server.reactor.exec_msg(self._forget)
-
-    def _forget(self) -> None:
-        assert self._session is not None
-        self._session.group.placed -= 1
-        self._leave()
-
     # The end
 
     def finish(self) -> None:
         """End in order: no further request, replies to those in flight, then close."""
+        self._leaving = "the server stops"
         if self._session is None:
-            self._end("the server stops")
+            self._end(self._leaving)
         else:
             self._session.group.reactor.exec_msg(self._session.finish)
 
     def drop(self, reason: str) -> None:
         """End now: no further reply. I/O in flight runs to its end first."""
+        self._leaving = reason
         if self._session is None:
             self._end(reason)
         else:
@@ -223,7 +238,8 @@ class NbdConnection:
         """End a connection that no session has."""
         if self.socket.fileno() < 0:
             return
-        log.info("nbd client gone export=- peer=%s reason=%s", self.peer, reason)
+        name = self.export.name if self.export is not None else "-"
+        log.info("nbd client gone export=%s peer=%s reason=%s", name, self.peer, reason)
         if self._retry_timer is not None:
             self._retry_timer.cancel()
             self._retry_timer = None

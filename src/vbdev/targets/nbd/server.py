@@ -172,10 +172,16 @@ class NbdServer:
                 return
             client.drop(f"chose no export within {HANDSHAKE_US // 1_000_000} s")
 
-    def place(self, connection: NbdConnection) -> PollGroup:
-        """Give a connection that enters the transmission phase to the reactor with the fewest."""
+    def place(self, connection: NbdConnection, tried: set[PollGroup]) -> PollGroup | None:
+        """Give a connection that enters the transmission phase to the reactor with the fewest.
+
+        None where all have been tried.
+        """
         self._deadlines.pop(connection, None)
-        group = min(self._groups, key=lambda group: group.placed)
+        groups = [group for group in self._groups if group not in tried]
+        if not groups:
+            return None
+        group = min(groups, key=lambda group: group.placed)
         group.placed += 1
         return group
 

@@ -67,7 +67,8 @@ class Session:
     """A client from the end of its handshake to the close of its socket.
 
     Made by the server; everything but `peer` and `export` then belongs to the group's reactor.
-    `on_end` is called there, once the socket is closed and the channel given back.
+    `on_end` is called there, once the socket is closed and the channel given back; `on_refusal`
+    instead, with the socket as it was, where the session can not start.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Session:
         export: Export,
         over: Transmission,
         on_end: Callable[[], object],
+        on_refusal: Callable[[], object],
     ) -> None:
         self.group = group
         self.peer = peer
@@ -87,6 +89,7 @@ class Session:
         self._socket = connection
         self._over = over
         self._on_end = on_end
+        self._on_refusal = on_refusal
         self._channel: Channel | None = None
         self._watch: Watch | None = None
         self._retry_timer: Timer | None = None
@@ -115,9 +118,10 @@ class Session:
             self._watch = reactor.watch(
                 self._socket.fileno(), readable=self._readable, writable=self._writable
             )
-        except Exception as error:  # it costs this client and nobody else
-            log.exception("nbd client can not be served peer=%s", self.peer)
-            self._end(f"it can not be served: {error}")
+        except Exception:  # another reactor may have what this one has not
+            log.exception("nbd client can not be served here reactor=%s", reactor.name)
+            self._let_go()
+            self._on_refusal()
             return
         log.info(
             "nbd client connected export=%s peer=%s structured=%s reactor=%s",
@@ -228,7 +232,6 @@ class Session:
     def _end(self, reason: str) -> None:
         if self not in self.group.sessions:
             return
-        self.group.sessions.remove(self)
         log.info("nbd client gone export=%s peer=%s reason=%s", self.export.name, self.peer, reason)
         for timer in (self._retry_timer, self._stall_timer):
             if timer is not None:
@@ -239,9 +242,14 @@ class Session:
         self._socket.close()
         if self.stream is not None:
             self.stream.shut(reason)
+        self._let_go()
+        self._on_end()
+
+    def _let_go(self) -> None:
+        self.group.sessions.remove(self)
+        if self.stream is not None:
             self.stream.close()
             self.stream = None
         if self._channel is not None:
             self.export.descriptor.put_channel(self._channel)
             self._channel = None
-        self._on_end()
