@@ -621,3 +621,6 @@ cdef class ChildOwner(IoOwner):
     cdef int run(self, channel_state *s, ios, callback) except -1:
         """Make the one I/O of a batch a parent; callback(ios, status, detail, cdw0) at its end."""
         raise NotImplementedError
+
+
+assert sizeof(bdev_io) % 128 == 64, "a BdevIO is an odd number of cache lines"
