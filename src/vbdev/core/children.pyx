@@ -5,7 +5,7 @@ enter the same channel's module; where they end, the parent gets more of them, o
 with the first failure of any. Children are counted and traced like any I/O; a parent is not.
 
 A split never waits for ever: a parent that has no child may take a BdevIO of the engine's
-reserve when the pool is empty, one such chain at a time.
+reserve when the pool is empty.
 """
 
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
@@ -275,8 +275,8 @@ cdef class Children(ChildOwner):
         cdef int failure
         while parent.left and not parent.stop and parent.outstanding < parent.at_most:
             ios.reserve(1)
-            child = self.engine.get_child(parent.outstanding == 0 and (
-                self.engine.reserve_in_use == 0 or parent.io.index >= self.engine.pool_size))
+            child = self.engine.get_child(
+                parent.outstanding == 0 and self.engine.may_take_reserve(parent.io))
             if child == NULL:
                 if parent.outstanding == 0:
                     self._now_due(parent)  # starved: when the next BdevIO is free

@@ -47,6 +47,7 @@ cdef class Engine(IoCore):
     cdef uint64_t now_ns(self) noexcept nogil
     cdef void wake_at(self, uint64_t when_ns) noexcept nogil
     cdef bdev_io *get_io(self) noexcept nogil
+    cdef bint may_take_reserve(self, const bdev_io *parent) noexcept nogil
     cdef bdev_io *get_child(self, bint reserve) noexcept nogil
     cdef void put_io(self, bdev_io *io) noexcept nogil
     cdef size_t _unwind_run(self, bdev_io **v, size_t n, uint64_t now) noexcept nogil

@@ -81,9 +81,10 @@ cdef enum:
     # One `drain` ends after this many rounds, or once it moved this many I/Os, about 50 us.
     DRAIN_ROUNDS = 64
     DRAIN_IOS = 1024
-    # BdevIOs beyond the pool, with which one chain of children at a time gets on when the pool
-    # has none: as many as a stack has layers.
-    RESERVE = 96
+    # BdevIOs beyond the pool, for the one child without which a parent does not get on, when the
+    # pool has none. Half of them are for children of such children: as deep as a stack may be.
+    # One chain at a time would not do: it may wait for a lock or a RESET that waits for another.
+    RESERVE = 4096
 
 cdef uint8_t stat_class[32]
 memset(stat_class, STAT_NONE, 32)
@@ -196,6 +197,10 @@ cdef class Engine(IoCore):
             return NULL  # nobody overtakes those in `io_wait`
         io = self.get_child(False)
         return io
+
+    cdef bint may_take_reserve(self, const bdev_io *parent) noexcept nogil:
+        """Whether a parent without a child may have one of the reserve."""
+        return parent.index >= self.pool_size or self.reserve_in_use < RESERVE // 2
 
     cdef bdev_io *get_child(self, bint reserve) noexcept nogil:
         """Take a BdevIO, if need be one of the reserve."""
@@ -544,7 +549,9 @@ cdef class Engine(IoCore):
         cdef uint32_t i
         cdef bdev_io *io
         cdef int count = 0
-        for i in range(self.pool_high_water):
+        for i in range(self.pool_size + self.reserve_high_water):
+            if self.pool_high_water <= i < self.pool_size:
+                continue
             io = <bdev_io *>(self.pool + <size_t>i * sizeof(bdev_io))
             if (io.state == IO_SUBMITTED and io.depth
                     and io.frames[io.depth - 1].channel == &channel.s):
@@ -621,6 +628,3 @@ cdef class ChildOwner(IoOwner):
     cdef int run(self, channel_state *s, ios, callback) except -1:
         """Make the one I/O of a batch a parent; callback(ios, status, detail, cdw0) at its end."""
         raise NotImplementedError
-
-
-assert sizeof(bdev_io) % 128 == 64, "a BdevIO is an odd number of cache lines"
