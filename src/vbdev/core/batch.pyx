@@ -11,7 +11,7 @@ changing one changes nothing until it is assigned back.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_WRITE
+from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EINVAL, ENOMEM
 from libc.stdint cimport int32_t, int64_t, int8_t, uint16_t, uint32_t, uint64_t, uint8_t
@@ -42,6 +42,7 @@ from vbdev.core.types cimport (
     IO_SUCCESS,
     IO_WAITING,
     OP_ABORT,
+    OP_COMPARE,
     OP_COMPARE_AND_WRITE,
     OP_COPY,
     OP_LIMIT,
@@ -83,6 +84,11 @@ cdef enum:
     COLUMN_SRC_OFFSET = 8
     COLUMN_RESULT = 9
     COLUMN_SUBMIT_NS = 10
+
+
+# Whose data is their submitter's, and may be a region of zeroes that is write-protected.
+cdef uint64_t WRITERS = (
+    (1 << OP_WRITE) | (1 << OP_COMPARE) | (1 << OP_COMPARE_AND_WRITE) | (1 << OP_ZONE_APPEND))
 
 
 cdef uint64_t gather(char *to, const iovec *iovs, uint32_t iovcnt,
@@ -548,16 +554,18 @@ cdef class IOBatch:
         self.n = kept
 
     def data(self, *ops):
-        """Return a writable memoryview for each piece of data of I/Os of these types.
+        """Return a memoryview for each piece of data of I/Os of these types.
 
         The memory belongs to the I/O: do not keep a view beyond the call that received the
-        batch. Change a READ's data in `completed`, a WRITE's after `copy_data` in `submit`.
+        batch. Change a READ's data in `completed`, a WRITE's after `copy_data` in `submit`: until
+        then what a writer gave can only be read, and may be memory that nobody can write to.
         """
         cdef uint64_t mask = 0
         cdef Py_ssize_t i
         cdef uint32_t j
         cdef bdev_io *io
         cdef char *base
+        cdef int access
         for op in ops:
             mask |= op_bit(op)
         if not ops:
@@ -567,9 +575,13 @@ cdef class IOBatch:
             io = self.v[i]
             if (mask >> io.op) & 1 and (io.status == IO_SUCCESS or io.status == IO_PENDING):
                 base = io.domain.base if io.domain != NULL else NULL
+                access = PyBUF_WRITE
+                if (WRITERS >> io.op) & 1 and not (
+                        io.bounce != NULL and io.bounce.depth == io.depth):
+                    access = PyBUF_READ
                 for j in range(io.iovcnt):
                     views.append(PyMemoryView_FromMemory(
-                        base + <size_t>io.iovs[j].iov_base, io.iovs[j].iov_len, PyBUF_WRITE))
+                        base + <size_t>io.iovs[j].iov_base, io.iovs[j].iov_len, access))
         return views
 
     def extents(self):
