@@ -1,5 +1,6 @@
 # make demo   build, then show a passthru disk served to a real NBD client
 # make test   build, then run every check: lint, types, floors, tests on release and debug builds
+# make test-long   run the state machine for ten minutes (docs/testing.md)
 #
 # Both set up what they need: a virtual environment in .venv, the build, and (for the tests) the
 # NBD clients of Debian where they are missing and apt is there.
@@ -15,7 +16,7 @@ PIP_BUILD := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-buil
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-release test-debug test-asan lint clients bench fuzz clean
+.PHONY: demo test test-long test-release test-debug test-asan lint clients bench fuzz clean
 
 demo: $(VENV)/release
 	$(BIN)/vbdev demo
@@ -25,14 +26,17 @@ test: lint clients test-debug test-release
 test-release: $(VENV)/release $(VENV)/tools
 	$(BIN)/python -m pytest
 
+test-long: $(VENV)/release $(VENV)/tools
+	$(BIN)/python tests/machine/long_run.py $(LONG)
+
 test-debug: $(DEBUG)/built $(VENV)/tools
 	PYTHONPATH=$(DEBUG) $(BIN)/python -m pytest tests/core tests/modules tests/targets \
-	  tests/test_registry.py tests/test_state_machine.py tests/test_bench.py
+	  tests/test_registry.py tests/machine/test_random_stacks.py tests/test_bench.py
 
 test-asan: $(ASAN)/built $(VENV)/tools
 	PYTHONPATH=$(ASAN) LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
-	  $(BIN)/python -m pytest tests/core tests/modules tests/targets tests/test_state_machine.py \
+	  $(BIN)/python -m pytest tests/core tests/modules tests/targets tests/machine/test_random_stacks.py \
 	  tests/test_registry.py tests/test_bench.py tests/rpc/test_bdev_methods.py \
 	  --ignore tests/targets/test_nbd_crowds.py  # it measures memory, of which ASan takes its own
 
