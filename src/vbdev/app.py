@@ -93,7 +93,7 @@ class App:
         register_thread_methods(self.dispatcher, self.registry, self.reactors)
         register_framework_methods(
             self.dispatcher,
-            {"bdev": ([], self.registry.config), "nbd": (["bdev"], self.nbd.config)},
+            {"bdev": ([], self._bdev_config), "nbd": (["bdev"], self.nbd.config)},
         )
         register_init_methods(self.dispatcher, self._begin_init, self.initialized)
         register_bdev_methods(self.dispatcher, self.registry)
@@ -115,6 +115,13 @@ class App:
         engine.on_module_error = report_module_error
         Watchdog(engine)
         return engine
+
+    def _bdev_config(self) -> list[dict[str, Any]]:
+        """Return the calls that make the same bdevs again, the wait for what they bring about last.
+
+        So whoever loads them may go on to what stands on examined bdevs.
+        """
+        return [*self.registry.config(), {"method": "bdev_wait_for_examine"}]
 
     # Modules
 

@@ -471,6 +471,8 @@ class Bdev:
         max_rw = self.max_rw_size
         if self.required_alignment:
             fits = max(largest_buffer // self.block_size, 1)
+            if self.split_on_write_unit:
+                fits = max(fits - fits % self.write_unit_size, self.write_unit_size)
             max_rw = min(max_rw or fits, fits)
         return {
             "boundary": self.optimal_io_boundary if self.split_on_optimal_io_boundary else 0,

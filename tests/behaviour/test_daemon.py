@@ -1,5 +1,6 @@
 """What a client of the daemon can ask about it, and what it sees of a bdev's new size."""
 
+import json
 import re
 
 import pytest
@@ -35,6 +36,29 @@ def test_subsystems_and_their_configuration(serve):
             assert isinstance(call["method"], str)
     methods = [call["method"] for call in rpc.call("framework_get_config", name="bdev")]
     assert {"bdev_malloc_create", "bdev_passthru_create"} <= set(methods)
+
+
+@pytest.mark.rule("A.22.3")
+def test_the_order_of_a_saved_configuration(serve, tmp_path):
+    """Options, then bdevs, then what is on them; whoever loads it waits for examination last."""
+    options = {"method": "bdev_set_options", "params": {"bdev_auto_examine": False}}
+    config = {"subsystems": [{"subsystem": "bdev", "config": [options]}]}
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    rpc = serve("--config", tmp_path / "c.json").rpc
+    rpc.call("bdev_examine", name="Disk")
+    rpc.call("bdev_passthru_create", name="Top", base_bdev_name="Disk")
+    rpc.call("bdev_malloc_create", name="Disk", num_blocks=64, block_size=512)
+    rpc.call("bdev_set_qos_limit", name="Disk", rw_ios_per_sec=1000)
+    calls = rpc.call("framework_get_config", name="bdev")
+    assert [call["method"] for call in calls] == [
+        "bdev_set_options",
+        "bdev_examine",
+        "bdev_malloc_create",
+        "bdev_passthru_create",
+        "bdev_set_qos_limit",
+        "bdev_wait_for_examine",
+    ]
+    assert "params" not in calls[-1]
 
 
 @pytest.mark.rule("A.2.26")

@@ -289,6 +289,7 @@ def swap(opened, offset, old, new, count=1):
 
 @pytest.mark.rule(
     "A.9.14",
+    "A.14.5",
     "A.24.5",
     "A.24.11",
     "E.bdev_ut.bdev_compare_and_write",
@@ -389,3 +390,19 @@ def test_a_native_one_is_the_modules(rig):
     rig.stub.complete(None, Status.MISCOMPARE)
     rig.settle()
     assert request.status == Status.MISCOMPARE
+
+
+@pytest.mark.rule("A.14.6")
+@pytest.mark.parametrize("op", [Op.NVME_IO, Op.NVME_IO_MD])
+def test_commands_of_which_nobody_knows_the_blocks_wait_for_every_lock(rig, op):
+    locked = lock(rig, 500, 1)
+    top = rig.tops[0]
+    data = bytearray(512)
+    command = top.submit(op, 0, 0, data, cmd=bytes(64))
+    known = top.submit(Op.NVME_IOV_MD, 0, 0, data, cmd=bytes(64))
+    rig.settle()
+    assert [op for op, *_ in rig.stub.arrived] == [Op.NVME_IOV_MD]
+    unlock(rig, locked)
+    assert [op for op, *_ in rig.stub.arrived] == [Op.NVME_IOV_MD, op]
+    finish(rig)
+    assert (command.status, known.status) == (Status.SUCCESS, Status.SUCCESS)

@@ -290,3 +290,62 @@ def test_what_waits_for_a_bdev_io_is_nowhere_yet():
     assert stub.arrived[-1] == (Op.READ, 2, 1)
     stub.complete()
     made.close()
+
+
+class Halves(Stub):
+    max_rw_size = 4
+
+
+@pytest.mark.rule("A.13.13")
+def test_a_parent_without_a_child_goes_before_those_that_wait():
+    """With every BdevIO in use, a split gets the next one, and io_wait the one after."""
+    with stack(pool_size=3) as made:
+        disk = made.disk(Halves)
+        top = made.open("Disk")
+        data = bytearray(8 * 512)
+        single = [top.submit(Op.READ, 100 + n, 1, bytearray(512)) for n in range(2)]
+        split = top.submit(Op.READ, 0, 8, data)
+        made.settle()
+        # The reserve gives a split that has no child one: it never waits for ever.
+        assert disk.arrived[2:] == [(Op.READ, 0, 4)]
+        called = []
+        made.engine.io_wait(lambda: called.append(len(disk.arrived)))
+        disk.complete([0])
+        made.settle()
+        disk.complete()
+        made.settle()
+        while not split.done:
+            disk.complete()
+            made.settle()
+        assert [one.status for one in (*single, split)] == [Status.SUCCESS] * 3
+        assert called
+        assert made.engine.reserve_in_use == 0
+
+
+@pytest.mark.rule("A.10.2")
+def test_an_io_is_pending_until_it_ends_and_knows_its_time():
+    seen = []
+
+    class Looking(VirtualBdev):
+        kind = "looking"
+        product_name = "looking"
+
+        def submit(self, channel, ios):
+            seen.append((ios.statuses.tolist(), ios.submit_ns.tolist()))
+            channel.base.submit(ios)
+
+        def completed(self, channel, ios):
+            seen.append((ios.statuses.tolist(), ios.submit_ns.tolist()))
+
+    with stack() as made:
+        disk = made.disk(Stub)
+        made.layer(Looking)
+        top = made.open("Top")
+        made.pass_time(7)
+        now_ns = made.reactor.clock.now_ns()
+        request = top.submit(Op.READ, 0, 1, bytearray(512))
+        assert (request.done, request.status) == (False, Status.PENDING)
+        made.pass_time(50)
+        disk.complete()
+        made.settle()
+    assert seen == [([Status.PENDING], [now_ns]), ([Status.SUCCESS], [now_ns])]

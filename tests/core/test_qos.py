@@ -252,6 +252,20 @@ def test_descriptors_come_and_go_with_limits_on(stack):
     assert len(disk.arrived) == 40
 
 
+@pytest.mark.rule("A.2.29")
+def test_limits_stay_with_the_bdev_when_nobody_has_it_open(stack):
+    disk, one, other = limited(stack, rw_ios_per_sec=1000)
+    one.close()
+    other.close()
+    assert disk.channels() == []
+    assert limits_of(disk)["rw_ios_per_sec"] == 1000
+    again = stack.open("Disk")
+    for offset in range(3):
+        again.submit(Op.READ, offset)
+    assert (len(disk.arrived), again.channel.waiting) == (1, 2)
+    let_all_go(stack, disk, 5)
+
+
 @pytest.mark.rule("A.17.8")
 def test_a_change_during_a_change_is_refused(stack):
     disk = stack.disk(Stub)

@@ -231,7 +231,7 @@ def test_copy_data_of_what_fits_no_buffer_fails(rig):
     assert rig.engine.waiting == 0
 
 
-@pytest.mark.rule("A.12.2", "A.12.3", "A.12.4", "E.bdev_ut.bdev_io_alignment")
+@pytest.mark.rule("A.1.9", "A.12.2", "A.12.3", "A.12.4", "E.bdev_ut.bdev_io_alignment")
 def test_alignment_bounces_both_ways():
     class Aligned(Stub):
         required_alignment = 12
