@@ -3,7 +3,15 @@
 `types.pxd`   the C structs: BdevIO, frame, and the numbers of `vocab.py`
 `buffers`     pools of aligned data buffers
 `batch`       IOBatch: what a module's `submit` receives
-`engine`      Channel (submit, checks, counters), Engine (BdevIO pool, completion), IoOwner
+`engine`      Engine (BdevIO pool, the way up of what completes), IoOwner
+`admission`   what an I/O may have to wait for, or be changed by, before a module sees it
+`channel`     Channel: submit, delivery to the module, what leaves the queues, counters
+`children`    I/Os that become several: splitting and emulation
+`qos`         rate limits that all channels of a bdev share
+`histogram`   latencies, counted
+`dif`         protection information: guards, made, checked, moved
+`protect`     reference tags of a batch, for layers that move blocks
+`domain`      data outside of this process's memory
 `ram`         memory disks: the loops behind `malloc`
 `fileio`      files, one blocking call after another: what worker threads run
 `filequeue`   files, many I/Os at once: ring, workers, syncs, what each I/O waits for

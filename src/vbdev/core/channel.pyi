@@ -1,14 +1,15 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
+from vbdev.core.admission import Admission
 from vbdev.core.batch import IOBatch
 from vbdev.core.dif import Dif
-from vbdev.core.engine import ChannelBase, Engine
+from vbdev.core.engine import Engine
 from vbdev.core.histogram import Histogram
 from vbdev.core.qos import RateLimits
 from vbdev.vocab import Status
 
-class Channel(ChannelBase):
+class Channel(Admission):
     engine: Engine
     bdev: Any
     descriptor: Any
