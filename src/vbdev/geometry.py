@@ -7,7 +7,7 @@ import errno
 from vbdev.bdev import Bdev, BdevError, BdevParams
 from vbdev.vocab import BLOCK_SIZE_MULTIPLE, MAX_BLOCK_SIZE, MAX_SIZE_BYTES, DifCheck
 
-__all__ = ["SizedParams", "set_geometry"]
+__all__ = ["SizedParams", "check_geometry", "set_geometry"]
 
 MD_SIZES = (0, 8, 16, 32, 64, 128)
 CHECKS = {
@@ -88,3 +88,54 @@ def set_geometry(bdev: Bdev, params: SizedParams, *, md_interleave: bool = True)
         bdev.metadata_layout()
     except ValueError as error:
         raise BdevError(errno.EINVAL, f"{who}: {error}") from error
+
+
+MAX_ALIGNMENT = 21
+"""Of `required_alignment`: 2 MiB, what buffers are cut from."""
+LIMITS = {
+    "required_alignment": MAX_ALIGNMENT,
+    **dict.fromkeys(
+        (
+            "optimal_io_boundary",
+            "write_unit_size",
+            "acwu",
+            "max_rw_size",
+            "max_segment_size",
+            "max_num_segments",
+            "max_unmap",
+            "max_unmap_segments",
+            "max_write_zeroes",
+            "max_copy",
+            "md_len",
+            "phys_block_size",
+            "reset_io_drain_timeout",
+        ),
+        (1 << 32) - 1,
+    ),
+}
+
+
+def check_geometry(bdev: Bdev) -> None:
+    """Raise BdevError EINVAL where a module gives its bdev numbers that can not be."""
+    if not bdev.name:
+        raise BdevError(errno.EINVAL, "a bdev needs a name")
+    who = f"bdev {bdev.name} ({bdev.kind})"
+    for name in ("block_size", "num_blocks", *LIMITS):
+        value: object = getattr(bdev, name)
+        if not isinstance(value, int) or not 0 <= value <= LIMITS.get(name, MAX_SIZE_BYTES):
+            raise BdevError(
+                errno.EINVAL,
+                f"{who}: {name} is {value!r}; a whole number from 0 to"
+                f" {LIMITS.get(name, MAX_SIZE_BYTES)}",
+            )
+    size = bdev.data_block_size
+    if not 0 < size <= MAX_BLOCK_SIZE or size % BLOCK_SIZE_MULTIPLE:
+        raise BdevError(
+            errno.EINVAL,
+            f"{who}: block size {size} is no multiple of {BLOCK_SIZE_MULTIPLE} up to"
+            f" {MAX_BLOCK_SIZE}",
+        )
+    if bdev.num_blocks <= 0:
+        raise BdevError(errno.EINVAL, f"{who} has no blocks")
+    if bdev.size_bytes > MAX_SIZE_BYTES:
+        raise BdevError(errno.EINVAL, f"{who} has more than {MAX_SIZE_BYTES} bytes")

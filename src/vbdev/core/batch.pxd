@@ -16,6 +16,7 @@ from vbdev.core.types cimport (
 cdef class IoCore:
     cdef io_list done
     cdef readonly BufferPool buffers
+    cdef unsigned long thread           # that drives it; 0 as long as none has
     cdef void *batches                  # every IOBatch with I/Os of this engine; see _link
     cdef readonly uint64_t waiting      # I/Os in queues of channels
     cdef readonly uint64_t misused      # completions of an I/O that no layer held

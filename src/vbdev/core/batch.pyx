@@ -72,6 +72,9 @@ from vbdev.core.types cimport (
 cdef extern from "stdlib.h" nogil:
     void abort()
 
+cdef extern from "pythread.h" nogil:
+    unsigned long PyThread_get_thread_ident()
+
 cdef enum:
     COLUMN_OP = 0
     COLUMN_STATUS = 1
@@ -441,6 +444,8 @@ cdef class IOBatch:
     cdef int finish_all(self, int8_t status, int32_t err) except -1:
         cdef Py_ssize_t i, wrong = 0
         cdef bdev_io *io
+        if self.n and self.core.thread and self.core.thread != PyThread_get_thread_ident():
+            raise RuntimeError("I/Os of one reactor completed on another thread than its own")
         for i in range(self.n):
             io = self.v[i]
             if status != IO_PENDING:

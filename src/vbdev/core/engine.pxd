@@ -38,7 +38,6 @@ cdef class Engine(IoCore):
     cdef uint64_t turn_ns               # the time, while inside; read once, however deep
     cdef uint64_t deadline
     cdef uint64_t blocked_ns            # that modules took, of those that took too long
-    cdef unsigned long thread
     cdef uint64_t turns                 # which channel with I/Os that wait comes first
     cdef object check                   # see `watch_outstanding`
     cdef uint64_t check_period_ns

@@ -52,8 +52,16 @@ class Creation:
         return not self.vbdevs and not self.building
 
     def config(self) -> list[dict[str, Any]]:
-        """Return the RPC calls that ask for the same again."""
-        return self.cls.creation_config(self.params, self.vbdevs)
+        """Return the RPC calls that ask for the same again.
+
+        Where the module fails to say, that it was asked for with these parameters.
+        """
+        try:
+            return self.cls.creation_config(self.params, self.vbdevs)
+        except Exception:
+            log.exception("vbdev %s (%s): creation_config failed", self.key, self.cls.kind)
+            params = Bdev.config_params(self.vbdevs[0] if self.vbdevs else self.cls(self.params))
+            return [{"method": f"bdev_{self.cls.kind}_create", "params": params}]
 
 
 async def examine_creations(registry: Registry, bdev: Bdev) -> None:

@@ -16,6 +16,7 @@ import msgspec
 from vbdev.bdev import Bdev, BdevError, BdevEvent, BdevParams, BdevState, VirtualBdev
 from vbdev.control import Control
 from vbdev.descriptor import Descriptor
+from vbdev.geometry import check_geometry
 from vbdev.histograms import histogram_config
 from vbdev.options import BdevOptions
 from vbdev.qos import qos_config
@@ -28,9 +29,6 @@ from vbdev.registry.notifications import Notifications
 from vbdev.registry.removal import Removal, remove
 from vbdev.task import Future, wake
 from vbdev.vocab import (
-    BLOCK_SIZE_MULTIPLE,
-    MAX_BLOCK_SIZE,
-    MAX_SIZE_BYTES,
     ClaimType,
 )
 
@@ -212,7 +210,7 @@ class Registry:
         then. Later than that it is the registry's. EINVAL on any reactor but the registry's.
         """
         self._check_here(errno.EINVAL, f"bdev {bdev.name!r} was registered")
-        _check_geometry(bdev)
+        check_geometry(bdev)
         if self.closing:
             raise BdevError(errno.ESHUTDOWN, f"bdev {bdev.name!r}: the application ends")
         if bdev.uuid is None:
@@ -469,26 +467,15 @@ class Registry:
         ]
         for bdev in self.bdevs.values():
             if not isinstance(bdev, VirtualBdev):
-                calls.append({"method": f"bdev_{bdev.kind}_create", "params": bdev.config_params()})
+                try:
+                    params = bdev.config_params()
+                except Exception:
+                    log.exception("bdev %s (%s): config_params failed", bdev.name, bdev.kind)
+                    params = Bdev.config_params(bdev)
+                calls.append({"method": f"bdev_{bdev.kind}_create", "params": params})
         for creation in self.creations.values():
             calls += creation.config()
         # Behind all that makes bdevs: whichever of them wait for a base, it is there by then.
         for bdev in self.bdevs.values():
             calls += [*qos_config(bdev), *histogram_config(bdev)]
         return calls
-
-
-def _check_geometry(bdev: Bdev) -> None:
-    if not bdev.name:
-        raise BdevError(errno.EINVAL, "a bdev needs a name")
-    size = bdev.data_block_size
-    if not 0 < size <= MAX_BLOCK_SIZE or size % BLOCK_SIZE_MULTIPLE:
-        raise BdevError(
-            errno.EINVAL,
-            f"bdev {bdev.name}: block size {size} is no multiple"
-            f" of {BLOCK_SIZE_MULTIPLE} up to {MAX_BLOCK_SIZE}",
-        )
-    if bdev.num_blocks <= 0:
-        raise BdevError(errno.EINVAL, f"bdev {bdev.name} has no blocks")
-    if bdev.size_bytes > MAX_SIZE_BYTES:
-        raise BdevError(errno.EINVAL, f"bdev {bdev.name} has more than {MAX_SIZE_BYTES} bytes")

@@ -5,7 +5,10 @@ Field names, types and order are SPDK's.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
+
+import msgspec
 
 from vbdev.bdev import Bdev, VirtualBdev
 from vbdev.iostat import IoTotals
@@ -13,6 +16,8 @@ from vbdev.qos import limits_of
 from vbdev.registry import Registry
 from vbdev.registry.removal import holders
 from vbdev.vocab import OP_NAMES, DifCheck, Op, Status
+
+log = logging.getLogger(__name__)
 
 __all__ = ["describe", "iostat", "stack", "who_holds"]
 
@@ -60,8 +65,17 @@ def describe(bdev: Bdev) -> dict[str, Any]:
     info["supported_io_types"] = {name: op in shown for op, name in OP_NAMES.items()}
     if bdev.memory_domains:
         info["memory_domains"] = [{"dma_device_type": int(type_)} for type_ in bdev.memory_domains]
-    info["driver_specific"] = bdev.dump_info()
+    info["driver_specific"] = driver_specific(bdev)
     return info
+
+
+def driver_specific(bdev: Bdev) -> Any:
+    """Return what the module tells of its bdev; where it fails to, that, and the log says why."""
+    try:
+        return msgspec.to_builtins(bdev.dump_info())
+    except Exception as error:
+        log.exception("bdev %s (%s): dump_info failed", bdev.name, bdev.kind)
+        return {"error": f"dump_info of {bdev.kind}: {error!r}"}
 
 
 def iostat(totals: IoTotals, block_size: int) -> dict[str, Any]:
