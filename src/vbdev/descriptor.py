@@ -222,7 +222,14 @@ class Descriptor:
             if bdev.control is not None:
                 bdev.control.prepare_channel(channel)
             with reactor.here():  # for modules; it is, but for a test that polls by hand
-                channel.context = bdev.create_channel(channel)
+                try:
+                    channel.context = bdev.create_channel(channel)
+                except (BdevError, OSError):
+                    raise
+                except Exception as error:  # whoever wants the channel shall know whose fault it is
+                    raise BdevError(
+                        errno.EIO, f"bdev {bdev.name} ({bdev.kind}): create_channel: {error!r}"
+                    ) from error
             undo.pop_all()
         return path
 

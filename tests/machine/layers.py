@@ -52,7 +52,8 @@ def hold_up(_self, channel, ios):
     """Keep what succeeded for a while; once in three times ask the base again for READs."""
     channel.context.turns += 1
     if channel.context.turns % 3 == 0:
-        channel.base.submit(ios.take(Op.READ))
+        # Not for what was aborted: whoever asked for that has been told that it was.
+        channel.base.submit(ios.take((ios.ops == Op.READ) & (ios.statuses != Status.ABORTED)))
         return
     late = IOBatch()
     late.extend(ios.take(ios.statuses == Status.SUCCESS))
