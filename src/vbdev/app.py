@@ -22,6 +22,7 @@ import msgspec
 
 from vbdev.bdev import Bdev, BdevError, BdevState, VirtualBdev
 from vbdev.config import ConfigCall, load_config
+from vbdev.core.batch import load_columns
 from vbdev.core.channel import Channel
 from vbdev.core.engine import Engine
 from vbdev.modules import MODULES
@@ -30,7 +31,7 @@ from vbdev.reactor import Reactor
 from vbdev.reactors import Reactors
 from vbdev.registry import Registry
 from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
-from vbdev.rpc.dispatch import Dispatcher, State
+from vbdev.rpc.dispatch import Dispatcher, State, explain
 from vbdev.rpc.errors import RpcError
 from vbdev.rpc.examine_methods import register_examine_methods
 from vbdev.rpc.framework_methods import register_framework_methods
@@ -148,6 +149,7 @@ class App:
                 self.add_module(entry.load())
             except Exception as error:
                 raise AppError(f"module {entry.name} of {entry.value}: {error}") from error
+            load_columns()
 
     def load_module_file(self, path: str) -> list[str]:
         """Offer the modules that a Python file defines and return their kinds."""
@@ -176,6 +178,7 @@ class App:
                 self.add_module(module)
             except AppError as error:
                 raise AppError(f"module file {path}: {error}") from error
+        load_columns()
         return [module.kind for module in found]
 
     # Creation
@@ -189,7 +192,7 @@ class App:
             decoded = msgspec.convert(params, module.Params)
             return self.reactor.run_until_complete(self.registry.create(module, decoded))
         except msgspec.ValidationError as error:
-            raise AppError(f"{kind}: {error}") from error
+            raise AppError(f"{kind}: {explain(str(error))}") from error
         except (BdevError, OSError) as error:
             raise AppError(str(error)) from error
 

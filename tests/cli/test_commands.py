@@ -56,6 +56,54 @@ def test_bench_for_a_person():
     assert "p99.9" in done.stdout
 
 
+PLAIN = """
+from vbdev.bdev import VirtualBdev
+
+
+class Plain(VirtualBdev):
+    kind = product_name = "plain"
+
+    def submit(self, channel, ios):
+        channel.base.submit(ios)
+"""
+DELAYS = ",".join(f"{p}_{rw}_latency=1" for p in ("avg", "p99") for rw in ("read", "write"))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    ["passthru", f"delay,{DELAYS}", "error", "zone_block,zone_capacity=1Ki,optimal_open_zones=4"],
+)
+def test_every_layer_can_be_asked_for(layer):
+    """Their parameters come as words, and have bounds that are not words'."""
+    done = vbdev("bench", "malloc:1MiB", "--layer", layer, "-n", "100", "-q", "4", "--json")
+    assert json.loads(done.stdout)["ios"] >= 100
+
+
+@pytest.mark.parametrize(
+    ("words", "loaded"),
+    [
+        (["--layer", "passthru"], False),
+        (["--layer", "error"], True),
+        (["--module", "plain.py", "--layer", "plain"], True),
+    ],
+)
+def test_columns_are_there_before_the_first_io(words, loaded, tmp_path):
+    """What they are made of takes 0.1 s to import: too long for a reactor that serves others."""
+    (tmp_path / "plain.py").write_text(PLAIN)
+    program = (
+        "import sys; from vbdev.cli import main; main(sys.argv[1:]); print('numpy' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "bench", "null:1GiB", *words, "-n", "1", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.stdout.splitlines()[-1] == str(loaded), done.stderr
+
+
 def test_bench_needs_what_the_bdev_has():
     done = vbdev("bench", "null:1GiB", "-w", "flush", "-n", "1", expect=1)
     assert "FLUSH" in done.stderr

@@ -177,6 +177,8 @@ def test_bad_base(refused, base, said):
         ("passthru,name=Malloc0", "'Malloc0'"),
         ("passthru,base_bdev_name=Other", "base_bdev_name"),
         ("", "unknown kind ''"),
+        ("zone_block", "zone_block: zone_capacity: required, and missing"),
+        ("zone_block,zone_capacity=8,optimal_open_zones=x", "optimal_open_zones: 'x' is no size"),
     ],
 )
 def test_bad_layer(refused, layer, said):

@@ -1,5 +1,8 @@
 """The words of the command line: sizes, BASE, key=value, by themselves and with bad input."""
 
+from typing import Annotated
+
+import msgspec
 import pytest
 
 from vbdev.app import AppError
@@ -77,6 +80,9 @@ def test_key_values_keep_equals_signs():
         ("off", bool | None, False),
         ("1.5", float, 1.5),
         ("12", str, "12"),
+        ("4K", Annotated[int, msgspec.Meta(ge=0)], 4096),
+        ("7", Annotated[int, msgspec.Meta(ge=0)] | None, 7),
+        ("0.5", Annotated[float, msgspec.Meta(ge=0)], 0.5),
     ],
 )
 def test_from_text(text, declared, expected):

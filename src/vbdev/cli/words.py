@@ -133,7 +133,7 @@ def _module(app: App, kind: str) -> type[Bdev]:
 
 def _create(app: App, kind: str, params: dict[str, Any]) -> str:
     module = _module(app, kind)
-    params.setdefault("name", app.registry.unused_name(kind.capitalize()))
+    params.setdefault("name", app.registry.unused_name(auto_name(kind)))
     fields = {field.name: field for field in msgspec.structs.fields(module.Params)}
     typed: dict[str, Any] = {}
     for key, value in params.items():
@@ -148,9 +148,16 @@ def _create(app: App, kind: str, params: dict[str, Any]) -> str:
     return app.create(kind, typed)
 
 
+def auto_name(kind: str) -> str:
+    """Return what the names of bdevs that were given none begin with."""
+    return "".join(part.capitalize() for part in kind.split("_"))
+
+
 def from_text(text: str, declared: Any) -> Any:
     """Return the value that a word on the command line means for a parameter of a type."""
-    kinds = typing.get_args(declared) if _is_union(declared) else (declared,)
+    kinds = [
+        _bare(kind) for kind in (typing.get_args(declared) if _is_union(declared) else [declared])
+    ]
     if str in kinds:
         return text
     if bool in kinds:
@@ -162,6 +169,15 @@ def from_text(text: str, declared: Any) -> Any:
     if float in kinds:
         return float(text)
     return text
+
+
+def _bare(declared: Any) -> Any:
+    """Return a type without the bounds that it is annotated with."""
+    return (
+        typing.get_args(declared)[0]
+        if typing.get_origin(declared) is typing.Annotated
+        else declared
+    )
 
 
 def _is_union(declared: Any) -> bool:

@@ -748,6 +748,14 @@ cdef uint64_t op_bit(op) except? 0:
     return <uint64_t>1 << number
 
 
+def load_columns():
+    """Import what columns are made of (0.1 s), so that no I/O has to wait for it.
+
+    For whoever offers or starts a module that asks for columns.
+    """
+    import numpy  # noqa: F401
+
+
 cdef IOBatch new_batch(IoCore core):
     cdef IOBatch batch = IOBatch.__new__(IOBatch)
     if core is not None:

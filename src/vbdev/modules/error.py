@@ -21,7 +21,7 @@ import msgspec
 
 from vbdev.bdev import ALL_OPS, BdevError, BdevParams, VirtualBdev
 from vbdev.channels import after_each_channel, for_each_channel
-from vbdev.core.batch import IOBatch
+from vbdev.core.batch import IOBatch, load_columns
 from vbdev.core.channel import Channel
 from vbdev.module_methods import ModuleMethod, NamedParams, RpcError
 from vbdev.part import PART_NAMESPACE, part_uuid
@@ -183,6 +183,10 @@ class Error(VirtualBdev):
             assert self.base.uuid is not None
             self.uuid = part_uuid(self.base.uuid, 0, self.base.num_blocks)
         super().inherit()
+
+    async def start(self) -> None:
+        """Injections look at columns."""
+        load_columns()
 
     def create_channel(self, channel: Channel) -> ErrorChannel:
         """Hold nothing yet."""

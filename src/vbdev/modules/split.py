@@ -121,10 +121,12 @@ def part_sizes(request: SplitCreateParams, base: Bdev) -> tuple[int, int]:
         size = base.num_blocks // request.split_count
     fitting = base.num_blocks // size if size else 0
     if not fitting:
-        wanted = f"one of {request.split_size_mb} MiB" if size else str(request.split_count)
+        wanted = (
+            f"no part of {request.split_size_mb} MiB" if size else f"no {request.split_count} parts"
+        )
         raise BdevError(
             errno.EINVAL,
-            f"{who} has {base.num_blocks} blocks of {base.block_size} bytes; parts: {wanted}",
+            f"{who} has {base.num_blocks} blocks of {base.block_size} bytes: {wanted} can be made",
         )
     if fitting < request.split_count:
         log.warning(

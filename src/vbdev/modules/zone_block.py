@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import msgspec
 
 from vbdev.bdev import BdevError, BdevParams, VirtualBdev
-from vbdev.core.batch import IOBatch
+from vbdev.core.batch import IOBatch, load_columns
 from vbdev.core.channel import Channel
 from vbdev.core.requests import Request, Requests
 from vbdev.vocab import ZONE_INFO, ZONE_INFO_BYTES, Op, Status, ZoneAction, ZoneState, ZoneType
@@ -195,6 +195,10 @@ class ZoneBlock(VirtualBdev):
         with self.zones.lock:
             self.zones.grow(num_zones)
         self.notify_blockcnt_change(num_zones * self.zones.size)
+
+    async def start(self) -> None:
+        """Every batch is looked at by its columns."""
+        load_columns()
 
     def create_channel(self, channel: Channel) -> Requests:
         """Have something to write and unmap with on the base."""

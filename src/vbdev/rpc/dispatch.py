@@ -27,7 +27,7 @@ from vbdev.rpc.errors import (
 )
 from vbdev.wire.jsontext import DuplicateKey
 
-__all__ = ["DECODE_OBJECT_FAILED", "Dispatcher", "Method", "State"]
+__all__ = ["DECODE_OBJECT_FAILED", "Dispatcher", "Method", "State", "explain"]
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Method:
         try:
             return msgspec.convert({} if params is None else params, self.params)
         except msgspec.ValidationError as error:
-            detail = _explain(str(error))
+            detail = explain(str(error))
             raise RpcError(self.decode_error_code, self.decode_error_text, detail) from error
 
 
@@ -135,10 +135,10 @@ _MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`")
 
 
-def _explain(message: str) -> str:
+def explain(message: str) -> str:
     """Turn msgspec's message around: the field first, then what is wrong with it.
 
-    >>> _explain("Expected `int`, got `str` - at `$.num_blocks`")
+    >>> explain("Expected `int`, got `str` - at `$.num_blocks`")
     'num_blocks: expected int, got str'
     """
     where = ""
