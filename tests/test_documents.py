@@ -13,7 +13,9 @@ DESIGN = (ROOT / "docs" / "design.md").read_text()
 
 def section(heading):
     """Return the text below a heading, up to the next one."""
-    return re.split(r"^#+ ", DESIGN.split(f"# {heading}\n", 1)[1], maxsplit=1, flags=re.M)[0]
+    return re.split(r"^#+ ", DESIGN.split(f"# {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[
+        0
+    ]
 
 
 def expand(word):

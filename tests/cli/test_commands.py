@@ -84,6 +84,7 @@ def test_every_layer_can_be_asked_for(layer):
     [
         (["--layer", "passthru"], False),
         (["--layer", "error"], True),
+        (["--layer", f"delay,{DELAYS}"], True),
         (["--module", "plain.py", "--layer", "plain"], True),
     ],
 )

@@ -19,7 +19,7 @@ import msgspec
 
 from vbdev.bdev import ALL_OPS, BdevError, BdevParams, VirtualBdev, VirtualBdevParams
 from vbdev.channels import after_each_channel
-from vbdev.core.batch import IOBatch
+from vbdev.core.batch import IOBatch, load_columns
 from vbdev.core.channel import Channel
 from vbdev.module_methods import DECODE_OBJECT_FAILED, ModuleMethod, RpcError
 from vbdev.reactor import Reactor, Timer
@@ -167,6 +167,10 @@ class Delay(VirtualBdev):
                     f"delay vbdev {params.name!r}: p99_{verb}_latency {slow} us is less than"
                     f" avg_{verb}_latency {average} us",
                 )
+
+    async def start(self) -> None:
+        """Slow I/Os are taken out of a batch by a mask."""
+        load_columns()
 
     def create_channel(self, channel: Channel) -> HeldIos:
         """Make the channel's queues; channels of one seed draw the same lots."""

@@ -45,14 +45,21 @@ class Stub(Bdev):
         self.held += ios.split()
 
     def complete(
-        self, which: Iterable[int] | None = None, status: Status = Status.SUCCESS, errno: int = 0
+        self,
+        which: Iterable[int] | None = None,
+        status: Status | None = Status.SUCCESS,
+        errno: int = 0,
+        **detail: Any,
     ) -> None:
-        """Complete the held I/Os with these indices (all without), in that order."""
+        """Complete the held I/Os with these indices (all without), in that order.
+
+        detail: what else `IOBatch.complete` takes (nvme, scsi, cdw0).
+        """
         chosen = list(range(len(self.held))) if which is None else list(which)
         batches = [self.held[i] for i in chosen]
         self.held = [one for i, one in enumerate(self.held) if i not in set(chosen)]
         for one in batches:
-            one.complete(status, errno)
+            one.complete(status, errno, **detail)
 
 
 def describe(ios: IOBatch) -> list[tuple[int, int, int]]:
