@@ -12,6 +12,10 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src meson.build pyproject.toml README.md -type f -not -name '*.pyc')
 DEBUG := build/debug-site
 ASAN := build/asan-site
+# What exercises compiled code: run on the debug build and under sanitizers besides the release one.
+CORE_TESTS := tests/core tests/modules tests/targets tests/behaviour tests/threads/test_control.py \
+  tests/threads/test_contention.py tests/machine/test_random_stacks.py tests/hostile/test_modules.py \
+  tests/test_registry.py tests/test_bench.py
 PIP_BUILD := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-build-isolation --no-deps
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -30,14 +34,12 @@ test-long: $(VENV)/release $(VENV)/tools
 	$(BIN)/python tests/machine/long_run.py $(LONG)
 
 test-debug: $(DEBUG)/built $(VENV)/tools
-	PYTHONPATH=$(DEBUG) $(BIN)/python -m pytest tests/core tests/modules tests/targets \
-	  tests/test_registry.py tests/machine/test_random_stacks.py tests/test_bench.py
+	PYTHONPATH=$(DEBUG) $(BIN)/python -m pytest $(CORE_TESTS)
 
 test-asan: $(ASAN)/built $(VENV)/tools
 	PYTHONPATH=$(ASAN) LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
-	  $(BIN)/python -m pytest tests/core tests/modules tests/targets tests/machine/test_random_stacks.py \
-	  tests/test_registry.py tests/test_bench.py tests/rpc/test_bdev_methods.py \
+	  $(BIN)/python -m pytest $(CORE_TESTS) tests/rpc/test_bdev_methods.py \
 	  --ignore tests/targets/test_nbd_crowds.py  # it measures memory, of which ASan takes its own
 
 lint: $(VENV)/release $(VENV)/tools
