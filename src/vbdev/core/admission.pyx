@@ -73,6 +73,7 @@ from vbdev.core.types cimport (
     io_limits,
     io_list_reserve,
     io_queue,
+    io_queue_join_front,
     io_queue_pop,
     io_queue_remove,
     io_restore,
@@ -389,6 +390,17 @@ cdef class Admission(ChannelBase):
                 self.s.gates &= ~GATE_NOMEM
                 self._arm()
         return True
+
+    cdef void _hasten(self, bdev_io *io) noexcept nogil:
+        """Let an I/O in whose end others wait for have memory beyond the limit, before others."""
+        cdef io_queue alone
+        if io.privileged or not io_queue_remove(&self.s.nomem, io):
+            return
+        io.privileged = 1
+        io.next = NULL
+        alone.head = alone.tail = io
+        alone.n = 1
+        io_queue_join_front(&self.s.nomem, &alone)
 
     cdef bint _abort_parked(self, bdev_io *io) noexcept nogil:
         """Complete an I/O that waits in a queue here as ABORTED."""

@@ -609,7 +609,10 @@ cdef class Channel(Admission):
         return 0
 
     def outstanding_in(self, uint64_t offset_blocks, uint64_t num_blocks, bint quiesce):
-        """Return how many I/Os are under way here that a lock of this range would hold up."""
+        """Return how many I/Os are under way here that a lock of this range would hold up.
+
+        Those of them that wait for memory go first from now on.
+        """
         cdef Engine engine = self.engine
         cdef uint32_t i
         cdef uint8_t d
@@ -634,6 +637,9 @@ cdef class Channel(Admission):
                 if touches(io.op, frame.offset_blocks, src, io.num_blocks,
                            offset_blocks, num_blocks, quiesce):
                     count += 1
+                    if io.state == IO_WAITING:
+                        # The memory it waits for may be held by I/Os that wait for the lock.
+                        (<Admission>io.frames[io.depth - 1].channel.object)._hasten(io)
                     break
         return count
 
