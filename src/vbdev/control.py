@@ -11,6 +11,7 @@ is looked at, and let go, on the channel's own.
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -18,11 +19,13 @@ from vbdev.bdev import Bdev, BdevError
 from vbdev.channels import for_each_channel
 from vbdev.core.batch import IOBatch
 from vbdev.core.channel import Channel
-from vbdev.reactor import Reactor
+from vbdev.reactor import Reactor, ReactorStoppedError
 from vbdev.task import Future
 from vbdev.vocab import Op, Status
 
 __all__ = ["Control", "RangeLock"]
+
+log = logging.getLogger(__name__)
 
 
 LOOK_AGAIN_US = 100
@@ -148,7 +151,8 @@ class Control:
 
     def _forget_swap(self, held: Held) -> None:
         waiting = self._waiting_swaps(held.reactor)
-        waiting.remove(held)
+        if held in waiting:
+            waiting.remove(held)
         if not waiting:
             del held.reactor.locals[self]
 
@@ -170,7 +174,10 @@ class Control:
         """Carry out RESETs; those that come while one is under way end as it does."""
         try:
             while self._resets:
-                await self._reset()
+                try:
+                    await self._reset()
+                except Exception:  # those that came meanwhile are due all the same
+                    log.exception("reset failed bdev=%s", self._bdev.name)
         finally:
             self.resetting = False
 
@@ -191,7 +198,8 @@ class Control:
             with suppress(BdevError):  # gone meanwhile, with its channels
                 await for_each_channel(self._bdev, Channel.unfreeze)
             for held in resets:
-                await held.reactor.ask(held.finish, status, detail, cdw0)
+                with suppress(ReactorStoppedError):  # and its channels with it
+                    await held.reactor.ask(held.finish, status, detail, cdw0)
 
     async def _drained(self, timeout_s: int) -> bool:
         """Wait until no module has I/O; False when it still has some at the end."""
@@ -227,9 +235,13 @@ class Control:
         for other in earlier:
             await other.freed
         lock.active = True
-        await for_each_channel(self._bdev, lock.apply)
-        while await self._outstanding(lock):
-            await self._bdev.reactor.sleep(LOOK_AGAIN_US)
+        try:
+            await for_each_channel(self._bdev, lock.apply)
+            while await self._outstanding(lock):
+                await self._bdev.reactor.sleep(LOOK_AGAIN_US)
+        except BaseException:  # those who ask later must not wait for it
+            await self.unlock(lock)
+            raise
         return lock
 
     async def _outstanding(self, lock: RangeLock) -> bool:
@@ -270,9 +282,10 @@ class Control:
         )
 
     async def _compare_and_write(self, held: Held, offset_blocks: int, num_blocks: int) -> None:
-        lock = await self.lock(offset_blocks, num_blocks)
         end = (int(Status.FAILED), 0, 0)
+        lock: RangeLock | None = None
         try:
+            lock = await self.lock(offset_blocks, num_blocks)
             ended: Future[tuple[int, int, int]] = Future()
 
             def start() -> None:
@@ -285,5 +298,10 @@ class Control:
             await held.reactor.ask(start)
             end = await ended
         finally:
-            await self.unlock(lock)
-            await held.reactor.ask(held.finish, *end)
+            if lock is not None:
+                await self.unlock(lock)
+            await held.reactor.ask(self._finish_swap, held, end)
+
+    def _finish_swap(self, held: Held, end: tuple[int, int, int]) -> None:
+        self._forget_swap(held)
+        held.finish(*end)

@@ -51,7 +51,6 @@ cdef class Admission(ChannelBase):
     cdef bint _end(self, bdev_io *io, int8_t status, int32_t err) noexcept nogil
     cdef bint _park(self, io_queue *queue, bdev_io *io) noexcept nogil
     cdef bint _unpark(self, io_queue *queue, bdev_io *io) noexcept nogil
-    cdef void _hasten(self, bdev_io *io) noexcept nogil
     cdef bint _abort_parked(self, bdev_io *io) noexcept nogil
     cdef int _end_queue(self, io_queue *queue, int8_t status) noexcept nogil
     cdef bint _admit_rate(self, bdev_io *io) noexcept nogil

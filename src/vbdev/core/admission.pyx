@@ -73,7 +73,6 @@ from vbdev.core.types cimport (
     io_limits,
     io_list_reserve,
     io_queue,
-    io_queue_join_front,
     io_queue_pop,
     io_queue_remove,
     io_restore,
@@ -311,8 +310,10 @@ cdef class Admission(ChannelBase):
         if victim.op == OP_RESET or victim.op == OP_ABORT:
             return self._end(io, IO_FAILED, ENOTSUP)
         if victim.state == IO_WAITING:
-            (<Admission>victim.frames[victim.depth - 1].channel.object)._abort_parked(victim)
-            return self._end(io, IO_SUCCESS, 0)
+            if (<Admission>victim.frames[victim.depth - 1].channel.object)._abort_parked(victim):
+                return self._end(io, IO_SUCCESS, 0)
+            # Its queue is being gone through at this moment: nobody can say whether it waits.
+            return self._end(io, IO_FAILED, ENOENT)
         if victim.state == IO_PARENT or victim.state == IO_CONTROL:
             if victim.frames[victim.depth - 1].channel != &self.s:
                 return True
@@ -391,17 +392,6 @@ cdef class Admission(ChannelBase):
                 self._arm()
         return True
 
-    cdef void _hasten(self, bdev_io *io) noexcept nogil:
-        """Let an I/O in whose end others wait for have memory beyond the limit, before others."""
-        cdef io_queue alone
-        if io.privileged or not io_queue_remove(&self.s.nomem, io):
-            return
-        io.privileged = 1
-        io.next = NULL
-        alone.head = alone.tail = io
-        alone.n = 1
-        io_queue_join_front(&self.s.nomem, &alone)
-
     cdef bint _abort_parked(self, bdev_io *io) noexcept nogil:
         """Complete an I/O that waits in a queue here as ABORTED."""
         if io_queue_remove(&self.s.nomem, io):
@@ -450,6 +440,7 @@ cdef class Admission(ChannelBase):
         if io.next == NULL:
             s.nomem.tail = io
         s.nomem.n += 1
+        s.nomem_mixed = s.nomem_mixed or io_holds_memory(io)
         self.nomem_last = io
         self.nomem_in_queue += 1
         s.parked += 1

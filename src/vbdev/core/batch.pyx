@@ -55,6 +55,7 @@ from vbdev.core.types cimport (
     SLOW_BOUNCE,
     STAGE_MEMORY,
     bdev_io,
+    channel_state,
     io_bounce,
     io_bounce_bytes,
     io_data_bytes,
@@ -229,8 +230,10 @@ cdef class IoCore:
 
     cdef void wait_in(self, io_queue *queue, bdev_io *io) noexcept nogil:
         """Put an I/O at the end of a queue of the channel of its top frame."""
+        cdef channel_state *s = io.frames[io.depth - 1].channel
         io_queue_push(queue, io)
-        io.frames[io.depth - 1].channel.parked += 1
+        s.parked += 1
+        s.nomem_mixed = s.nomem_mixed or io_holds_memory(io)
         io.state = IO_WAITING
         self.waiting += 1
 

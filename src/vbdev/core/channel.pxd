@@ -21,7 +21,7 @@ cdef class Channel(Admission):
     cdef int _resume_locked(self) except -1
     cdef int _was_slow(self, uint64_t took_ns, uint64_t blocked_ns) except -1
     cdef int _resume_qos(self) except -1
-    cdef int _resume_queue(self, io_queue *queue) except -1
+    cdef int _resume_nomem(self) except -1
     cdef int _refusal(self, bdev_io *io) noexcept nogil
     cdef int _deliver(self, IOBatch ios) except -1
     cdef int _module_failed(self, bdev_io **copy, Py_ssize_t n) except -1

@@ -56,6 +56,7 @@ from vbdev.core.types cimport (
     bdev_io,
     channel_state,
     io_frame,
+    io_holds_memory,
     io_limits,
     io_list_free,
     io_queue,
@@ -342,7 +343,7 @@ cdef class Channel(Admission):
             if in_module == 0 and self.engine.turn_ns < self.nomem_retry_ns:
                 self.engine.wake_at(self.nomem_retry_ns)
                 return 0
-        self._resume_queue(&s.nomem)
+        self._resume_nomem()
         return 0
 
     cdef int _resume_qos(self) except -1:
@@ -463,25 +464,36 @@ cdef class Channel(Admission):
         found.sort(key=age_of, reverse=True)
         return found
 
-    cdef int _resume_queue(self, io_queue *queue) except -1:
-        """Admit the I/Os of a queue again, in order, until one has to wait again in it."""
+    cdef int _resume_nomem(self) except -1:
+        """Admit the I/Os of `nomem` again, in order, until one has to wait again.
+
+        Those behind it go on all the same if they hold memory: it may be theirs it waits for.
+        """
         cdef IOBatch ios = new_batch(self.engine)
+        cdef io_queue *queue = &self.s.nomem
         cdef io_queue rest = queue[0]
-        cdef io_queue blocked
+        cdef io_queue behind, blocked
         cdef bdev_io *io
+        cdef bint mixed = self.s.nomem_mixed
+        memset(&behind, 0, sizeof(io_queue))
         queue.head = queue.tail = NULL
         queue.n = 0
+        self.s.nomem_mixed = False
         self.nomem_last = NULL
         ios.reserve(rest.n)
-        while rest.head != NULL and queue.head == NULL:
+        while rest.head != NULL and (queue.head == NULL or mixed):
             io = io_queue_pop(&rest)
+            if queue.head != NULL and not io_holds_memory(io):
+                io_queue_push(&behind, io)
+                continue
             self._unpark(queue, io)
             if io.stage == STAGE_NOMEM:
                 io.stage = STAGE_MEMORY
             io.status = IO_PENDING
-            if self._admit(io, queue == &self.s.nomem):
+            if self._admit(io, True):
                 io.hooked_depth = 0
                 ios.append(io)
+        io_queue_join_front(&rest, &behind)
         # Those for which the module's `copy_data` finds no memory stay in front.
         blocked = queue[0]
         queue.head = queue.tail = NULL
@@ -611,7 +623,8 @@ cdef class Channel(Admission):
     def outstanding_in(self, uint64_t offset_blocks, uint64_t num_blocks, bint quiesce):
         """Return how many I/Os are under way here that a lock of this range would hold up.
 
-        Those of them that wait for memory go first from now on.
+        The lock waits for them, so they wait for no memory any more: what holds it may wait for
+        the lock.
         """
         cdef Engine engine = self.engine
         cdef uint32_t i
@@ -626,20 +639,19 @@ cdef class Channel(Admission):
             if engine.pool_high_water <= i < engine.pool_size:
                 continue
             io = <bdev_io *>(engine.pool + <size_t>i * sizeof(bdev_io))
-            if io.state == IO_IDLE or io.state == IO_CONTROL:
+            if io.state == IO_IDLE:
                 continue
             for d in range(io.depth):
                 frame = &io.frames[d]
-                if frame.channel != &self.s or (
-                        d + 1 == io.depth and io.state == IO_WAITING and io.stage == STAGE_ENTER):
+                if frame.channel != &self.s or (d + 1 == io.depth and (
+                        io.state == IO_CONTROL
+                        or io.state == IO_WAITING and io.stage == STAGE_ENTER)):
                     continue
                 src = io.src_offset_blocks + frame.offset_blocks - io.offset_blocks
                 if touches(io.op, frame.offset_blocks, src, io.num_blocks,
                            offset_blocks, num_blocks, quiesce):
                     count += 1
-                    if io.state == IO_WAITING:
-                        # The memory it waits for may be held by I/Os that wait for the lock.
-                        (<Admission>io.frames[io.depth - 1].channel.object)._hasten(io)
+                    engine.children.hurry(io)
                     break
         return count
 
@@ -679,18 +691,16 @@ cdef class Channel(Admission):
             result = PyObject_Vectorcall(<PyObject *>function, args, 3, NULL)
         engine.inside -= 1
         took_ns = coarse_ns() - took_ns
+        try:
+            if result == NULL:
+                self._module_failed(copy, n)
+            else:
+                Py_DECREF(result)
+        finally:
+            if copy != snapshot:
+                free(<void *>copy)
         if took_ns >= SLOW_CALL_NS:
             self._was_slow(took_ns, blocked_ns)
-        if result == NULL:
-            try:
-                self._module_failed(copy, n)
-            finally:
-                if copy != snapshot:
-                    free(<void *>copy)
-            return 0
-        Py_DECREF(result)
-        if copy != snapshot:
-            free(<void *>copy)
         return 0
 
     cdef int _module_failed(self, bdev_io **copy, Py_ssize_t n) except -1:

@@ -9,7 +9,7 @@ reserve when the pool is empty.
 """
 
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.errno cimport EINVAL, ENOMEM
+from libc.errno cimport EINVAL, EIO, ENOMEM
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
@@ -47,6 +47,7 @@ from vbdev.core.types cimport (
     IO_PARENT,
     IO_SUBMITTED,
     IO_SUCCESS,
+    IO_WAITING,
     OP_ABORT,
     OP_COMPARE,
     OP_COMPARE_AND_WRITE,
@@ -60,6 +61,7 @@ from vbdev.core.types cimport (
     bdev_io,
     channel_state,
     io_block_bytes,
+    io_data_bytes,
     io_holds_memory,
     io_is_bare,
     io_limits,
@@ -211,6 +213,18 @@ cdef class Children(ChildOwner):
                 parent.at_most = 1
                 parent.backward = apart < io.num_blocks
 
+    cdef void hurry(self, bdev_io *io) noexcept nogil:
+        cdef bdev_io *child
+        if not io.privileged:
+            io.privileged = True
+            if io.state == IO_WAITING:
+                io.frames[io.depth - 1].channel.nomem_mixed = True
+        if io.state == IO_PARENT:
+            child = io.family.children
+            while child != NULL:
+                self.hurry(child)
+                child = next_child(child)
+
     cdef int _end(self, io_parent *parent) except -1:
         """End a parent that has no child left."""
         cdef bdev_io *io = parent.io
@@ -298,7 +312,8 @@ cdef class Children(ChildOwner):
         child.owner = &self.o
         child.parent = parent
         child.privileged = (
-            child.index >= self.engine.pool_size or io_holds_memory(parent.io))
+            child.index >= self.engine.pool_size or io_holds_memory(parent.io)
+            or parent.kind == CHILDREN_CONTROL)  # which holds up others, and their memory
         self.o.in_flight += 1
         parent.outstanding += 1
         child.cookie = <uint64_t>parent.children
@@ -539,6 +554,13 @@ cdef class Children(ChildOwner):
                 parent.cdw0 = child.cdw0
             if parent.kind == CHILDREN_ABORT:
                 parent.status = IO_FAILED
+            parent.stop = True
+        elif child.op == OP_READ and parent.kind != CHILDREN_SPLIT and io_data_bytes(child) != (
+                child.num_blocks * io_block_bytes(parent.channel, child)):
+            # The module says that it has read, and there is nothing.
+            if parent.status == IO_SUCCESS:
+                parent.status = IO_FAILED
+                parent.err = EIO
             parent.stop = True
         elif child.op == OP_READ and parent.kind == CHILDREN_COPY:
             if not parent.stop:

@@ -82,3 +82,4 @@ cdef class ChildOwner(IoOwner):
     cdef bint adopt(self, channel_state *s, bdev_io *io, int kind) noexcept nogil
     cdef size_t go_on(self) except? 0
     cdef int run(self, channel_state *s, ios, callback) except -1
+    cdef void hurry(self, bdev_io *io) noexcept nogil

@@ -628,3 +628,6 @@ cdef class ChildOwner(IoOwner):
     cdef int run(self, channel_state *s, ios, callback) except -1:
         """Make the one I/O of a batch a parent; callback(ios, status, detail, cdw0) at its end."""
         raise NotImplementedError
+
+    cdef void hurry(self, bdev_io *io) noexcept nogil:
+        """Give an I/O, and what it became, memory beyond the limit: others wait for its end."""

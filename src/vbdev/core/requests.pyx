@@ -184,6 +184,10 @@ cdef class Requests(IoOwner):
         cdef Py_ssize_t i
         if not 0 < op < OP_LIMIT:
             raise ValueError(f"{op} is no I/O type")
+        if channel.engine is not self.engine:
+            raise RuntimeError(f"I/O of one reactor for a channel of another: {channel.bdev!r}")
+        if victim is not None and victim.channel.engine is not self.engine:
+            raise ValueError("an ABORT of an I/O of another reactor")
         if ((NEED_DATA & channel.s.ops_mask) >> op) & 1 and data is None:
             raise ValueError(f"I/O type {op} needs data of {num_blocks} blocks")
         if write_data is None and ((channel.s.ops_mask >> OP_COMPARE_AND_WRITE) & 1

@@ -288,6 +288,7 @@ cdef struct channel_state:
     uint64_t parked         # of those outstanding: in a queue here, or with children, or in control
     io_list ready           # completed below, waiting for `completed`
     io_queue nomem          # waiting for a buffer, or for the module to have room
+    bint nomem_mixed        # some of those may hold memory that others wait for
     io_queue locked         # waiting for a range to be unlocked
     io_queue qos            # waiting for their rate
     io_limits limits

@@ -88,7 +88,8 @@ class Zones:
         """Move a zone's write pointer over a write that starts at it. False: it may not be."""
         number, inside = divmod(offset_blocks, self.size)
         if (
-            self._states[number] not in WRITABLE_STATES
+            number >= len(self)  # of no blocks, behind the last one
+            or self._states[number] not in WRITABLE_STATES
             or number in self._resetting
             or inside != self._pointers[number]
             or inside + num_blocks > self.capacity
