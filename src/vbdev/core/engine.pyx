@@ -631,3 +631,6 @@ cdef class ChildOwner(IoOwner):
 
     cdef void hurry(self, bdev_io *io) noexcept nogil:
         """Give an I/O, and what it became, memory beyond the limit: others wait for its end."""
+
+
+assert sizeof(bdev_io) % 128 == 64, "a BdevIO is an odd number of cache lines"

@@ -148,6 +148,7 @@ cdef struct io_bounce:
     buffer_ref buf
 
 cdef struct bdev_io:
+    # What every layer touches: one cache line, the frames next to it.
     uint8_t op
     int8_t status
     uint8_t depth           # frames in use
@@ -160,22 +161,33 @@ cdef struct bdev_io:
     uint16_t flags
     uint16_t iovcnt
     uint16_t iovcnt2
+    uint64_t offset_blocks
+    uint64_t num_blocks
+    owner_state *owner      # who gets the completion
+    io_bounce *bounce
+    iovec *iovs
+    uint32_t index          # in its pool
+    uint32_t generation     # changes when it goes back to the pool
+    io_frame frames[MAX_STACK_DEPTH]
+    # What its type, its owner or its leaf looks at.
     uint16_t dif_exclude    # DIF checks that the submitter does without
     # Detail of the status: errno; NVME_ERROR: sct << 8 | sc; SCSI_ERROR: sc << 24 | sk << 16
     # | asc << 8 | ascq; 0 if none.
     int32_t err
     uint32_t cdw0           # NVMe completion dword 0
     uint32_t arg            # ZONE_MANAGEMENT: action; GET_ZONE_INFO: zones
-    uint32_t index          # in its pool
-    uint32_t generation     # changes when it goes back to the pool
-    uint64_t offset_blocks
-    uint64_t num_blocks
+    iovec iov_inline[INLINE_IOVS]
+    uint64_t cookie         # the owner's
+    uint64_t tag            # the owner's
+    void *owner_data        # the owner's; it holds memory of the pool for the I/O if not NULL
+    buffer_ref buf          # the owner's, or the layer's that allocated for a READ
     uint64_t src_offset_blocks  # COPY
     # SEEK_*: block offset, or UINT64_MAX; ZONE_APPEND: where it went; ABORT: its victim's
     # generation.
     uint64_t result
-    iovec *iovs
-    iovec iov_inline[INLINE_IOVS]
+    void *leaf              # the leaf's, while it holds the I/O
+    uint64_t leaf_value
+    bdev_io *next           # a list of whoever holds the I/O
     iovec *iovs2            # COMPARE_AND_WRITE: what to write
     void *md                # separate metadata, or NULL
     void *cmd               # NVMe command, 64 bytes
@@ -184,17 +196,8 @@ cdef struct bdev_io:
     io_parent *parent       # of a child
     io_parent *family       # of a parent, its own
     void *own               # of a child: iovs, when the inline ones are too few, or metadata
-    io_bounce *bounce
-    owner_state *owner      # who gets the completion
-    uint64_t cookie         # the owner's
-    uint64_t tag            # the owner's
-    void *owner_data        # the owner's; it holds memory of the pool for the I/O if not NULL
-    buffer_ref buf          # the owner's, or the layer's that allocated for a READ
-    void *leaf              # the leaf's, while it holds the I/O
-    uint64_t leaf_value
-    bdev_io *next           # a list of whoever holds the I/O
-    io_frame frames[MAX_STACK_DEPTH]
-    uint64_t _stride        # an odd number of cache lines, so that I/Os spread over the sets
+    # Whole cache lines, and an odd number of them, so that I/Os spread over the sets.
+    uint64_t _stride[8]
 
 # What a channel counts for one class of I/O (SPDK: struct spdk_bdev_io_stat).
 cdef enum:
