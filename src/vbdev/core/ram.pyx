@@ -421,26 +421,32 @@ cdef class ZeroRegion:
         it is, and what a pool lent for it is cleared. With protection information (`dif`) every
         READ gets zeroes and what belongs to them, and a WRITE is checked.
         """
+        if dif is not None and dif.layout.type != 0:
+            with nogil:
+                self._execute(ios, block_size, &dif.layout)
+        else:  # to let go of the interpreter would cost more than the work
+            self._execute(ios, block_size, NULL)
+        ios.n = 0
+
+    cdef void _execute(self, IOBatch ios, uint32_t block_size,
+                       const dif_layout *checked) noexcept nogil:
         cdef Py_ssize_t i
         cdef bdev_io *io
         cdef int32_t err
-        cdef bint checked = dif is not None and dif.layout.type != 0
-        with nogil:
-            for i in range(ios.n):
-                io = ios.v[i]
-                err = 0
-                if io.op == OP_READ and io.iovcnt == 0:
-                    err = self._lend(io, io.num_blocks * block_size)
-                elif io.op == OP_READ and (checked or io.flags & HAS_POOL_BUFFER):
-                    clear(io)
-                if checked and (io.op == OP_READ or io.op == OP_WRITE) and not err:
-                    err = protect(io, &dif.layout)
-                if err > 0xff:
-                    ios.core.push_done(io, IO_NVME_ERROR, err)
-                else:
-                    ios.core.push_done(
-                        io, IO_FAILED if err or io.op == OP_ABORT else IO_SUCCESS, err)
-        ios.n = 0
+        for i in range(ios.n):
+            io = ios.v[i]
+            err = 0
+            if io.op == OP_READ and io.iovcnt == 0:
+                err = self._lend(io, io.num_blocks * block_size)
+            elif io.op == OP_READ and (checked != NULL or io.flags & HAS_POOL_BUFFER):
+                clear(io)
+            if checked != NULL and (io.op == OP_READ or io.op == OP_WRITE) and not err:
+                err = protect(io, checked)
+            if err > 0xff:
+                ios.core.push_done(io, IO_NVME_ERROR, err)
+            else:
+                ios.core.push_done(
+                    io, IO_FAILED if err or io.op == OP_ABORT else IO_SUCCESS, err)
 
     cdef int32_t _lend(self, bdev_io *io, uint64_t length) noexcept nogil:
         if length > self.size:
