@@ -141,8 +141,11 @@ class FileBdev(Bdev):
                 f"{self.kind} bdev {self.name!r}: {self._filename} now has {size} bytes, which is"
                 f" no multiple of the block size of {self.block_size}",
             )
-        self.notify_blockcnt_change(size // self.block_size)
-        self._file.resize(self.num_blocks)
+        num_blocks = size // self.block_size
+        if num_blocks > self.num_blocks:  # before anybody can ask where there is data
+            self._file.resize(num_blocks)
+        self.notify_blockcnt_change(num_blocks)
+        self._file.resize(num_blocks)
 
     async def stop(self) -> None:
         """Make everything stable, then close the file: closing alone syncs nothing.
