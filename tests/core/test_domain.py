@@ -217,6 +217,24 @@ def test_a_view_keeps_a_domain_open(domain):
             domain.close()
 
 
+def test_a_piece_that_closes_the_domain_while_it_is_looked_at(stack, domain):
+    """An I/O counts from before its pieces are looked at: nobody unmaps them in between."""
+    stack.disk(Malloc)
+    top = stack.open("Disk")
+
+    class Closing(tuple):
+        __slots__ = ()
+
+        def __iter__(self):
+            domain.close()
+            return super().__iter__()
+
+    with pytest.raises(RuntimeError, match="1 I/Os in flight"):
+        top.submit(Op.READ, 0, 1, [Closing((0, 512))], memory_domain=domain)
+    assert domain.in_flight == 0
+    assert top.io(Op.READ, 0, 1, [(0, 512)], memory_domain=domain).status == Status.SUCCESS
+
+
 def test_two_sides_see_the_same_memory():
     made, fd = create_memfd(8192, "shared")
     other = map_memfd(fd)

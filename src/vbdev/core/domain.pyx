@@ -26,7 +26,10 @@ cdef extern from "fcntl.h" nogil:
 
 cdef extern from *:
     uint64_t __atomic_load_n(const uint64_t *at, int order) nogil
-    int __ATOMIC_ACQUIRE
+    void __atomic_store_n(uint64_t *at, uint64_t value, int order) nogil
+    uint64_t __atomic_fetch_add(uint64_t *at, uint64_t by, int order) nogil
+    uint64_t __atomic_fetch_sub(uint64_t *at, uint64_t by, int order) nogil
+    int __ATOMIC_ACQUIRE, __ATOMIC_SEQ_CST
 
 
 @cython.final
@@ -56,13 +59,14 @@ cdef class MemoryDomain:
             munmap(self.d.base, self.d.size)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
-        if self.d.base == NULL:
+        __atomic_fetch_add(&self.views, 1, __ATOMIC_SEQ_CST)
+        if __atomic_load_n(&self.closing, __ATOMIC_SEQ_CST):
+            __atomic_fetch_sub(&self.views, 1, __ATOMIC_SEQ_CST)
             raise BufferError("the memory domain is closed")
         PyBuffer_FillInfo(view, self, self.d.base, self.d.size, False, flags)
-        self.views += 1
 
     def __releasebuffer__(self, Py_buffer *view):
-        self.views -= 1
+        __atomic_fetch_sub(&self.views, 1, __ATOMIC_SEQ_CST)
 
     @property
     def type(self):
@@ -88,7 +92,11 @@ cdef class MemoryDomain:
         """Unmap the memory. RuntimeError while I/O or a memoryview uses it."""
         if self.d.base == NULL:
             return
-        if self.in_flight or self.views:
+        # Users count themselves first and look at `closing` then: one of the two sees the other.
+        __atomic_store_n(&self.closing, 1, __ATOMIC_SEQ_CST)
+        if (__atomic_load_n(&self.d.in_flight, __ATOMIC_SEQ_CST)
+                or __atomic_load_n(&self.views, __ATOMIC_SEQ_CST)):
+            __atomic_store_n(&self.closing, 0, __ATOMIC_SEQ_CST)
             raise RuntimeError(f"the memory domain has {self.in_flight} I/Os in flight and"
                                f" {self.views} views")
         munmap(self.d.base, self.d.size)
@@ -96,8 +104,8 @@ cdef class MemoryDomain:
         self.d.size = 0
 
     cdef int check(self, uint64_t offset, uint64_t length) except -1:
-        """Refuse a piece that is not in the domain."""
-        if self.d.base == NULL:
+        """Refuse a piece that is not in the domain. The caller has counted itself in flight."""
+        if __atomic_load_n(&self.closing, __ATOMIC_SEQ_CST):
             raise ValueError("the memory domain is closed")
         if length > self.d.size or offset > self.d.size - length:
             raise ValueError(f"{length} bytes at {offset} do not lie in a memory domain of"

@@ -205,6 +205,9 @@ cdef class Requests(IoOwner):
         expected = num_blocks * channel.s.block_size
         if channel.s.hides_metadata or flags & FLAG_PRACT & channel.s.special_flags:
             expected = num_blocks * channel.s.data_block_size
+        if memory_domain is not None:
+            request.domain = memory_domain
+            __atomic_fetch_add(&memory_domain.d.in_flight, 1, __ATOMIC_SEQ_CST)
         pieces = self._pieces(data)
         more = self._pieces(write_data)
         self._attach(request, pieces, more, metadata, cmd, (FILLED >> op) & 1, memory_domain)
@@ -248,8 +251,6 @@ cdef class Requests(IoOwner):
         if memory_domain is not None:
             io.domain = &memory_domain.d
             io.flags |= HAS_DOMAIN
-            request.domain = memory_domain
-            __atomic_fetch_add(&memory_domain.d.in_flight, 1, __ATOMIC_SEQ_CST)
         request.io = io
         self.pending[io.index] = request
         ios = new_batch(self.engine)
