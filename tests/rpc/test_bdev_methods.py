@@ -10,6 +10,7 @@ import pytest
 
 from support.control import Control
 from support.stack import Stub
+from vbdev.cli.ls import lines
 from vbdev.config import load_config
 from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED
 from vbdev.vocab import Op
@@ -322,6 +323,25 @@ def test_the_stack_as_a_tree(control):
     assert (top["base"], top["holders"], top["state"]) == ("Disk", ["somebody"], "ready")
     assert (waits["base"], waits["state"]) == ("Absent", "waiting for its base")
     opened.close()
+
+
+def test_the_stack_tells_data_from_metadata(control):
+    control.call(
+        "bdev_malloc_create", name="Md", num_blocks=8, block_size=512, md_size=8, md_interleave=True
+    )
+    control.malloc(num_blocks=8192)
+    control.call(
+        "bdev_zone_block_create",
+        name="Z",
+        base_bdev="Disk",
+        zone_capacity=1000,
+        optimal_open_zones=1,
+    )
+    assert lines(control.call("vbdev_get_stack")) == [
+        "Md  malloc  4 KiB  (8 x 512 + 8 B)",
+        "Disk  malloc  4 MiB  (8192 x 512 B)  claimed by zone_block vbdev Z",
+        "  Z  zone_block  4 MiB  (8192 x 512 B)  zones of 1024 blocks",
+    ]
 
 
 # Configuration

@@ -43,7 +43,10 @@ def label(entry: dict[str, Any]) -> str:
     words = [entry["name"], entry["kind"]]
     if entry["num_blocks"]:
         words.append(show_size(entry["num_blocks"] * entry["block_size"]))
-        words.append(f"({entry['num_blocks']} x {entry['block_size']} B)")
+        metadata = f" + {entry['md_size']}" if entry["md_size"] else ""
+        words.append(f"({entry['num_blocks']} x {entry['block_size']}{metadata} B)")
+    if entry["zone_size"]:
+        words.append(f"zones of {entry['zone_size']} blocks")
     if not entry["num_blocks"]:
         words.append(f"[{entry['state']}: {entry['base']}]")
     elif entry["removing_ms"] is not None:
