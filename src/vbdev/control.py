@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 LOOK_AGAIN_US = 100
 """How often outstanding I/O in a range that is being locked is looked for (SPDK: 100 us)."""
 DRAIN_LOOK_US = 10_000
-"""How often a RESET that lets I/O drain looks whether it has."""
+"""How often, at the least, a RESET that lets I/O drain looks whether it has: at first sooner."""
 
 
 class RangeLock:
@@ -205,12 +205,14 @@ class Control:
         """Wait until no module has I/O; False when it still has some at the end."""
         reactor = self._bdev.reactor
         give_up_ns = reactor.clock.now_ns() + timeout_s * 1_000_000_000
+        pause_us = LOOK_AGAIN_US
         while True:
             if not await self._sum(lambda channel: channel.in_module):
                 return True
             if reactor.clock.now_ns() >= give_up_ns:
                 return False
-            await reactor.sleep(DRAIN_LOOK_US)
+            await reactor.sleep(pause_us)
+            pause_us = min(2 * pause_us, DRAIN_LOOK_US)
 
     async def _carry_out(self, held: Held) -> tuple[int, int, int]:
         ended: Future[tuple[int, int, int]] = Future()

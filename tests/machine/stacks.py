@@ -822,7 +822,7 @@ class Stacks(RuleBasedStateMachine):
                 self.let_go()
             if self.file is not None and n > 50:
                 time.sleep(0.0005)
-            if n > 2000 and (self.file is None or time.monotonic() > give_up):
+            if n > 12_000 and (self.file is None or time.monotonic() > give_up):
                 break
         if finish:
             left = [(pending.op.name, pending.node.name) for pending in self.pending]
