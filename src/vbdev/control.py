@@ -241,7 +241,7 @@ class Control:
             await for_each_channel(self._bdev, lock.apply)
             while await self._outstanding(lock):
                 await self._bdev.reactor.sleep(LOOK_AGAIN_US)
-        except BaseException:  # those who ask later must not wait for it
+        except Exception:  # those who ask later must not wait for it
             await self.unlock(lock)
             raise
         return lock
