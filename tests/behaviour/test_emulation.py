@@ -177,6 +177,21 @@ def test_a_long_copy_is_made_of_pieces(rig):
     assert sorted((at + 8000, n) for at, n in reads) == sorted(writes)
 
 
+def test_the_write_of_a_piece_counts_though_its_read_was_split():
+    class Narrow(Plain):
+        async def start(self):
+            await super().start()
+            self.write_unit_size, self.split_on_write_unit = 2, True
+            self.optimal_io_boundary, self.split_on_optimal_io_boundary = 4, True
+
+    with stack() as made:
+        disk = made.disk(Narrow)
+        assert made.open("Disk").io(Op.COPY, 8, 2, src_offset_blocks=3).status == Status.SUCCESS
+        stats = disk.iostat().stats
+        assert stats["read"][:2] == (2, 2)
+        assert stats["write"][:2] == (1, 2)
+
+
 @pytest.mark.rule("A.24.7")
 @pytest.mark.parametrize("which", [Op.READ, Op.WRITE])
 def test_a_copy_fails_with_its_read_or_write(rig, which):

@@ -114,6 +114,37 @@ def test_no_whole_write_unit(offset, count):
         assert all(n % 4 == 0 for _, n in children(disk))
 
 
+@pytest.mark.parametrize(
+    ("op", "limits"),
+    [
+        (ZEROES, {"max_write_zeroes": 6}),
+        (ZEROES, {"max_write_zeroes": 3}),
+        (COPY, {"max_copy": 6}),
+        (COPY, {"max_copy": 3}),
+    ],
+)
+def test_what_is_emulated_writes_whole_units(op, limits):
+    # Whatever the limit of the type that stands for it: a WRITE of parts of units would fail.
+    more = {"src_offset_blocks": 100} if op == COPY else {}
+    with stack() as made:
+        disk = made.disk(limited(ops=frozenset({READ, WRITE}), **UNIT, **limits))
+        request = made.open("Disk").submit(op, 8, 12, **more)
+        made.settle()
+        while disk.held:
+            disk.complete()
+            made.settle()
+        assert request.status == Status.SUCCESS
+        writes = [(at, n) for kind, at, n in disk.arrived if kind == WRITE]
+        assert sorted(writes) == [(8, 4), (12, 4), (16, 4)]
+
+
+@pytest.mark.parametrize(("op", "limit"), [(ZEROES, "max_write_zeroes"), (COPY, "max_copy")])
+def test_whole_units_for_whoever_emulates_it_further_down(op, limit):
+    more = {"src_offset_blocks": 100} if op == COPY else {}
+    assert split({**UNIT, limit: 6}, op, 8, 12, **more) == [(8, 4), (12, 4), (16, 4)]
+    assert split({**UNIT, limit: 3}, op, 8, 6, **more) == [(8, 3), (11, 3)]
+
+
 @pytest.mark.rule("A.11.5")
 @pytest.mark.parametrize("op", [READ, WRITE])
 def test_at_the_longest_read_or_write(op):

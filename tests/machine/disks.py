@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from vbdev.bdev import Bdev
 from vbdev.geometry import SizedParams, set_geometry
+from vbdev.modules.malloc import Malloc
 from vbdev.vocab import IoFlag, Op, Status
 
 CLEARS = (Op.UNMAP, Op.WRITE_ZEROES)
@@ -119,6 +120,9 @@ class Disk(Bdev):
         assert 0 <= offset <= offset + count <= self.num_blocks, "out of range, and let through"
         span = self.span(offset, count)
         if op == Op.WRITE:
+            if self.split_on_write_unit and count:
+                whole = (count, offset % count) == (self.write_unit_size, 0)
+                assert whole, "a WRITE that is no write unit, and let through"
             self.change(offset, count, b"".join(bytes(view) for view in one.data()))
         elif op == Op.READ:
             at = span.start
@@ -165,3 +169,25 @@ class Aligned(Disk):
 
     kind = "aligned"
     required_alignment = 12
+
+
+class Raw(Malloc):
+    """Metadata that is nothing but a part of each block."""
+
+    kind = "raw"
+    metadata: ClassVar[dict[str, object]] = {"md_size": 8, "md_interleave": True}
+
+
+class Separate(Malloc):
+    """Protection information apart from the data, which the disk makes and checks itself."""
+
+    kind = "separate"
+    metadata: ClassVar[dict[str, object]] = {"md_size": 16, "dif_type": 1}
+
+
+class Hidden(Malloc):
+    """Protection information in the blocks, which the machine has made and checked for it."""
+
+    kind = "hidden"
+    hides = True
+    metadata: ClassVar[dict[str, object]] = {"md_size": 8, "md_interleave": True, "dif_type": 1}

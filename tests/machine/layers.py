@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from support.stack import layer
 from vbdev.bdev import ALL_OPS
 from vbdev.core.batch import IOBatch
+from vbdev.core.protect import remap_down, remap_up
 from vbdev.modules.delay import Delay
 from vbdev.modules.error import Error
 from vbdev.modules.passthru import Passthru
@@ -34,14 +35,23 @@ def flip_up(_self, _channel, ios):
 
 
 def shift_down(self, channel, ios):
-    ios.shift(self.first)
     ios.copy_data(Op.WRITE)  # what has to wait for it comes back unshifted
+    remap_down(ios, self.dif, self.first)
+    ios.shift(self.first)
     channel.base.submit(ios)
+
+
+def shift_up(self, _channel, ios):
+    remap_up(ios, self.dif, self.first)
 
 
 async def start_window(self):
     self.first = self.num_blocks // 4
     self.num_blocks -= 2 * self.first
+    self.dif = self.base.metadata_layout() if self.base.dif_type else None
+    if self.dif is not None:
+        self.ops -= {Op.ZCOPY}
+        self.gives_read_buffers = False  # they are written to
 
 
 def per_channel(_self, _channel):
@@ -82,7 +92,9 @@ LAYERS = {
     "gather": layer(
         gather_down, kind="gather", gives_read_buffers=True, create_channel=per_channel
     ),
-    "window": layer(shift_down, kind="window", start=start_window, gives_read_buffers=True),
+    "window": layer(
+        shift_down, shift_up, kind="window", start=start_window, gives_read_buffers=True
+    ),
     "late": layer(None, hold_up, kind="late", create_channel=per_channel),
     "narrow": layer(kind="narrow", start=start_narrow, gives_read_buffers=True),
     "poor": layer(kind="poor", ops=ALL_OPS - {Op.COPY, Op.COMPARE, Op.WRITE_ZEROES, Op.ABORT}),

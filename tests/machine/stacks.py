@@ -32,7 +32,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from machine.disks import Aligned, Bare, Disk
+from machine.disks import Aligned, Bare, Disk, Hidden, Raw, Separate
 from machine.layers import FLIPPED, LAYERS, wish
 from machine.model import Model
 from support.stack import Stack
@@ -56,6 +56,8 @@ SEEKS = (Op.SEEK_DATA, Op.SEEK_HOLE)
 NO_RANGE = (Op.RESET, Op.NVME_NSSR)
 NOWHERE = (1 << 64) - 1
 PATIENCE_S = 20.0
+SPLIT_BY = ("max_rw_size", "max_write_zeroes", "max_copy")
+BY_WRITES = (Op.WRITE, Op.WRITE_ZEROES, Op.COPY, Op.COMPARE_AND_WRITE)
 
 ios = st.fixed_dictionaries(
     {
@@ -90,10 +92,20 @@ limits = st.fixed_dictionaries(
         "max_write_zeroes": st.sampled_from([0, 5]),
         "max_copy": st.sampled_from([0, 3]),
         "acwu": st.sampled_from([0, 4]),
+        "write_unit_size": st.sampled_from([1, 1, 2, 4]),
         "fua": st.booleans(),
         "reset_io_drain_timeout": st.sampled_from([0, 0, 1]),
     }
 )
+
+
+def in_whole_units(limits):
+    """Return limits of a disk that is written in units: none is less than a unit."""
+    unit = limits["write_unit_size"]
+    if unit == 1:
+        return limits
+    more = {name: limits[name] and max(limits[name], unit) for name in SPLIT_BY}
+    return {**limits, **more, "split_on_write_unit": True}
 
 
 class Node:
@@ -152,7 +164,7 @@ class Stacks(RuleBasedStateMachine):
     """See the module docstring. What canaries replace: `layers`, `disks`, `submit`."""
 
     layers = LAYERS
-    disks = (Disk, Disk, Disk, Bare, Aligned, Malloc, Null, Uring)
+    disks = (Disk, Disk, Disk, Bare, Aligned, Malloc, Null, Uring, Raw, Separate, Hidden, Hidden)
 
     @initialize(
         cls=st.integers(0, 100),
@@ -165,13 +177,21 @@ class Stacks(RuleBasedStateMachine):
         cls = self.disks[cls % len(self.disks)]
         self.stack = Stack(reactors=reactors, pool_size=pool, buffer_limit_bytes=BUFFERS)
         self.steered = issubclass(cls, Disk)
-        self.limits = limits if limited and self.steered else {}
+        self.limits = in_whole_units(limits) if limited and self.steered else {}
+        self.write_unit = self.limits.get("write_unit_size", 1)
+        self.metadata = getattr(cls, "metadata", {})
+        self.hides = hasattr(cls, "hides")
+        self.protected = "dif_type" in self.metadata
+        # What a block is to who opens the disk.
+        self.block = BLOCK
+        if "md_interleave" in self.metadata and not self.hides:
+            self.block += self.metadata["md_size"]
         self.cls = type(cls.__name__, (cls,), {"limits": self.limits}) if self.steered else cls
         self.file = None
         if cls is Uring:
             self.file = os.memfd_create("disk")
             os.ftruncate(self.file, NUM_BLOCKS * BLOCK)
-        self.model = Model(NUM_BLOCKS, BLOCK, forgets=cls is Null)
+        self.model = Model(NUM_BLOCKS, self.block, forgets=cls is Null)
         self.pending = []
         self.opened = {}
         self.locks = []
@@ -186,7 +206,7 @@ class Stacks(RuleBasedStateMachine):
         self.open_all(self.root)
 
     def attach_disk(self):
-        params = {"num_blocks": NUM_BLOCKS, "block_size": BLOCK}
+        params = {"num_blocks": NUM_BLOCKS, "block_size": BLOCK, **self.metadata}
         if self.file is not None:
             # By a path of its own, and not shared with who may have the last one open still.
             params = {"filename": f"/proc/self/fd/{self.file}", "block_size": BLOCK}
@@ -207,7 +227,9 @@ class Stacks(RuleBasedStateMachine):
         """Return an open of a node, for writing if it began before a layer claimed the bdev."""
         opened = self.opened.get((node.name, on))
         if opened is None or opened not in self.stack.descriptors:
-            opened = self.stack.open(node.name, write=not self.above(node), on=on)
+            opened = self.stack.open(
+                node.name, write=not self.above(node), on=on, hide_metadata=self.hides
+            )
             self.opened[node.name, on] = opened
         return opened
 
@@ -264,6 +286,10 @@ class Stacks(RuleBasedStateMachine):
             count = max(count, 1)
         where, from_where = node.first + offset, node.first + source
         refusal, early = self.refusal(bdev, opened, op, offset, source, count, fua)
+        unfit = op in BY_WRITES and any(
+            count and ((where - each.first) % self.write_unit or count % self.write_unit)
+            for each in node.path()
+        )
         spans = [(where, count)] + ([(from_where, count)] if op == Op.COPY else [])
         if op in SEEKS:
             spans = [(0, NUM_BLOCKS)]
@@ -275,14 +301,14 @@ class Stacks(RuleBasedStateMachine):
             return
         payload, pieces, more = None, None, {"src_offset_blocks": source}
         if op in DATA_OPS and not (op == Op.READ and bare):
-            content = bytes([byte]) * (count * BLOCK)
+            content = bytes([byte]) * (count * self.block)
             if op in (Op.COMPARE, Op.COMPARE_AND_WRITE) and not refusal and byte % 2:
                 content = node.turned(self.model.guess(where, count))  # right as often as not
             payload = memoryview(bytearray(content))
             edges = sorted({0, len(payload), *(cut % (len(payload) + 1) for cut in cuts)})
             pieces = [payload[a:b] for a, b in pairwise(edges)] or [payload]
         if op == Op.COMPARE_AND_WRITE:
-            more["write_data"] = bytes([byte ^ 0x5A]) * (count * BLOCK)
+            more["write_data"] = bytes([byte ^ 0x5A]) * (count * self.block)
         if op == Op.GET_ZONE_INFO:
             pieces = bytearray(32)
         if fua and op == Op.WRITE:
@@ -291,9 +317,13 @@ class Stacks(RuleBasedStateMachine):
         pending = Pending(op, node, opened, spans)
         pending.refusal, pending.early = refusal, early
         pending.may_abort = bool(self.resetting)
-        # Pieces that a limit of segments cuts within a block can not be carried out.
+        # Parts of write units: a layer with another beginning has others than its base.
+        pending.unfit = unfit
+        # Pieces that a limit of segments cuts within a block or unit can not be carried out.
         pending.may_be_cut = (
-            self.limits.get("max_num_segments") and any(cut % BLOCK for cut in cuts) and pieces
+            self.limits.get("max_num_segments")
+            and any(cut % (self.block * self.write_unit) for cut in cuts)
+            and pieces
         )
         pending.blocks = (where, count)
         pending.source = from_where
@@ -302,9 +332,9 @@ class Stacks(RuleBasedStateMachine):
         pending.new = {
             Op.WRITE: pending.before,
             Op.COMPARE_AND_WRITE: more.get("write_data"),
-            Op.UNMAP: bytes(count * BLOCK),
-            Op.WRITE_ZEROES: bytes(count * BLOCK),
-            Op.ZCOPY: bytes([byte]) * (count * BLOCK),
+            Op.UNMAP: bytes(count * self.block),
+            Op.WRITE_ZEROES: bytes(count * self.block),
+            Op.ZCOPY: bytes([byte]) * (count * self.block),
         }.get(op)
         pending.fua = bool(fua and op == Op.WRITE)
         pending.ready = lambda: self.submit(
@@ -317,7 +347,7 @@ class Stacks(RuleBasedStateMachine):
 
     def refusal(self, bdev, opened, op, offset, source, count, fua):
         """Return with which errno an I/O is refused, or 0; and whether before a RESET is felt."""
-        if not bdev.can(op):
+        if not bdev.can(op) or (self.hides and op == Op.ZCOPY):
             return errno.ENOTSUP, True
         if op in WRITE_OPS and not opened.descriptor.write:
             return errno.EBADF, True
@@ -325,9 +355,11 @@ class Stacks(RuleBasedStateMachine):
             return errno.ENOTSUP, True
         if offset + count > bdev.num_blocks:
             return errno.EINVAL, True
+        unit = self.write_unit
         late = (
             (op == Op.COPY and source + count > bdev.num_blocks)
             or (op == Op.COMPARE_AND_WRITE and count > bdev.acwu)
+            or (op == Op.WRITE and count and (offset % unit or count % unit))
             or (op in SEEKS and offset >= bdev.num_blocks)
         )
         return (errno.EINVAL if late else 0), False
@@ -395,6 +427,7 @@ class Stacks(RuleBasedStateMachine):
         assert not pending.frozen, f"{op.name} was let in while a RESET was under way"
         if status == Status.SUCCESS:
             assert not pending.must_abort, f"{op.name} was aborted, and succeeds"
+            assert op != Op.WRITE or not pending.unfit, "a WRITE of parts of write units succeeds"
         onto_itself = op == Op.COPY and pending.source == pending.blocks[0]
         if status in (Status.SUCCESS, Status.MISCOMPARE) and not onto_itself:
             assert all(lock.released for lock in pending.locks), f"{op.name} in a quiesced range"
@@ -471,7 +504,7 @@ class Stacks(RuleBasedStateMachine):
     def failed(self, pending, request):
         """Hold that a failure is one that somebody asked for."""
         found = (Status(request.status).name, errno.errorcode.get(request.errno))
-        if pending.may_be_cut and found == ("FAILED", "EINVAL"):
+        if (pending.may_be_cut or pending.unfit) and found == ("FAILED", "EINVAL"):
             return
         asked_for = pending.may_fail or pending.may_abort or self.injects(pending.node)
         assert asked_for, (pending.op.name, pending.node.name, found)
@@ -517,6 +550,7 @@ class Stacks(RuleBasedStateMachine):
             return
         pending = self.lent.pop(which % len(self.lent))
         first = pending.blocks[0]
+        change = change and not self.protected  # whoever does has to make what belongs to it
         if change:
             at = 0
             for view in pending.request.zcopy_data:
@@ -638,6 +672,10 @@ class Stacks(RuleBasedStateMachine):
         size = self.bdev(base).num_blocks
         if kind in ("window", "split") and size < 8:
             return
+        if kind == "split" and (size // 2) % self.write_unit:
+            return
+        if kind == "flip" and self.protected:
+            return  # what is inverted is not what was protected
         self.tries += 1
         name = f"L{self.tries}"
         key, cls, params = wish(self.layers, kind, name, base.name)
@@ -768,7 +806,7 @@ class Stacks(RuleBasedStateMachine):
             self.cls.stored = bytes(self.disk.stable) if cut else bytes(self.disk.bytes)
             self.model.load(self.cls.stored)
         elif self.file is None:
-            self.model.load(bytes(NUM_BLOCKS * BLOCK))
+            self.model.load(bytes(NUM_BLOCKS * self.block))
         self.attach_disk()
         names = sorted(bdev.name for bdev in self.stack.registry)
         assert names == sorted(node.name for node in self.nodes)
@@ -784,9 +822,20 @@ class Stacks(RuleBasedStateMachine):
         task.add_done_callback(lambda _task: None)
         return task
 
+    def patience(self):
+        """Yield as long as it makes sense to wait: until no I/O has ended for long."""
+        ended, quiet, since = self.ended_ios, 0, time.monotonic()
+        while quiet < 2000 or (self.file is not None and time.monotonic() < since + PATIENCE_S):
+            yield
+            quiet += 1
+            if self.file is not None and quiet > 50:
+                time.sleep(0.0005)  # the kernel has its own time
+            if self.ended_ios != ended:
+                ended, quiet, since = self.ended_ios, 0, time.monotonic()
+
     def unlock_all(self):
         """Let all locks be taken and given back."""
-        for _ in range(2000):
+        for _ in self.patience():
             for lock in [lock for lock in self.locks if lock.task.done]:
                 self.unquiesce(self.locks.index(lock))
             if not self.locks:
@@ -811,8 +860,7 @@ class Stacks(RuleBasedStateMachine):
 
     def run_down(self, task=None, *, finish=True):
         """Carry on until everything in flight has ended; with a task, until that has."""
-        give_up = time.monotonic() + PATIENCE_S
-        for n in range(20_000):
+        for _ in self.patience():
             if task is not None and task.done and (not finish or not self.pending):
                 break
             if task is None and not self.pending:
@@ -820,10 +868,6 @@ class Stacks(RuleBasedStateMachine):
             self.stack.pass_time(100)
             if finish:
                 self.let_go()
-            if self.file is not None and n > 50:
-                time.sleep(0.0005)
-            if n > 12_000 and (self.file is None or time.monotonic() > give_up):
-                break
         if finish:
             left = [(pending.op.name, pending.node.name) for pending in self.pending]
             assert not left, f"these do not end: {left}"

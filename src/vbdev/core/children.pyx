@@ -188,9 +188,8 @@ cdef class Children(ChildOwner):
             parent.piece = ZERO_BYTES // s.block_size
             if s.md_len > s.block_size:
                 parent.piece = ZERO_BYTES // s.md_len
-            if s.limits.write_unit:
-                parent.piece -= parent.piece % s.limits.write_unit
-            if s.limits.max_write_zeroes and s.limits.max_write_zeroes < parent.piece:
+            if s.limits.max_write_zeroes and (
+                    s.limits.write_unit <= s.limits.max_write_zeroes < parent.piece):
                 parent.piece = s.limits.max_write_zeroes
         elif parent.kind == CHILDREN_COMPARE:
             parent.child_op = OP_READ
@@ -198,12 +197,14 @@ cdef class Children(ChildOwner):
         elif parent.kind == CHILDREN_COPY:
             parent.child_op = OP_READ
             parent.piece = PIECE_BYTES // block_bytes
-            if s.limits.max_copy and s.limits.max_copy < parent.piece:
+            if s.limits.max_copy and s.limits.write_unit <= s.limits.max_copy < parent.piece:
                 parent.piece = s.limits.max_copy
-            if s.limits.write_unit:
-                parent.piece -= parent.piece % s.limits.write_unit
         else:
             parent.left = 0
+        if s.limits.write_unit and parent.piece > s.limits.write_unit and (
+                io.op == OP_WRITE_ZEROES or io.op == OP_COPY):
+            # Whoever carries it out by WRITEs, here or further down, can do so in whole units.
+            parent.piece -= parent.piece % s.limits.write_unit
         if parent.piece == 0:
             parent.piece = 1
         if io.op == OP_COPY:
@@ -573,6 +574,7 @@ cdef class Children(ChildOwner):
                     parent.err = child.err
                 else:
                     child.op = OP_WRITE
+                    child.slow &= <uint8_t>~SLOW_UNCOUNTED  # the READ may have been split
                     child.flags |= parent.io.flags & FLAG_FUA
                     return True
         elif child.op == OP_READ and parent.kind != CHILDREN_SPLIT:
