@@ -93,7 +93,8 @@ class NbdClient:
     def _negotiate(self, handshake) -> Transmission:
         while True:
             event = handshake.next_event()
-            self.socket.sendall(handshake.data_to_send())
+            if data := handshake.data_to_send():  # nothing is EPIPE too, once it hung up
+                self.socket.sendall(data)
             if isinstance(event, Transmission):
                 return event
             if isinstance(event, Refused) and not event.goes_on:
