@@ -38,6 +38,8 @@ from machine.model import Model
 from support.stack import Stack
 from vbdev.bdev import BdevError, BdevState
 from vbdev.modules.error import InjectParams
+from vbdev.modules.file import opening
+from vbdev.modules.file.service import FileService
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
 from vbdev.modules.uring import Uring
@@ -934,9 +936,25 @@ class Stacks(RuleBasedStateMachine):
             self.stack.settle()
             self.run_down(self.spawn(self.stack.registry.close()), finish=False)
             self.stack.close()
+        elif self.file is not None:
+            self.abandon_file()
         type(self).ran = (self.steps, self.ended_ios)
         if self.file is not None:
             os.close(self.file)
+
+    def abandon_file(self):
+        """Give back what outlives an example that is given up half-way: threads, and the lock."""
+        for reactor in self.stack.reactors:
+            found = reactor.locals.pop(FileService, None)
+            if found is not None:
+                workers = found._workers
+                for _ in workers._threads:
+                    workers._jobs.put(None)
+                for thread in workers._threads:
+                    thread.join()
+        inode = os.fstat(self.file).st_ino
+        for key in [key for key in opening._open_files if key[-1] == inode]:
+            del opening._open_files[key]
 
     def read_back(self, at, offset, count):
         self.io(
