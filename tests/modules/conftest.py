@@ -133,7 +133,8 @@ def make_stack(tmp_path):
         yield make
         for stack in made:
             stack.close()
-    assert open_fds() == fds
+    # Fewer is possible: what an earlier test forgot may have been collected meanwhile.
+    assert open_fds() <= fds
 
 
 @pytest.fixture(params=["ring", "threads"])
