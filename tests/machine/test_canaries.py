@@ -1,5 +1,7 @@
 """A machine that finds nothing proves nothing: with each of these faults it has to fail."""
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -23,6 +25,7 @@ def test_fault_is_found(fault):
                 stateful_step_count=50,
                 deadline=None,
                 database=None,
+                derandomize="CI" in os.environ,
                 phases=[Phase.generate],
                 report_multiple_bugs=False,
                 suppress_health_check=list(HealthCheck),
