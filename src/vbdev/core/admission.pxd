@@ -45,6 +45,7 @@ cdef class Admission(ChannelBase):
     cdef bint _admit_abort(self, bdev_io *io) noexcept nogil
     cdef bint _emulate(self, bdev_io *io) noexcept nogil
     cdef bint _adopt(self, bdev_io *io, int kind) noexcept nogil
+    cdef bint _bounce(self, bdev_io *io, bint first) noexcept nogil
     cdef bint _give_buffer(self, bdev_io *io, bint first) noexcept nogil
     cdef bint _no_memory(self, bdev_io *io, uint64_t length, bint held) noexcept nogil
     cdef bint _to_control(self, bdev_io *io) noexcept nogil

@@ -191,7 +191,6 @@ cdef class Admission(ChannelBase):
     cdef bint _admit_memory(self, bdev_io *io, bint first) noexcept nogil:
         """Get data where the module needs other data. `first`: nobody waits in front of it."""
         cdef uint32_t i
-        cdef bint held
         if not (WITH_DATA >> io.op) & 1:
             return True
         if io_is_bare(&self.s, io) and not self._add_metadata(io, first):
@@ -206,24 +205,26 @@ cdef class Admission(ChannelBase):
                     break
             else:
                 return True
-            held = io_holds_memory(io)
-            if not (held or first or self.s.nomem.head == NULL) or not self.engine.bounce(
-                    io, io.op != OP_READ, io.op == OP_READ, held):
-                return self._no_memory(io, io_bounce_bytes(io), held)
+            return self._bounce(io, first)
+        return True
+
+    cdef bint _bounce(self, bdev_io *io, bint first) noexcept nogil:
+        """Put a buffer of the pool in place of the data; False: it waits for it, or has ended."""
+        cdef bint held = io_holds_memory(io)
+        if not (held or first or self.s.nomem.head == NULL) or not self.engine.bounce(
+                io, io.op != OP_READ, io.op == OP_READ, held):
+            return self._no_memory(io, io_bounce_bytes(io), held)
         return True
 
     cdef bint _leave_domain(self, bdev_io *io, bint first) noexcept nogil:
         """Copy data out of a memory domain that cannot stay there (SPDK: pull and push)."""
-        cdef bint held
         cdef uint32_t i
         if (self.s.native_mask >> io.op) & 1 and not io_is_bare(&self.s, io):
             for i in range(self.num_domain_types):
                 if self.domain_types[i] == io.domain.type:
                     return True
-        held = io_holds_memory(io)
-        if not (held or first or self.s.nomem.head == NULL) or not self.engine.bounce(
-                io, io.op != OP_READ, io.op == OP_READ, held):
-            return self._no_memory(io, io_bounce_bytes(io), held)
+        if not self._bounce(io, first):
+            return False
         io.bounce.stays = True
         return True
 

@@ -266,7 +266,7 @@ cdef class Channel(Admission):
         cdef bdev_io **v = ios.v
         cdef channel_state *s = &self.s
         cdef uint64_t ops_mask = s.ops_mask, special = s.special_mask, num_blocks = s.num_blocks
-        cdef uint32_t unusual = s.refused_flags | s.special_flags
+        cdef uint32_t refused = s.refused_flags, unusual = s.special_flags
         cdef uint64_t now
         cdef bdev_io *io
         cdef io_frame *frame
@@ -283,7 +283,7 @@ cdef class Channel(Admission):
             io = v[i]
             if (not ((ops_mask >> io.op) & 1) or io.num_blocks > num_blocks
                     or io.offset_blocks > num_blocks - io.num_blocks
-                    or io.flags & unusual & s.refused_flags or io.depth >= MAX_STACK_DEPTH):
+                    or io.flags & refused or io.depth >= MAX_STACK_DEPTH):
                 io.state = IO_SUBMITTED
                 io.hooked_depth = 0  # one more trip of the layer above has ended
                 engine.push_done(io, IO_FAILED, self._refusal(io))
@@ -442,17 +442,17 @@ cdef class Channel(Admission):
         """
         cdef Engine engine = self.engine
         cdef uint64_t now = engine.now_ns()
-        cdef uint32_t i
+        cdef uint32_t at = 0
         cdef uint8_t d
         cdef bdev_io *io
         found = []
         if self.s.outstanding == 0:
             return found
-        for i in range(engine.pool_size + engine.reserve_high_water):
-            if engine.pool_high_water <= i < engine.pool_size:
-                continue
-            io = <bdev_io *>(engine.pool + <size_t>i * sizeof(bdev_io))
-            if io.state == IO_IDLE or io.state == IO_DONE:
+        while True:
+            io = engine.next_in_use(&at)
+            if io == NULL:
+                break
+            if io.state == IO_DONE:
                 continue
             for d in range(io.depth):
                 if io.frames[d].channel == &self.s:
@@ -627,7 +627,7 @@ cdef class Channel(Admission):
         the lock.
         """
         cdef Engine engine = self.engine
-        cdef uint32_t i
+        cdef uint32_t at = 0
         cdef uint8_t d
         cdef bdev_io *io
         cdef io_frame *frame
@@ -635,12 +635,10 @@ cdef class Channel(Admission):
         cdef int count = 0
         if self.s.outstanding == self.s.locked.n:
             return 0
-        for i in range(engine.pool_size + engine.reserve_high_water):
-            if engine.pool_high_water <= i < engine.pool_size:
-                continue
-            io = <bdev_io *>(engine.pool + <size_t>i * sizeof(bdev_io))
-            if io.state == IO_IDLE:
-                continue
+        while True:
+            io = engine.next_in_use(&at)
+            if io == NULL:
+                break
             for d in range(io.depth):
                 frame = &io.frames[d]
                 if frame.channel != &self.s or (d + 1 == io.depth and (

@@ -44,6 +44,7 @@ cdef class Children(ChildOwner):
     cdef void _prepare(self, io_parent *parent) noexcept nogil
     cdef int _make_all(self, io_parent *parent, IOBatch ios) except -1
     cdef int _make_one(self, io_parent *parent, bdev_io *child) noexcept nogil
+    cdef bint _give_metadata(self, io_parent *parent, bdev_io *child) noexcept nogil
     cdef int _make_zeroes(self, io_parent *parent, bdev_io *child, uint64_t blocks) noexcept nogil
     cdef bint _move_tags(self, io_parent *parent, bdev_io *child) noexcept nogil
     cdef bint _cut_data(self, io_parent *parent, bdev_io *child) noexcept nogil

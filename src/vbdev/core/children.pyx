@@ -354,23 +354,15 @@ cdef class Children(ChildOwner):
             child.domain = NULL
             child.offset_blocks = io.src_offset_blocks + at
             child.src_offset_blocks = io.offset_blocks + at  # where it is written then
-            if s.md_len:
-                child.own = malloc(blocks * s.md_len)
-                if child.own == NULL:
-                    return ENOMEM
-                child.md = child.own
-                child.flags |= HAS_METADATA
+            if s.md_len and not self._give_metadata(parent, child):
+                return ENOMEM
         elif parent.kind == CHILDREN_ZERO:
             child.domain = NULL
             return self._make_zeroes(parent, child, blocks)
         elif child.op == OP_READ and parent.kind != CHILDREN_SPLIT:  # to be compared
             child.domain = NULL
-            if io.md != NULL:
-                child.own = malloc(blocks * s.md_len)
-                if child.own == NULL:
-                    return ENOMEM
-                child.md = child.own
-                child.flags |= HAS_METADATA
+            if io.md != NULL and not self._give_metadata(parent, child):
+                return ENOMEM
         elif child.op == OP_READ or child.op == OP_WRITE:
             child.flags = io.flags
             boundary = s.limits.boundary
@@ -392,6 +384,15 @@ cdef class Children(ChildOwner):
         parent.done += child.num_blocks
         parent.left -= child.num_blocks
         return 0
+
+    cdef bint _give_metadata(self, io_parent *parent, bdev_io *child) noexcept nogil:
+        """Give a child memory of its own for separate metadata; False: there is none."""
+        child.own = malloc(child.num_blocks * parent.channel.md_len)
+        if child.own == NULL:
+            return False
+        child.md = child.own
+        child.flags |= HAS_METADATA
+        return True
 
     cdef int _make_zeroes(self, io_parent *parent, bdev_io *child, uint64_t blocks) noexcept nogil:
         """Fill in a WRITE of zeroes, with the metadata that belongs to them."""

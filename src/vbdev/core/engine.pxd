@@ -49,6 +49,7 @@ cdef class Engine(IoCore):
     cdef bint may_take_reserve(self, const bdev_io *parent) noexcept nogil
     cdef bdev_io *get_child(self, bint reserve) noexcept nogil
     cdef void put_io(self, bdev_io *io) noexcept nogil
+    cdef bdev_io *next_in_use(self, uint32_t *at) noexcept nogil
     cdef size_t _unwind_run(self, bdev_io **v, size_t n, uint64_t now) noexcept nogil
     cdef void _unwind(self, bdev_io *io, uint64_t now) noexcept nogil
     cdef void _pop(self, bdev_io *io, uint64_t now) noexcept nogil

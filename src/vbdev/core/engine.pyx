@@ -267,6 +267,22 @@ cdef class Engine(IoCore):
             io.next = self.free_ios
             self.free_ios = io
 
+    cdef bdev_io *next_in_use(self, uint32_t *at) noexcept nogil:
+        """Return the next BdevIO, from number `at` on, that its owner has given away, or NULL.
+
+        `at` is then the number behind it: a walk over pool and reserve begins with 0.
+        """
+        cdef bdev_io *io
+        while at[0] < self.pool_size + self.reserve_high_water:
+            if self.pool_high_water <= at[0] < self.pool_size:
+                at[0] = self.pool_size
+                continue
+            io = <bdev_io *>(self.pool + <size_t>at[0] * sizeof(bdev_io))
+            at[0] += 1
+            if io.state != IO_IDLE:
+                return io
+        return NULL
+
     def io_wait(self, callback):
         """Call `callback()` once, from the loop, when a BdevIO is free (SPDK: queue_io_wait).
 
@@ -523,14 +539,14 @@ cdef class Engine(IoCore):
         the module's.
         """
         cdef uint64_t now = self.now_ns(), age
-        cdef uint32_t i
+        cdef uint32_t at = 0
         cdef bdev_io *io
         cdef io_frame *frame
         cdef dict found = {}
-        for i in range(self.pool_size + self.reserve_high_water):
-            if self.pool_high_water <= i < self.pool_size:
-                continue
-            io = <bdev_io *>(self.pool + <size_t>i * sizeof(bdev_io))
+        while True:
+            io = self.next_in_use(&at)
+            if io == NULL:
+                break
             if io.state != IO_SUBMITTED or io.depth == 0:
                 continue
             frame = &io.frames[io.depth - 1]
@@ -546,13 +562,13 @@ cdef class Engine(IoCore):
 
     def held_by(self, ChannelBase channel not None):
         """Return how many I/Os the channel's own module holds now: neither below nor done."""
-        cdef uint32_t i
+        cdef uint32_t at = 0
         cdef bdev_io *io
         cdef int count = 0
-        for i in range(self.pool_size + self.reserve_high_water):
-            if self.pool_high_water <= i < self.pool_size:
-                continue
-            io = <bdev_io *>(self.pool + <size_t>i * sizeof(bdev_io))
+        while True:
+            io = self.next_in_use(&at)
+            if io == NULL:
+                break
             if (io.state == IO_SUBMITTED and io.depth
                     and io.frames[io.depth - 1].channel == &channel.s):
                 count += 1
