@@ -35,7 +35,6 @@ from vbdev.core.types cimport (
     IO_CONTROL,
     IO_DONE,
     IO_FAILED,
-    IO_IDLE,
     IO_NOMEM,
     IO_PENDING,
     IO_SUBMITTED,
