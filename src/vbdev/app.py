@@ -18,8 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from vbdev.bdev import Bdev, BdevError, BdevState, VirtualBdev
 from vbdev.config import ConfigCall, load_config
 from vbdev.core.batch import load_columns
@@ -27,11 +25,12 @@ from vbdev.core.channel import Channel
 from vbdev.core.engine import Engine
 from vbdev.modules import MODULES
 from vbdev.options import BdevOptions
+from vbdev.params import ParamsError, decode_params
 from vbdev.reactor import Reactor
 from vbdev.reactors import Reactors
 from vbdev.registry import Registry
 from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
-from vbdev.rpc.dispatch import Dispatcher, State, explain
+from vbdev.rpc.dispatch import Dispatcher, State
 from vbdev.rpc.errors import RpcError
 from vbdev.rpc.examine_methods import register_examine_methods
 from vbdev.rpc.framework_methods import register_framework_methods
@@ -189,10 +188,10 @@ class App:
         if module is None:
             raise AppError(f"unknown kind {kind!r}; kinds: {', '.join(sorted(self.modules))}")
         try:
-            decoded = msgspec.convert(params, module.Params)
+            decoded = decode_params(module.Params, params)
             return self.reactor.run_until_complete(self.registry.create(module, decoded))
-        except msgspec.ValidationError as error:
-            raise AppError(f"{kind}: {explain(str(error))}") from error
+        except ParamsError as error:
+            raise AppError(f"{kind}: {error}") from error
         except (BdevError, OSError) as error:
             raise AppError(str(error)) from error
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from vbdev.params import Params
 from vbdev.wire.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS
 
 __all__ = ["DECODE_OBJECT_FAILED", "INVALID_PARAMETERS", "ModuleMethod", "NamedParams", "RpcError"]
@@ -36,7 +37,7 @@ class RpcError(Exception):
         return f"{self.message} ({self.code}){detail}"
 
 
-class NamedParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class NamedParams(Params, kw_only=True, frozen=True):
     """Name a bdev of the module."""
 
     name: str
@@ -50,9 +51,12 @@ class ModuleMethod:
     handler(registry, params) runs on the reactor of the control plane and returns what JSON can
     hold. It raises RpcError for a failure with a code and text of SPDK's own; BdevError and
     OSError become -errno and strerror. undecoded: as `Bdev.undecoded`, where it differs.
+    result: the type of what the handler returns. The method is described by the handler's
+    docstring, or by that of the parameters where the handler has none.
     """
 
     name: str
     params: type[msgspec.Struct]
     handler: Callable[[Any, Any], Awaitable[Any]]
     undecoded: tuple[int, str] | None = None
+    result: Any = bool

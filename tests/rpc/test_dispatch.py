@@ -1,6 +1,7 @@
 """The dispatcher: SPDK's codes and texts letter for letter, the detail beside them."""
 
 import errno
+import functools
 import os
 from typing import Annotated, Any
 
@@ -8,6 +9,7 @@ import msgspec
 import pytest
 
 from vbdev.clock import VirtualClock
+from vbdev.params import Uint64
 from vbdev.reactor import Reactor
 from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method, State
 from vbdev.rpc.errors import RpcError, error_from_errno, error_from_exception
@@ -17,7 +19,9 @@ from vbdev.wire.jsontext import decode
 class Params(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     name: str
     num_blocks: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 1
+    size: Uint64 = 1
     ratio: float = 0.5
+    label: str | None = None
     ready: bool = False
     names: list[str] = []
     inner: dict[str, int] = {}
@@ -104,7 +108,14 @@ def test_decoding(dispatcher, text, field, value):
         ('{"name":"n","ready":1}', "ready: expected bool, got int"),
         ('{"name":"n","ready":"true"}', "ready: expected bool, got str"),
         ('{"name":"n","names":["a",2]}', "names[1]: expected str, got int"),
-        ('{"name":"n","size":1}', "size: unknown parameter"),
+        ('{"name":"n","width":1}', "width: unknown parameter"),
+        ('{"name":"n","label":null}', "label: null is no value; leave it out"),
+        ('{"name":"n\\u0000"}', "name: holds a NUL character"),
+        ('{"name":"n","names":["n\\u0000"]}', "names: holds a NUL character"),
+        (
+            '{"name":"n","size":18446744073709551616}',
+            "size: 18446744073709551616 does not fit in 64 bits",
+        ),
         ("{}", "name: required, and missing"),
         ("null", "name: required, and missing"),
         ("[]", "params: expected object, got array"),
@@ -120,6 +131,22 @@ def test_decode_errors_name_the_field(dispatcher, text, detail):
         "spdk_json_decode_object failed",
         detail,
     )
+
+
+def test_a_method_is_described_by_its_handler_or_its_parameters():
+    class Described(msgspec.Struct):
+        """Parameters."""
+
+    async def handler(params):
+        """Do it."""
+
+    async def bare(params):
+        return params
+
+    assert Method("m", handler, Described).summary == "Do it."
+    assert Method("m", functools.partial(handler), Described).summary == "Do it."
+    assert Method("m", bare, Described).summary == "Parameters."
+    assert Method("m", bare).summary == ""
 
 
 def test_a_struct_s_own_check_is_a_decode_error():

@@ -13,7 +13,7 @@ import random
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -22,6 +22,7 @@ from vbdev.channels import after_each_channel
 from vbdev.core.batch import IOBatch, load_columns
 from vbdev.core.channel import Channel
 from vbdev.module_methods import DECODE_OBJECT_FAILED, ModuleMethod, RpcError
+from vbdev.params import Params, Uint64
 from vbdev.reactor import Reactor, Timer
 from vbdev.registry import Registry
 from vbdev.vocab import Op, Status
@@ -32,7 +33,7 @@ SLOW_SHARE = 0.01
 LOOK_AGAIN_US = 3_600_000_000
 """Longest that a timer is set for: I/O may be held longer than a kernel can be told to sleep."""
 
-Microseconds = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Microseconds = Uint64
 
 
 class DelayParams(VirtualBdevParams, kw_only=True, forbid_unknown_fields=True):
@@ -46,12 +47,12 @@ class DelayParams(VirtualBdevParams, kw_only=True, forbid_unknown_fields=True):
     """The same of WRITEs, in us."""
     p99_write_latency: Microseconds
     """The same of WRITEs, in us."""
-    seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] | None = None
+    seed: Uint64 | None = None
     """Which of the I/Os are slow: the same ones for the same seed and the same sequence of I/Os.
     Follows from the UUID when absent. (Not SPDK's.)"""
 
 
-class UpdateLatencyParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class UpdateLatencyParams(Params, kw_only=True, frozen=True):
     """Change one of a delay bdev's latencies. What is held already keeps its own."""
 
     delay_bdev_name: str

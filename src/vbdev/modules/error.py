@@ -24,6 +24,7 @@ from vbdev.channels import after_each_channel, for_each_channel
 from vbdev.core.batch import IOBatch, load_columns
 from vbdev.core.channel import Channel
 from vbdev.module_methods import ModuleMethod, NamedParams, RpcError
+from vbdev.params import Params, Uint8, Uint32, Uint64
 from vbdev.part import PART_NAMESPACE, part_uuid
 from vbdev.registry import Registry
 from vbdev.vocab import Op, Status
@@ -32,12 +33,8 @@ TYPES = {"read": Op.READ, "write": Op.WRITE, "unmap": Op.UNMAP, "flush": Op.FLUS
 END = 1 << 64
 """Where a range without a length ends: behind every block."""
 
-U8 = Annotated[int, msgspec.Meta(ge=0, le=0xFF)]
-U32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
-U64 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
-
-class ErrorCreateParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class ErrorCreateParams(Params, kw_only=True, frozen=True):
     """Create a bdev `EE_<base>` that fails on request."""
 
     base_name: str
@@ -57,7 +54,7 @@ class ErrorParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
     """Name, alias or UUID of the base bdev, which may arrive later."""
 
 
-class InjectParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class InjectParams(Params, kw_only=True, frozen=True):
     """Let I/Os fail. The parameters after corrupt_value are not SPDK's."""
 
     name: str
@@ -67,27 +64,27 @@ class InjectParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     error_type: Literal["failure", "pending", "corrupt_data", "nomem", "nvme_failure"]
     """What happens to them: FAILED; held until a RESET or bdev_error_resume_pending; a byte of
     their data changes (READ, WRITE); NOMEM, which is tried again; NVMe status."""
-    nvme_sct: U32 = 0
+    nvme_sct: Uint32 = 0
     """nvme_failure: status code type."""
-    nvme_sc: U32 = 0
+    nvme_sc: Uint32 = 0
     """nvme_failure: status code."""
-    num: U32 = 1
+    num: Uint32 = 1
     """How many I/Os; 0 takes the injection back."""
-    queue_depth: U64 = 0
+    queue_depth: Uint64 = 0
     """Only while the base has so many I/Os of the channel."""
-    corrupt_offset: U64 = 0
+    corrupt_offset: Uint64 = 0
     """corrupt_data: the byte of the I/O's data that is changed."""
-    corrupt_value: U8 = 0
+    corrupt_value: Uint8 = 0
     """corrupt_data: what it is XORed with; not 0."""
-    offset_blocks: U64 = 0
+    offset_blocks: Uint64 = 0
     """Only I/Os that touch the range that starts here, in blocks."""
-    num_blocks: U64 = 0
+    num_blocks: Uint64 = 0
     """Length of the range in blocks; 0: up to the end."""
     nth: Annotated[int, msgspec.Meta(ge=1, le=(1 << 32) - 1)] = 1
     """Only each nth of the I/Os that the above applies to."""
     probability: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
     """Only with this chance."""
-    seed: U64 = 0
+    seed: Uint64 = 0
     """Which ones the chance hits: the same for the same sequence of I/Os."""
 
 

@@ -23,6 +23,7 @@ import msgspec
 from vbdev.bdev import Bdev, BdevError, IoError
 from vbdev.descriptor import Descriptor
 from vbdev.module_methods import ModuleMethod
+from vbdev.params import Params
 from vbdev.part import Part, PartParams
 from vbdev.registry import BaseHold, Registry
 from vbdev.vocab import Op
@@ -49,10 +50,8 @@ PIECE_BYTES = 64 << 10
 ALIGNMENT_BYTES = 1 << 20
 """Where new partitions start: at multiples of this many bytes, as all partitioning tools do."""
 
-U64 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
-
-class Options(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class Options(Params, kw_only=True, frozen=True):
     """Say which partitions become bdevs. Bdevs that nobody has claimed are looked at anew."""
 
     partition_types: list[UUID] | None = None
@@ -66,7 +65,7 @@ class Options(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
         return self.any_type or partition.type_guid in types
 
 
-class NewPartition(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class NewPartition(Params, kw_only=True, frozen=True):
     """One partition of a new table. The last one may be without a size: the rest of the disk."""
 
     name: str = ""
@@ -81,7 +80,7 @@ class NewPartition(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     """UUID of the partition, and of its bdev; random when absent."""
 
 
-class GptCreateParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class GptCreateParams(Params, kw_only=True, frozen=True):
     """Write a partition table to a bdev, then make bdevs of its partitions."""
 
     base_bdev: str
@@ -94,7 +93,7 @@ class GptCreateParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
     """Whether a table that is there may be lost."""
 
 
-class GptDeleteParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class GptDeleteParams(Params, kw_only=True, frozen=True):
     """Remove the bdevs of a disk's partitions, and erase its partition table."""
 
     base_bdev: str

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from typing import Annotated, Any
-
-import msgspec
+from typing import Any
 
 from vbdev.bdev import Bdev, BdevError
 from vbdev.core.batch import IOBatch
@@ -14,6 +12,7 @@ from vbdev.core.channel import Channel
 from vbdev.core.ram import ZeroRegion
 from vbdev.geometry import SizedParams, set_geometry
 from vbdev.module_methods import DECODE_OBJECT_FAILED, ModuleMethod
+from vbdev.params import Params, Uint64
 from vbdev.registry import Registry
 from vbdev.vocab import MAX_SIZE_BYTES, DmaDeviceType, Op
 
@@ -41,12 +40,12 @@ class NullParams(SizedParams, kw_only=True, forbid_unknown_fields=True):
     """Blocks."""
 
 
-class ResizeParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class ResizeParams(Params, kw_only=True, frozen=True):
     """Give a null bdev another size."""
 
     name: str
     """Name of the bdev."""
-    new_size: Annotated[int, msgspec.Meta(ge=0)]
+    new_size: Uint64
     """MiB. Growing always works, shrinking while nobody has the bdev open."""
 
 

@@ -10,12 +10,13 @@ import errno
 import logging
 import os
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from vbdev.bdev import Bdev, BdevError, BdevParams, VirtualBdev
 from vbdev.module_methods import ModuleMethod, RpcError
+from vbdev.params import Params, Uint32, Uint64
 from vbdev.part import Part, PartParams
 from vbdev.registry import Registry
 from vbdev.wire.jsonrpc import INVALID_PARAMS
@@ -23,18 +24,18 @@ from vbdev.wire.jsonrpc import INVALID_PARAMS
 log = logging.getLogger(__name__)
 
 
-class SplitCreateParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class SplitCreateParams(Params, kw_only=True, frozen=True):
     """Split a bdev into parts of one size."""
 
     base_bdev: str
     """Name, alias or UUID of the base bdev, which may arrive later."""
-    split_count: Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
+    split_count: Uint32
     """Number of parts. Where a size is given and so many do not fit, those that do."""
-    split_size_mb: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
+    split_size_mb: Uint64 = 0
     """Size of each part in MiB. 0: what the base has, divided by split_count."""
 
 
-class SplitDeleteParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class SplitDeleteParams(Params, kw_only=True, frozen=True):
     """Delete all parts of a base."""
 
     base_bdev: str

@@ -16,14 +16,13 @@ import struct
 import threading
 import uuid
 from array import array
-from typing import Annotated, Any
-
-import msgspec
+from typing import Any
 
 from vbdev.bdev import BdevError, BdevParams, VirtualBdev
 from vbdev.core.batch import IOBatch, load_columns
 from vbdev.core.channel import Channel
 from vbdev.core.requests import Request, Requests
+from vbdev.params import Uint64
 from vbdev.vocab import ZONE_INFO, ZONE_INFO_BYTES, Op, Status, ZoneAction, ZoneState, ZoneType
 from vbdev.wire.jsonrpc import INTERNAL_ERROR
 
@@ -33,17 +32,15 @@ FORWARDED = frozenset({Op.FLUSH, Op.RESET, Op.ABORT})
 OPEN_STATES = (ZoneState.IMP_OPEN, ZoneState.EXP_OPEN)
 WRITABLE_STATES = (ZoneState.EMPTY, ZoneState.CLOSED, *OPEN_STATES)
 
-U64 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-
 
 class ZoneBlockParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
     """Create a zoned bdev on a base that is not."""
 
     base_bdev: str
     """Name, alias or UUID of the base bdev, which may arrive later."""
-    zone_capacity: U64
+    zone_capacity: Uint64
     """Blocks that can be written in each zone."""
-    optimal_open_zones: U64
+    optimal_open_zones: Uint64
     """How many zones to write at once for the best speed; a hint."""
 
 

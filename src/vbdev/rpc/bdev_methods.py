@@ -5,12 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from functools import partial
-from typing import Annotated, Any
-
-import msgspec
+from typing import Any
 
 from vbdev.bdev import Bdev, BdevError, BdevParams
 from vbdev.module_methods import ModuleMethod, NamedParams
+from vbdev.params import Params, Uint64
 from vbdev.registry import Registry
 from vbdev.rpc.bdev_info import describe, stack
 from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method
@@ -19,16 +18,12 @@ from vbdev.rpc.errors import INTERNAL_ERROR, RpcError
 __all__ = ["register_bdev_methods", "register_module"]
 
 
-class Params(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Base of all parameters here."""
-
-
-class GetBdevsParams(Params, frozen=True):
+class GetBdevsParams(Params, kw_only=True, frozen=True):
     """List bdevs, or one."""
 
     name: str | None = None
     """Name, alias or UUID of one bdev."""
-    timeout: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
+    timeout: Uint64 = 0
     """How long to wait for it, in ms."""
 
 
@@ -70,6 +65,7 @@ def register_module(dispatcher: Dispatcher, registry: Registry, module: type[Bde
                 partial(method.handler, registry),
                 method.params,
                 *(method.undecoded or module.undecoded),
+                result=method.result,
             )
         )
 
@@ -87,7 +83,7 @@ def create_method(module: type[Bdev]) -> ModuleMethod:
             reason = os.strerror(error.errno)
             raise RpcError(code, text.format(reason=reason), str(error)) from error
 
-    return ModuleMethod(f"bdev_{module.kind}_create", module.Params, create)
+    return ModuleMethod(f"bdev_{module.kind}_create", module.Params, create, result=str)
 
 
 def delete_method(module: type[Bdev]) -> ModuleMethod:

@@ -1,22 +1,23 @@
 """The method table: a name and undecoded parameters in, a result or an RpcError out.
 
-A method's parameters are one msgspec Struct, declared with `kw_only=True, frozen=True,
-forbid_unknown_fields=True`; decoding, error texts and help come from it. SPDK's methods differ in
-how they report parameters that do not decode, so that is a property of the method.
+A method's parameters are one `Params`; decoding, error texts and help come from it. SPDK's methods
+differ in how they report parameters that do not decode, so that is a property of the method.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Flag, auto
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
 from vbdev import module_methods
+from vbdev.params import ParamsError, decode_params
 from vbdev.rpc.errors import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -25,9 +26,8 @@ from vbdev.rpc.errors import (
     RpcError,
     error_from_exception,
 )
-from vbdev.wire.jsontext import DuplicateKey
 
-__all__ = ["DECODE_OBJECT_FAILED", "Dispatcher", "Method", "State", "explain"]
+__all__ = ["DECODE_OBJECT_FAILED", "Dispatcher", "Method", "State"]
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Method:
     """One RPC method.
 
     `handler` is called with the decoded Struct, or with None where `params` is None; it runs on
-    the control plane's reactor and returns what msgspec can render.
+    the control plane's reactor and returns a `result`, a type that msgspec renders.
     """
 
     name: str
@@ -64,6 +64,15 @@ class Method:
     decode_error_code: int = INVALID_PARAMS
     decode_error_text: str = "Invalid parameters"
     states: State = State.RUNTIME
+    result: Any = bool
+
+    @property
+    def summary(self) -> str:
+        """What the method does: the handler's docstring, else that of the parameters."""
+        handler = self.handler
+        while isinstance(handler, partial):
+            handler = handler.func
+        return inspect.getdoc(handler) or (self.params and inspect.getdoc(self.params)) or ""
 
     def decode(self, params: Any) -> msgspec.Struct | None:
         """Return the parameters as the handler takes them, or raise the method's RpcError."""
@@ -71,13 +80,10 @@ class Method:
             if params is not None:
                 raise RpcError(INVALID_PARAMS, f"{self.name} requires no parameters")
             return None
-        if isinstance(params, DuplicateKey):
-            raise RpcError(self.decode_error_code, self.decode_error_text, repr(params))
         try:
-            return msgspec.convert({} if params is None else params, self.params)
-        except msgspec.ValidationError as error:
-            detail = explain(str(error))
-            raise RpcError(self.decode_error_code, self.decode_error_text, detail) from error
+            return decode_params(self.params, params)
+        except ParamsError as error:
+            raise RpcError(self.decode_error_code, self.decode_error_text, str(error)) from error
 
 
 class Dispatcher:
@@ -128,28 +134,3 @@ class Dispatcher:
                 log.exception("rpc method failed method=%s", name)
                 told = RpcError(INTERNAL_ERROR, "Internal error", f"{name}: see the log")
             raise told from error
-
-
-_AT = re.compile(r"(?P<what>.*) - at `\$\.?(?P<where>.*)`")
-_MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`")
-
-
-def explain(message: str) -> str:
-    """Turn msgspec's message around: the field first, then what is wrong with it.
-
-    >>> explain("Expected `int`, got `str` - at `$.num_blocks`")
-    'num_blocks: expected int, got str'
-    """
-    where = ""
-    if found := _AT.fullmatch(message):
-        message, where = found["what"], found["where"]
-    if found := _MISSING.fullmatch(message):
-        where = ".".join(filter(None, [where, found["field"]]))
-        message = "required, and missing"
-    elif found := _UNKNOWN.fullmatch(message):
-        where = ".".join(filter(None, [where, found["field"]]))
-        message = "unknown parameter"
-    else:
-        message = (message[:1].lower() + message[1:]).replace("`", "")
-    return f"{where or 'params'}: {message}"

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
 
 import msgspec
 
 from vbdev.bdev import BdevError
 from vbdev.options import BdevOptions
+from vbdev.params import Params, Uint32
 from vbdev.registry import Registry
 from vbdev.rpc.dispatch import Dispatcher, Method, State
 from vbdev.rpc.errors import INVALID_PARAMS, RpcError
 
 __all__ = ["register_examine_methods"]
 
-Uint32 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF_FFFF)]
 
-
-class SetOptionsParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class SetOptionsParams(Params, kw_only=True, frozen=True):
     """Set options of the bdev layer, before it starts. What is absent stays as it is."""
 
     bdev_io_pool_size: Uint32 | None = None
@@ -33,7 +31,7 @@ class SetOptionsParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     """Large ones; of no effect here."""
 
 
-class ExamineParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class ExamineParams(Params, kw_only=True, frozen=True):
     """Examine a bdev, now or when it comes, where not every bdev is examined."""
 
     name: str

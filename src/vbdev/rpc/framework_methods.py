@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from vbdev import __version__
+from vbdev.params import Params
 from vbdev.rpc.dispatch import Dispatcher, Method, State
 from vbdev.rpc.errors import INVALID_PARAMS, RpcError
 
@@ -20,7 +19,7 @@ SPDK_MAJOR, SPDK_MINOR = 26, 9
 """The SPDK release whose RPC methods are served."""
 
 
-class GetMethodsParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class GetMethodsParams(Params, kw_only=True, frozen=True):
     """List the RPC methods."""
 
     current: bool = False
@@ -29,7 +28,7 @@ class GetMethodsParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     """Deprecated names too; there are none."""
 
 
-class GetConfigParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class GetConfigParams(Params, kw_only=True, frozen=True):
     """The configuration of a subsystem, as the RPC calls that make it again."""
 
     name: str

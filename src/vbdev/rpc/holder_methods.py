@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from vbdev.params import Params
 from vbdev.registry import Registry
 from vbdev.rpc.bdev_info import who_holds
 from vbdev.rpc.dispatch import Dispatcher, Method
@@ -13,14 +14,14 @@ from vbdev.rpc.dispatch import Dispatcher, Method
 __all__ = ["register_holder_methods"]
 
 
-class GetHoldersParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class GetHoldersParams(Params, kw_only=True, frozen=True):
     """Say who has bdevs open or claimed, and whom a removal waits for."""
 
     name: str | None = None
     """Name, alias or UUID of one bdev; all when absent."""
 
 
-class UnregisterParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class UnregisterParams(Params, kw_only=True, frozen=True):
     """Delete a bdev of any kind."""
 
     name: str

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
+from vbdev.params import Params
 from vbdev.rpc.dispatch import Dispatcher, Method
 from vbdev.targets.nbd import NbdServer
 
 __all__ = ["register_nbd_methods"]
 
 
-class ServerParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class ServerParams(Params, kw_only=True, frozen=True):
     """An address of the NBD server."""
 
     address: str
     """`unix:/path`, or `tcp:host:port`, port 0 for one that the kernel chooses."""
 
 
-class ExportAddParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class ExportAddParams(Params, kw_only=True, frozen=True):
     """Export a bdev."""
 
     bdev_name: str
@@ -32,7 +31,7 @@ class ExportAddParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
     """For humans, shown by `nbdinfo`."""
 
 
-class ExportRemoveParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class ExportRemoveParams(Params, kw_only=True, frozen=True):
     """Take an export away; its clients are disconnected in order."""
 
     export_name: str

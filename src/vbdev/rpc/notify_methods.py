@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
-
+from vbdev.params import Params, Uint64
 from vbdev.registry import Registry
 from vbdev.registry.notifications import NOTIFICATION_TYPES
 from vbdev.rpc.dispatch import Dispatcher, Method
 
 __all__ = ["register_notify_methods"]
 
-Uint64 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
-
-class GetNotificationsParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class GetNotificationsParams(Params, kw_only=True, frozen=True):
     """List events, oldest first. The last 1024 are kept."""
 
     id: Uint64 = 0

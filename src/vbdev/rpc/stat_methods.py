@@ -22,6 +22,7 @@ from vbdev.histograms import (
     get_histogram,
 )
 from vbdev.iostat import IoTotals
+from vbdev.params import Params, Uint8, Uint64
 from vbdev.qos import LIMIT_NAMES, set_rate_limits
 from vbdev.queue_depth import set_sampling_period
 from vbdev.reactor import Reactor
@@ -37,22 +38,10 @@ TICK_RATE = 1_000_000_000
 """Ticks are nanoseconds."""
 
 UINT64_MAX = (1 << 64) - 1
-Uint64 = Annotated[int, msgspec.Meta(ge=0)]  # msgspec has no upper bound that large
 ResetMode = Literal["all", "maxmin", "error", "none"]
 
 
-class Params(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Base of all parameters here."""
-
-    def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            for number in value if isinstance(value, list) else [value]:
-                if isinstance(number, int) and number > UINT64_MAX:
-                    raise ValueError(f"{name}: {number} is more than 64 bits")
-
-
-class GetIostatParams(Params, frozen=True):
+class GetIostatParams(Params, kw_only=True, frozen=True):
     """Counters of I/O since the bdev was made, or reset."""
 
     names: Annotated[list[str], msgspec.Meta(max_length=1024)] | None = None
@@ -63,7 +52,7 @@ class GetIostatParams(Params, frozen=True):
     """What to set back after it was read."""
 
 
-class ResetIostatParams(Params, frozen=True):
+class ResetIostatParams(Params, kw_only=True, frozen=True):
     """Set counters of I/O back."""
 
     name: str | None = None
@@ -72,7 +61,7 @@ class ResetIostatParams(Params, frozen=True):
     """What to set back."""
 
 
-class EnableHistogramParams(Params, frozen=True):
+class EnableHistogramParams(Params, kw_only=True, frozen=True):
     """Begin or end a latency histogram."""
 
     name: str
@@ -81,7 +70,7 @@ class EnableHistogramParams(Params, frozen=True):
     """Whether to count."""
     opc: str | None = None
     """I/O type that is counted, as bdev_get_bdevs calls it; all when absent."""
-    granularity: Annotated[int, msgspec.Meta(ge=0, le=255)] = DEFAULT_GRANULARITY
+    granularity: Uint8 = DEFAULT_GRANULARITY
     """Log2 of the buckets into which a power of two is cut."""
     min_nsec: Uint64 = DEFAULT_MIN_NSEC
     """Least latency that is told apart, in ns."""
@@ -89,14 +78,14 @@ class EnableHistogramParams(Params, frozen=True):
     """Greatest latency that is told apart, in ns."""
 
 
-class NameParams(Params, frozen=True):
+class NameParams(Params, kw_only=True, frozen=True):
     """About one bdev."""
 
     name: str
     """Name of the bdev."""
 
 
-class HistogramBordersParams(Params, frozen=True):
+class HistogramBordersParams(Params, kw_only=True, frozen=True):
     """How many latencies lie up to each border."""
 
     name: str
@@ -105,7 +94,7 @@ class HistogramBordersParams(Params, frozen=True):
     """Borders in us, in ascending order."""
 
 
-class QosLimitParams(Params, frozen=True):
+class QosLimitParams(Params, kw_only=True, frozen=True):
     """Limit the rate of a bdev's I/O. What is not given stays; 0 is unlimited."""
 
     name: str
@@ -120,7 +109,7 @@ class QosLimitParams(Params, frozen=True):
     """MiB a second that are written."""
 
 
-class SamplingPeriodParams(Params, frozen=True):
+class SamplingPeriodParams(Params, kw_only=True, frozen=True):
     """Sample how many I/Os are outstanding."""
 
     name: str
