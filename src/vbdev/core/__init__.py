@@ -18,6 +18,7 @@
 `uring`       the io_uring ring
 `nbd_stream`  NBD's transmission phase: requests to batches, completions to replies
 `nbd_wire.pxd` the bytes of that
+`bigendian.pxd` big-endian fields
 `requests`    I/Os for Python callers
 `loadgen`     the load generator
 

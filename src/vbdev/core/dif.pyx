@@ -33,12 +33,12 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from vbdev.core.bigendian cimport get16, get32, get64, put16, put32, put64
+
 
 cdef extern from "endian.h" nogil:
-    uint16_t htobe16(uint16_t value)
-    uint32_t htobe32(uint32_t value)
-    uint64_t htobe64(uint64_t value)
     uint64_t le64toh(uint64_t value)
+
 
 cdef enum:
     POLY16 = 0x8bb7                     # T10-DIF, most significant bit first
@@ -231,37 +231,10 @@ cdef inline uint64_t ref_mask(uint8_t format) noexcept nogil:
     return ONES if format == 1 else ONES >> 16
 
 
-cdef inline uint16_t load16(const uint8_t *p) noexcept nogil:
-    return <uint16_t>(p[0] << 8 | p[1])
-
-
-cdef inline uint32_t load32(const uint8_t *p) noexcept nogil:
-    return <uint32_t>load16(p) << 16 | load16(p + 2)
-
-
-cdef inline uint64_t load64(const uint8_t *p) noexcept nogil:
-    return <uint64_t>load32(p) << 32 | load32(p + 4)
-
-
-cdef inline void store16(uint8_t *p, uint16_t value) noexcept nogil:
-    value = htobe16(value)
-    memcpy(p, &value, 2)
-
-
-cdef inline void store32(uint8_t *p, uint32_t value) noexcept nogil:
-    value = htobe32(value)
-    memcpy(p, &value, 4)
-
-
-cdef inline void store64(uint8_t *p, uint64_t value) noexcept nogil:
-    value = htobe64(value)
-    memcpy(p, &value, 8)
-
-
 cdef inline uint64_t get_guard(uint8_t format, const uint8_t *pi) noexcept nogil:
     if format == 0:
-        return load16(pi)
-    return load32(pi) if format == 1 else load64(pi)
+        return get16(pi)
+    return get32(pi) if format == 1 else get64(pi)
 
 
 cdef inline const uint8_t *app_tag_at(uint8_t format, const uint8_t *pi) noexcept nogil:
@@ -270,37 +243,37 @@ cdef inline const uint8_t *app_tag_at(uint8_t format, const uint8_t *pi) noexcep
 
 cdef inline uint64_t get_ref_tag(uint8_t format, const uint8_t *pi) noexcept nogil:
     if format == 0:
-        return load32(pi + 4)
-    return load64(pi + 8) if format == 1 else <uint64_t>load16(pi + 10) << 32 | load32(pi + 12)
+        return get32(pi + 4)
+    return get64(pi + 8) if format == 1 else <uint64_t>get16(pi + 10) << 32 | get32(pi + 12)
 
 
 cdef inline void set_ref_tag(uint8_t format, uint8_t *pi, uint64_t tag) noexcept nogil:
     if format == 0:
-        store32(pi + 4, <uint32_t>tag)
+        put32(pi + 4, <uint32_t>tag)
     elif format == 1:
-        store64(pi + 8, tag)
+        put64(pi + 8, tag)
     else:
-        store16(pi + 10, <uint16_t>(tag >> 32))
-        store32(pi + 12, <uint32_t>tag)
+        put16(pi + 10, <uint16_t>(tag >> 32))
+        put32(pi + 12, <uint32_t>tag)
 
 
 cdef inline void write_pi(const dif_layout *self, uint8_t *pi, uint64_t guard, uint64_t index,
                           const dif_tags *tags) noexcept nogil:
     cdef uint64_t ref_tag = tags.ref_tag + (index if self.type != 3 else 0)
     if self.format == 0:
-        store16(pi, <uint16_t>guard)
+        put16(pi, <uint16_t>guard)
     elif self.format == 1:
-        store32(pi, <uint32_t>guard)
-        store16(pi + 6, 0)
+        put32(pi, <uint32_t>guard)
+        put16(pi + 6, 0)
     else:
-        store64(pi, guard)
-    store16(<uint8_t *>app_tag_at(self.format, pi),
-            <uint16_t>(DIF_ESCAPE_APPTAG if tags.escape else tags.app_tag))
+        put64(pi, guard)
+    put16(<uint8_t *>app_tag_at(self.format, pi),
+          <uint16_t>(DIF_ESCAPE_APPTAG if tags.escape else tags.app_tag))
     set_ref_tag(self.format, pi, ONES if tags.escape else ref_tag)
 
 
 cdef inline bint is_escaped(const dif_layout *self, const uint8_t *pi) noexcept nogil:
-    return load16(app_tag_at(self.format, pi)) == DIF_ESCAPE_APPTAG and (
+    return get16(app_tag_at(self.format, pi)) == DIF_ESCAPE_APPTAG and (
         self.type != 3 or get_ref_tag(self.format, pi) == ref_mask(self.format))
 
 
@@ -324,7 +297,7 @@ cdef inline int check_pi(const dif_layout *self, const uint8_t *pi, uint64_t gua
         if actual != guard:
             return fail(error, index, DIF_GUARD, guard, actual)
     if checks & DIF_APPTAG:
-        actual = load16(app_tag_at(self.format, pi)) & tags.app_mask
+        actual = get16(app_tag_at(self.format, pi)) & tags.app_mask
         if actual != tags.app_tag:
             return fail(error, index, DIF_APPTAG, tags.app_tag, actual)
     if checks & DIF_REFTAG and self.type != 3:

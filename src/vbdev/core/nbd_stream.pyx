@@ -23,6 +23,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, strerror
 
 from vbdev.core.batch cimport IOBatch, new_batch
+from vbdev.core.bigendian cimport get16, get32, get64, put16, put32, put64
 from vbdev.core.channel cimport Channel
 from vbdev.core.engine cimport IoOwner
 from vbdev.core.nbd_wire cimport (
@@ -54,12 +55,6 @@ from vbdev.core.nbd_wire cimport (
     REQUEST_MAGIC,
     SIMPLE_REPLY_MAGIC,
     STRUCTURED_REPLY_MAGIC,
-    get16,
-    get32,
-    get64,
-    put16,
-    put32,
-    put64,
 )
 from vbdev.core.types cimport (
     FLAG_FAST_ZERO,
