@@ -11,6 +11,7 @@ import time
 import numpy as np  # noqa: F401 - the first batch a stub describes would import it, slowly
 import pytest
 
+from support.told import as_declared
 from vbdev.app import App
 from vbdev.bdev import BdevError
 from vbdev.clock import VirtualClock
@@ -45,7 +46,8 @@ class Two:
         return self.app.reactors.run_until_complete(coroutine)
 
     def call(self, method, **params):
-        return self.run(self.app.dispatcher.call(method, params))
+        result = self.run(self.app.dispatcher.call(method, params))
+        return as_declared(result, self.app.dispatcher.get(method).result)
 
     def submit(self, reactor, op=Op.READ, offset=0):
         data = bytes(512) if op == Op.WRITE else None

@@ -9,8 +9,8 @@ import errno
 import pytest
 
 from support.stack import Stub, stack
+from support.told import describe
 from vbdev.modules.malloc import Malloc
-from vbdev.rpc.bdev_info import describe
 from vbdev.vocab import Op, Status
 
 NOWHERE = 2**64 - 1

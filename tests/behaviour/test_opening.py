@@ -157,7 +157,7 @@ def test_walking_all_bdevs_while_they_come_and_go(stack):
 
 @pytest.mark.rule("E.bdev_ut.get_numa_id", "A.21.3")
 def test_the_numa_node_is_the_bases(stack):
-    from vbdev.rpc.bdev_info import describe
+    from support.told import describe
 
     class Near(Null):
         numa_id = 1

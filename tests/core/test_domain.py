@@ -12,13 +12,13 @@ import random
 
 import pytest
 
+from support.told import describe
 from vbdev.bdev import BdevError
 from vbdev.core.domain import MemoryDomain
 from vbdev.memory_domain import create_memfd, map_memfd
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
-from vbdev.rpc.bdev_info import describe
 from vbdev.testing import Stub, layer
 from vbdev.vocab import DmaDeviceType, Op, Status
 

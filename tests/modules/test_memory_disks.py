@@ -4,11 +4,11 @@ import errno
 
 import pytest
 
+from support.told import describe
 from vbdev.bdev import BdevEvent
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
-from vbdev.rpc.bdev_info import describe
 from vbdev.testing import Stub, layer, stack
 from vbdev.vocab import Op, Status
 

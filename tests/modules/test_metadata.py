@@ -12,12 +12,12 @@ import msgspec
 import pytest
 
 from support.dif_twin import Twin
+from support.told import describe
 from vbdev.bdev import BdevError
 from vbdev.core.dif import Dif
 from vbdev.modules.malloc import Malloc, online_nodes
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
-from vbdev.rpc.bdev_info import describe
 from vbdev.testing import layer, stack
 from vbdev.vocab import DifCheck, Op, Status
 

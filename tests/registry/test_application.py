@@ -2,6 +2,7 @@
 
 import pytest
 
+from support.told import as_declared
 from vbdev.app import App, AppError
 from vbdev.rpc.errors import RpcError
 
@@ -14,7 +15,8 @@ def app():
 
 
 def call(app, method, **params):
-    return app.reactor.run_until_complete(app.dispatcher.call(method, params or None))
+    result = app.reactor.run_until_complete(app.dispatcher.call(method, params or None))
+    return as_declared(result, app.dispatcher.get(method).result)
 
 
 @pytest.mark.rule("A.6.10", "A.22.1", "A.6.9")

@@ -10,10 +10,10 @@ from itertools import product
 import pytest
 
 from support.stack import Stack, Stub, layer
+from support.told import describe
 from vbdev.bdev import BdevError
 from vbdev.modules.passthru import Passthru
 from vbdev.registry.claims import claim_bdev, claim_descriptor, release_bdev
-from vbdev.rpc.bdev_info import describe
 from vbdev.vocab import WRITE_OPS, ClaimType, Op, Status
 
 V1 = ClaimType.EXCLUSIVE_WRITE

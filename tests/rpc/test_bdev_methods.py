@@ -164,7 +164,7 @@ def test_get_one_that_is_absent(control):
     control.stack.pass_time(150_000)
     control.malloc()
     control.stack.pass_time(100_000)
-    assert [bdev["name"] for bdev in waiting.result()] == ["Disk"]
+    assert [bdev.name for bdev in waiting.result()] == ["Disk"]
 
 
 @pytest.mark.parametrize(

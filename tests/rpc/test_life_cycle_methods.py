@@ -8,6 +8,7 @@ import errno
 import pytest
 
 from support.stack import Stack, Stub
+from support.told import as_json
 from vbdev.cli.ls import lines
 from vbdev.modules import MODULES
 from vbdev.options import BdevOptions
@@ -43,7 +44,7 @@ class Control:
         return task
 
     def call(self, method, **params):
-        return self.stack.run(self.dispatcher.call(method, params or None))
+        return as_json(self.stack.run(self.dispatcher.call(method, params or None)))
 
     def fails(self, method, **params):
         return told(lambda: self.call(method, **params))

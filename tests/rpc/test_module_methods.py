@@ -8,6 +8,7 @@ import errno
 import pytest
 
 from support.stack import Stack, layer
+from support.told import as_json
 from vbdev.bdev import BdevEvent
 from vbdev.module_methods import ModuleMethod, NamedParams, RpcError
 from vbdev.modules.aio import Aio
@@ -31,7 +32,7 @@ class Control:
             register_module(self.dispatcher, self.stack.registry, module)
 
     def call(self, method, **params):
-        return self.stack.run(self.dispatcher.call(method, params))
+        return as_json(self.stack.run(self.dispatcher.call(method, params)))
 
     def fails(self, method, **params):
         """Call and return (code, message) of the failure; `detail` keeps its data."""

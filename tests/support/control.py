@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from support.told import as_declared
 from vbdev.config import load_config
 from vbdev.module_methods import RpcError
 from vbdev.modules import MODULES
@@ -43,7 +44,8 @@ class Control:
                 self.registry.add_module(module)
 
     def call(self, method, params=None, **more):
-        return self.stack.run(self.dispatcher.call(method, params or more or None))
+        result = self.stack.run(self.dispatcher.call(method, params or more or None))
+        return as_declared(result, self.dispatcher.get(method).result)
 
     def fails(self, method, params=None, **more):
         """Call and return (code, message) of the failure."""

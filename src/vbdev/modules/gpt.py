@@ -151,7 +151,7 @@ class Gpt(Part):
     def rpc_methods(cls) -> Sequence[ModuleMethod]:
         """Return what is about tables: a partition is not created by itself."""
         return (
-            ModuleMethod("bdev_gpt_create", GptCreateParams, create),
+            ModuleMethod("bdev_gpt_create", GptCreateParams, create, result=list[str]),
             ModuleMethod("bdev_gpt_delete", GptDeleteParams, delete),
             ModuleMethod("bdev_gpt_set_options", Options, set_options),
         )

@@ -97,7 +97,7 @@ class Split(Part):
     def rpc_methods(cls) -> Sequence[ModuleMethod]:
         """Return create and delete, which are about a base and not about one bdev."""
         return (
-            ModuleMethod("bdev_split_create", SplitCreateParams, create),
+            ModuleMethod("bdev_split_create", SplitCreateParams, create, result=list[str]),
             ModuleMethod("bdev_split_delete", SplitDeleteParams, delete),
         )
 

@@ -458,10 +458,10 @@ class Registry:
         calls: list[dict[str, Any]] = []
         if options:
             calls.append({"method": "bdev_set_options", "params": options})
-        calls += [
-            {"method": f"bdev_{kind}_set_options", "params": msgspec.to_builtins(given)}
-            for kind, given in self.module_options.items()
-        ]
+        for kind, given in self.module_options.items():
+            params = msgspec.to_builtins(given)
+            params = {key: value for key, value in params.items() if value is not None}
+            calls.append({"method": f"bdev_{kind}_set_options", "params": params})
         calls += [
             {"method": "bdev_examine", "params": {"name": name}} for name in self.examiner.requested
         ]

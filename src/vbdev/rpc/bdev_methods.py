@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from functools import partial
-from typing import Any
 
 from vbdev.bdev import Bdev, BdevError, BdevParams
 from vbdev.module_methods import ModuleMethod, NamedParams
@@ -14,6 +13,7 @@ from vbdev.registry import Registry
 from vbdev.rpc.bdev_info import describe, stack
 from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method
 from vbdev.rpc.errors import INTERNAL_ERROR, RpcError
+from vbdev.rpc.results import BdevInfo, StackEntry
 
 __all__ = ["register_bdev_methods", "register_module"]
 
@@ -30,7 +30,7 @@ class GetBdevsParams(Params, kw_only=True, frozen=True):
 def register_bdev_methods(dispatcher: Dispatcher, registry: Registry) -> None:
     """Add the methods that are about any bdev."""
 
-    async def get_bdevs(params: GetBdevsParams) -> list[dict[str, Any]]:
+    async def get_bdevs(params: GetBdevsParams) -> list[BdevInfo]:
         if params.name is None:
             return [describe(bdev) for bdev in registry]
         waited_ms = 0
@@ -44,13 +44,21 @@ def register_bdev_methods(dispatcher: Dispatcher, registry: Registry) -> None:
             )
         return [describe(registry.get(params.name))]
 
-    async def get_stack(_params: None) -> list[dict[str, Any]]:
+    async def get_stack(_params: None) -> list[StackEntry]:
+        """List every bdev with its base, its claim and who has it open, and what still waits."""
         return stack(registry)
 
     dispatcher.register(
-        Method("bdev_get_bdevs", get_bdevs, GetBdevsParams, INTERNAL_ERROR, DECODE_OBJECT_FAILED)
+        Method(
+            "bdev_get_bdevs",
+            get_bdevs,
+            GetBdevsParams,
+            INTERNAL_ERROR,
+            DECODE_OBJECT_FAILED,
+            result=list[BdevInfo],
+        )
     )
-    dispatcher.register(Method("vbdev_get_stack", get_stack))
+    dispatcher.register(Method("vbdev_get_stack", get_stack, result=list[StackEntry]))
 
 
 def register_module(dispatcher: Dispatcher, registry: Registry, module: type[Bdev]) -> None:

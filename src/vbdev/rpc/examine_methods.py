@@ -64,6 +64,7 @@ def register_examine_methods(
         return True
 
     async def wait_for_examine(_params: None) -> bool:
+        """Wait until no module looks at the data of a bdev any more."""
         await registry.examiner.wait()
         return True
 

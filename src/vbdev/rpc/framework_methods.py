@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from vbdev import __version__
 from vbdev.params import Params
 from vbdev.rpc.dispatch import Dispatcher, Method, State
 from vbdev.rpc.errors import INVALID_PARAMS, RpcError
+from vbdev.rpc.results import ConfigCall, Subsystem, Version, VersionFields
 
 __all__ = ["Subsystems", "register_framework_methods"]
 
@@ -40,37 +43,43 @@ class GetConfigParams(Params, kw_only=True, frozen=True):
 def register_framework_methods(dispatcher: Dispatcher, subsystems: Subsystems) -> None:
     """Add them to a dispatcher."""
 
-    async def get_version(_params: None) -> dict[str, Any]:
-        return {
-            "version": f"SPDK v{SPDK_MAJOR}.{SPDK_MINOR:02} vbdev {__version__}",
-            "fields": {
-                "major": SPDK_MAJOR,
-                "minor": SPDK_MINOR,
-                "patch": 0,
-                "suffix": f"-vbdev-{__version__}",
-            },
-        }
+    async def get_version(_params: None) -> Version:
+        """Return the version of the daemon."""
+        return Version(
+            version=f"SPDK v{SPDK_MAJOR}.{SPDK_MINOR:02} vbdev {__version__}",
+            fields=VersionFields(
+                major=SPDK_MAJOR,
+                minor=SPDK_MINOR,
+                patch=0,
+                suffix=f"-vbdev-{__version__}",
+            ),
+        )
 
     async def get_methods(params: GetMethodsParams) -> list[str]:
         return dispatcher.names(current=params.current)
 
-    async def get_subsystems(_params: None) -> list[dict[str, Any]]:
+    async def get_subsystems(_params: None) -> list[Subsystem]:
+        """List the parts that have a configuration, in the order of initialisation."""
         return [
-            {"subsystem": name, "depends_on": depends_on}
+            Subsystem(subsystem=name, depends_on=depends_on)
             for name, (depends_on, _) in subsystems.items()
         ]
 
-    async def get_config(params: GetConfigParams) -> list[dict[str, Any]]:
+    async def get_config(params: GetConfigParams) -> list[ConfigCall]:
         if params.name not in subsystems:
             raise RpcError(
                 INVALID_PARAMS,
                 f"Subsystem '{params.name}' not found",
                 f"subsystems: {', '.join(subsystems)}",
             )
-        return subsystems[params.name][1]()
+        return msgspec.convert(subsystems[params.name][1](), list[ConfigCall])
 
     both = State.STARTUP | State.RUNTIME
-    dispatcher.register(Method("spdk_get_version", get_version, states=both))
-    dispatcher.register(Method("rpc_get_methods", get_methods, GetMethodsParams, states=both))
-    dispatcher.register(Method("framework_get_subsystems", get_subsystems))
-    dispatcher.register(Method("framework_get_config", get_config, GetConfigParams))
+    dispatcher.register(Method("spdk_get_version", get_version, states=both, result=Version))
+    dispatcher.register(
+        Method("rpc_get_methods", get_methods, GetMethodsParams, states=both, result=list[str])
+    )
+    dispatcher.register(Method("framework_get_subsystems", get_subsystems, result=list[Subsystem]))
+    dispatcher.register(
+        Method("framework_get_config", get_config, GetConfigParams, result=list[ConfigCall])
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -10,6 +10,7 @@ from vbdev.params import Params
 from vbdev.registry import Registry
 from vbdev.rpc.bdev_info import who_holds
 from vbdev.rpc.dispatch import Dispatcher, Method
+from vbdev.rpc.results import Holders
 
 __all__ = ["register_holder_methods"]
 
@@ -33,7 +34,7 @@ class UnregisterParams(Params, kw_only=True, frozen=True):
 def register_holder_methods(dispatcher: Dispatcher, registry: Registry) -> None:
     """Add them to a dispatcher."""
 
-    async def get_holders(params: GetHoldersParams) -> list[dict[str, Any]]:
+    async def get_holders(params: GetHoldersParams) -> list[Holders]:
         bdevs = list(registry) if params.name is None else [registry.get(params.name)]
         return [who_holds(registry, bdev) for bdev in bdevs]
 
@@ -41,5 +42,7 @@ def register_holder_methods(dispatcher: Dispatcher, registry: Registry) -> None:
         await registry.delete_bdev(registry.get(params.name), params.timeout_ms)
         return True
 
-    dispatcher.register(Method("vbdev_get_holders", get_holders, GetHoldersParams))
+    dispatcher.register(
+        Method("vbdev_get_holders", get_holders, GetHoldersParams, result=list[Holders])
+    )
     dispatcher.register(Method("vbdev_unregister", unregister, UnregisterParams))

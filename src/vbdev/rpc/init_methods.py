@@ -16,11 +16,13 @@ def register_init_methods(
     """Add them to a dispatcher. `start` begins what `initialized` is the end of."""
 
     async def start_init(_params: None) -> bool:
+        """Go on from the settling of options to the bdevs; the answer comes when all is there."""
         start()
         await initialized
         return True
 
     async def wait_init(_params: None) -> bool:
+        """Wait until all that was asked for at the start is there."""
         await initialized
         return True
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from vbdev.params import Params
 from vbdev.rpc.dispatch import Dispatcher, Method
+from vbdev.rpc.results import Export
 from vbdev.targets.nbd import NbdServer
 
 __all__ = ["register_nbd_methods"]
@@ -42,13 +41,16 @@ def register_nbd_methods(dispatcher: Dispatcher, server: NbdServer) -> None:
     """Add them to a dispatcher."""
 
     async def start(params: ServerParams) -> str:
+        """Serve NBD on an address; the answer is the address, with the port that was chosen."""
         return str(server.listen(params.address))
 
     async def stop(params: ServerParams) -> bool:
+        """Serve NBD on an address no longer. Clients that are connected stay."""
         server.unlisten(params.address)
         return True
 
     async def export_add(params: ExportAddParams) -> str:
+        """Export a bdev; the answer is the name of the export."""
         return server.add_export(
             params.bdev_name,
             params.export_name,
@@ -60,26 +62,27 @@ def register_nbd_methods(dispatcher: Dispatcher, server: NbdServer) -> None:
         await server.remove_export(params.export_name)
         return True
 
-    async def get_exports(_params: None) -> list[dict[str, Any]]:
+    async def get_exports(_params: None) -> list[Export]:
+        """List what the NBD server exports."""
         return [
-            {
-                "export_name": export.name,
-                "bdev_name": export.bdev.name,
-                "read_only": export.read_only,
-                "description": export.description,
-                "default": server.default_export == export.name,
-                "size_bytes": export.bdev.size_bytes,
-                "connections": len(export.connections),
-                "addresses": [str(address) for address in server.addresses],
-            }
+            Export(
+                export_name=export.name,
+                bdev_name=export.bdev.name,
+                read_only=export.read_only,
+                description=export.description,
+                default=server.default_export == export.name,
+                size_bytes=export.bdev.size_bytes,
+                connections=len(export.connections),
+                addresses=[str(address) for address in server.addresses],
+            )
             for export in server.exports.values()
         ]
 
-    for name, handler, params in (
-        ("nbd_server_start", start, ServerParams),
-        ("nbd_server_stop", stop, ServerParams),
-        ("nbd_export_add", export_add, ExportAddParams),
-        ("nbd_export_remove", export_remove, ExportRemoveParams),
-        ("nbd_get_exports", get_exports, None),
+    for name, handler, params, result in (
+        ("nbd_server_start", start, ServerParams, str),
+        ("nbd_server_stop", stop, ServerParams, bool),
+        ("nbd_export_add", export_add, ExportAddParams, str),
+        ("nbd_export_remove", export_remove, ExportRemoveParams, bool),
+        ("nbd_get_exports", get_exports, None, list[Export]),
     ):
-        dispatcher.register(Method(name, handler, params))
+        dispatcher.register(Method(name, handler, params, result=result))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from vbdev.params import Params, Uint64
 from vbdev.registry import Registry
 from vbdev.registry.notifications import NOTIFICATION_TYPES
 from vbdev.rpc.dispatch import Dispatcher, Method
+from vbdev.rpc.results import Notification
 
 __all__ = ["register_notify_methods"]
 
@@ -25,13 +24,19 @@ def register_notify_methods(dispatcher: Dispatcher, registry: Registry) -> None:
     """Add them to a dispatcher."""
 
     async def get_types(_params: None) -> list[str]:
+        """List the types of events."""
         return list(NOTIFICATION_TYPES)
 
-    async def get_notifications(params: GetNotificationsParams) -> list[dict[str, Any]]:
+    async def get_notifications(params: GetNotificationsParams) -> list[Notification]:
         found = registry.notifications.since(params.id, params.max)
-        return [{"type": one.type, "ctx": one.ctx, "id": one.id} for one in found]
+        return [Notification(type=one.type, ctx=one.ctx, id=one.id) for one in found]
 
-    dispatcher.register(Method("notify_get_types", get_types))
+    dispatcher.register(Method("notify_get_types", get_types, result=list[str]))
     dispatcher.register(
-        Method("notify_get_notifications", get_notifications, GetNotificationsParams)
+        Method(
+            "notify_get_notifications",
+            get_notifications,
+            GetNotificationsParams,
+            result=list[Notification],
+        )
     )

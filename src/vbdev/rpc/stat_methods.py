@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import errno
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import UNSET
 
 from vbdev.bdev import Bdev, BdevError, BdevState
 from vbdev.channels import for_each_channel, gather_iostat
@@ -27,9 +28,11 @@ from vbdev.qos import LIMIT_NAMES, set_rate_limits
 from vbdev.queue_depth import set_sampling_period
 from vbdev.reactor import Reactor
 from vbdev.registry import Registry
+from vbdev.rpc import results
 from vbdev.rpc.bdev_info import iostat
 from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method
 from vbdev.rpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError, error_from_errno
+from vbdev.rpc.results import BdevIostat, ChannelIostat, HistogramBorders, Iostat
 from vbdev.vocab import OP_NAMES
 
 __all__ = ["register_stat_methods"]
@@ -127,8 +130,8 @@ def register_stat_methods(dispatcher: Dispatcher, registry: Registry) -> None:
             raise BdevError(errno.ENODEV, f"bdev {name!r} is being removed")
         return bdev
 
-    async def get_iostat(params: GetIostatParams) -> dict[str, Any]:
-        head = {"tick_rate": TICK_RATE, "ticks": registry.reactor.clock.now_ns()}
+    async def get_iostat(params: GetIostatParams) -> Iostat:
+        ticks = registry.reactor.clock.now_ns()
         if params.per_channel and len(params.names or []) != 1:
             raise BdevError(
                 errno.EINVAL, f"per_channel needs one name in names, not {params.names or []}"
@@ -139,11 +142,9 @@ def register_stat_methods(dispatcher: Dispatcher, registry: Registry) -> None:
             bdevs = [ready(name) for name in params.names]
         if params.per_channel:
             channels = await _per_channel(bdevs[0], params.reset_mode)
-            return {**head, "name": bdevs[0].name, "channels": channels}
-        return {
-            **head,
-            "bdevs": [await _device_stat(bdev, params.reset_mode) for bdev in bdevs],
-        }
+            return Iostat(tick_rate=TICK_RATE, ticks=ticks, name=bdevs[0].name, channels=channels)
+        counted = [await _device_stat(bdev, params.reset_mode) for bdev in bdevs]
+        return Iostat(tick_rate=TICK_RATE, ticks=ticks, bdevs=counted)
 
     async def reset_iostat(params: ResetIostatParams) -> bool:
         if params.mode == "none":
@@ -185,19 +186,21 @@ def register_stat_methods(dispatcher: Dispatcher, registry: Registry) -> None:
         except BdevError as error:
             raise RpcError(INTERNAL_ERROR, os.strerror(error.errno), str(error)) from error
 
-    async def histogram(params: NameParams) -> dict[str, Any]:
+    async def histogram(params: NameParams) -> results.Histogram:
+        """Return a bdev's latency histogram."""
         counted = await histogram_of(params.name)
-        return {
-            "histogram": base64.b64encode(counted.tobytes()).decode(),
-            "granularity": counted.granularity,
-            "min_range": counted.min_range,
-            "max_range": counted.max_range,
-            "tsc_rate": TICK_RATE,
-        }
+        return results.Histogram(
+            histogram=base64.b64encode(counted.tobytes()).decode(),
+            granularity=counted.granularity,
+            min_range=counted.min_range,
+            max_range=counted.max_range,
+            tsc_rate=TICK_RATE,
+        )
 
-    async def histogram_borders(params: HistogramBordersParams) -> dict[str, Any]:
+    async def histogram_borders(params: HistogramBordersParams) -> HistogramBorders:
         counted = await histogram_of(params.name)
-        return {"borders_count": counted.up_to([border * 1000 for border in params.borders])}
+        borders_ns = [border * 1000 for border in params.borders]
+        return HistogramBorders(borders_count=counted.up_to(borders_ns))
 
     async def set_qos_limit(params: QosLimitParams) -> bool:
         bdev = ready(params.name)
@@ -219,36 +222,36 @@ def register_stat_methods(dispatcher: Dispatcher, registry: Registry) -> None:
         set_sampling_period(ready(params.name), params.period)
         return True
 
-    for name, handler, decoded in (
-        ("bdev_get_iostat", get_iostat, GetIostatParams),
-        ("bdev_reset_iostat", reset_iostat, ResetIostatParams),
-        ("bdev_enable_histogram", set_histogram, EnableHistogramParams),
-        ("bdev_get_histogram", histogram, NameParams),
-        ("bdev_get_histogram_borders", histogram_borders, HistogramBordersParams),
-        ("bdev_set_qos_limit", set_qos_limit, QosLimitParams),
-        ("bdev_set_qd_sampling_period", set_period, SamplingPeriodParams),
+    for name, handler, decoded, result in (
+        ("bdev_get_iostat", get_iostat, GetIostatParams, Iostat),
+        ("bdev_reset_iostat", reset_iostat, ResetIostatParams, bool),
+        ("bdev_enable_histogram", set_histogram, EnableHistogramParams, bool),
+        ("bdev_get_histogram", histogram, NameParams, results.Histogram),
+        ("bdev_get_histogram_borders", histogram_borders, HistogramBordersParams, HistogramBorders),
+        ("bdev_set_qos_limit", set_qos_limit, QosLimitParams, bool),
+        ("bdev_set_qd_sampling_period", set_period, SamplingPeriodParams, bool),
     ):
-        dispatcher.register(Method(name, handler, decoded, INTERNAL_ERROR, DECODE_OBJECT_FAILED))
+        dispatcher.register(
+            Method(name, handler, decoded, INTERNAL_ERROR, DECODE_OBJECT_FAILED, result=result)
+        )
 
 
-async def _device_stat(bdev: Bdev, reset_mode: str) -> dict[str, Any]:
-    info = {
-        "name": bdev.name,
-        **iostat(await _read_totals(bdev, reset_mode), bdev.block_size),
-        "queue_depth_polling_period": 0,
-    }
+async def _device_stat(bdev: Bdev, reset_mode: str) -> BdevIostat:
+    stat = iostat(
+        BdevIostat,
+        await _read_totals(bdev, reset_mode),
+        bdev.block_size,
+        name=bdev.name,
+        queue_depth_polling_period=0,
+        driver_specific=bdev.dump_stat() or UNSET,
+    )
     sampled = bdev.queue_depth
     if sampled is not None and sampled.period_us:
-        info |= {
-            "queue_depth_polling_period": sampled.period_us,
-            "queue_depth": sampled.queue_depth,
-            "io_time": sampled.io_time_us,
-            "weighted_io_time": sampled.weighted_io_time_us,
-        }
-    specific = bdev.dump_stat()
-    if specific:
-        info["driver_specific"] = specific
-    return info
+        stat.queue_depth_polling_period = sampled.period_us
+        stat.queue_depth = sampled.queue_depth
+        stat.io_time = sampled.io_time_us
+        stat.weighted_io_time = sampled.weighted_io_time_us
+    return stat
 
 
 async def _read_totals(bdev: Bdev, reset_mode: str) -> IoTotals:
@@ -263,11 +266,11 @@ async def _read_totals(bdev: Bdev, reset_mode: str) -> IoTotals:
     return totals
 
 
-async def _per_channel(bdev: Bdev, reset_mode: str) -> list[dict[str, Any]]:
+async def _per_channel(bdev: Bdev, reset_mode: str) -> list[ChannelIostat]:
     """Return the open channels' counters by reactor, as SPDK has one channel for each thread."""
     found = await _read_channels(bdev, reset_mode)
     return [
-        {"thread_id": reactor.id, **iostat(totals, bdev.block_size)}
+        iostat(ChannelIostat, totals, bdev.block_size, thread_id=reactor.id)
         for reactor, totals in sorted(found.items(), key=lambda item: item[0].id)
     ]
 

@@ -7,7 +7,8 @@ nanoseconds. What belongs to a reactor is asked of it by message, one after the 
 from __future__ import annotations
 
 import os
-from typing import Any
+
+from msgspec import UNSET
 
 from vbdev.descriptor import Descriptor
 from vbdev.poller import Poller, PollerState
@@ -15,6 +16,19 @@ from vbdev.reactor import Reactor
 from vbdev.reactors import Reactors
 from vbdev.registry import Registry
 from vbdev.rpc.dispatch import Dispatcher, Method
+from vbdev.rpc.results import (
+    IoChannel,
+    IoChannels,
+    LwThread,
+    PollerInfo,
+    ReactorInfo,
+    ReactorList,
+    ThreadIoChannels,
+    ThreadPollers,
+    ThreadsPollers,
+    ThreadsStats,
+    ThreadStats,
+)
 
 __all__ = ["register_thread_methods"]
 
@@ -24,74 +38,79 @@ TICK_RATE = 1_000_000_000
 def register_thread_methods(dispatcher: Dispatcher, registry: Registry, reactors: Reactors) -> None:
     """Add them to a dispatcher."""
 
-    async def get_stats(_params: None) -> dict[str, Any]:
-        return {"tick_rate": TICK_RATE, "threads": await reactors.for_each(stats)}
+    async def get_stats(_params: None) -> ThreadsStats:
+        """Say how busy each thread is."""
+        return ThreadsStats(tick_rate=TICK_RATE, threads=await reactors.for_each(stats))
 
-    async def get_pollers(_params: None) -> dict[str, Any]:
-        return {"tick_rate": TICK_RATE, "threads": await reactors.for_each(pollers)}
+    async def get_pollers(_params: None) -> ThreadsPollers:
+        """List what each thread calls again and again."""
+        return ThreadsPollers(tick_rate=TICK_RATE, threads=await reactors.for_each(pollers))
 
-    async def get_io_channels(_params: None) -> dict[str, Any]:
+    async def get_io_channels(_params: None) -> IoChannels:
+        """List the bdevs that each thread has a channel to."""
         opened = [descriptor for bdev in registry for descriptor in bdev.descriptors]
         threads = await reactors.for_each(lambda reactor: io_channels(reactor, opened))
-        return {"tick_rate": TICK_RATE, "threads": threads}
+        return IoChannels(tick_rate=TICK_RATE, threads=threads)
 
-    async def get_reactors(_params: None) -> dict[str, Any]:
-        return {
-            "tick_rate": TICK_RATE,
-            "pid": os.getpid(),
-            "reactors": await reactors.for_each(reactor_info),
-        }
+    async def get_reactors(_params: None) -> ReactorList:
+        """List the reactors and what runs on them."""
+        return ReactorList(
+            tick_rate=TICK_RATE,
+            pid=os.getpid(),
+            reactors=await reactors.for_each(reactor_info),
+        )
 
-    dispatcher.register(Method("thread_get_stats", get_stats))
-    dispatcher.register(Method("thread_get_pollers", get_pollers))
-    dispatcher.register(Method("thread_get_io_channels", get_io_channels))
-    dispatcher.register(Method("framework_get_reactors", get_reactors))
+    for name, handler, result in (
+        ("thread_get_stats", get_stats, ThreadsStats),
+        ("thread_get_pollers", get_pollers, ThreadsPollers),
+        ("thread_get_io_channels", get_io_channels, IoChannels),
+        ("framework_get_reactors", get_reactors, ReactorList),
+    ):
+        dispatcher.register(Method(name, handler, result=result))
 
 
 # Each is called on the reactor that it describes
 
 
-def stats(reactor: Reactor) -> dict[str, Any]:
+def stats(reactor: Reactor) -> ThreadStats:
     """Return an element of `thread_get_stats`."""
     busy_ns, idle_ns = reactor.times_ns()
     active, timed, paused = by_kind(reactor)
-    return {
-        "name": reactor.name,
-        "id": reactor.id,
-        "cpumask": cpu_mask(),
-        "busy": busy_ns,
-        "idle": idle_ns,
-        "in_interrupt": True,  # without work it waits in the kernel
-        "active_pollers_count": len(active),
-        "timed_pollers_count": len(timed),
-        "paused_pollers_count": len(paused),
-    }
+    return ThreadStats(
+        name=reactor.name,
+        id=reactor.id,
+        cpumask=cpu_mask(),
+        busy=busy_ns,
+        idle=idle_ns,
+        in_interrupt=True,  # without work it waits in the kernel
+        active_pollers_count=len(active),
+        timed_pollers_count=len(timed),
+        paused_pollers_count=len(paused),
+    )
 
 
-def pollers(reactor: Reactor) -> dict[str, Any]:
+def pollers(reactor: Reactor) -> ThreadPollers:
     """Return an element of `thread_get_pollers`."""
     active, timed, paused = by_kind(reactor)
-    return {
-        "name": reactor.name,
-        "id": reactor.id,
-        "active_pollers": [poller_info(poller) for poller in active],
-        "timed_pollers": [poller_info(poller) for poller in timed],
-        "paused_pollers": [poller_info(poller) for poller in paused],
-    }
+    return ThreadPollers(
+        name=reactor.name,
+        id=reactor.id,
+        active_pollers=[poller_info(poller) for poller in active],
+        timed_pollers=[poller_info(poller) for poller in timed],
+        paused_pollers=[poller_info(poller) for poller in paused],
+    )
 
 
-def poller_info(poller: Poller) -> dict[str, Any]:
+def poller_info(poller: Poller) -> PollerInfo:
     """Return what is known of one poller."""
-    info = {
-        "name": poller.name,
-        "id": poller.id,
-        "state": poller.state.value,
-        "run_count": poller.stats.run_count,
-        "busy_count": poller.stats.busy_count,
-    }
-    if poller.period_us:
-        info["period_ticks"] = poller.period_ticks
-    return info
+    return PollerInfo(
+        name=poller.name,
+        id=poller.id,
+        state=poller.state.value,
+        run_count=poller.stats.run_count,
+        busy_count=poller.stats.busy_count,
+        period_ticks=poller.period_ticks if poller.period_us else UNSET,
+    )
 
 
 def by_kind(reactor: Reactor) -> tuple[list[Poller], list[Poller], list[Poller]]:
@@ -102,7 +121,7 @@ def by_kind(reactor: Reactor) -> tuple[list[Poller], list[Poller], list[Poller]]
     return active, [p for p in running if p.period_us], paused
 
 
-def io_channels(reactor: Reactor, opened: list[Descriptor]) -> dict[str, Any]:
+def io_channels(reactor: Reactor, opened: list[Descriptor]) -> ThreadIoChannels:
     """Return an element of `thread_get_io_channels`: one channel for each bdev."""
     refs: dict[str, int] = {}
     for descriptor in opened:
@@ -110,30 +129,30 @@ def io_channels(reactor: Reactor, opened: list[Descriptor]) -> dict[str, Any]:
         if count:
             name = f"bdev_{descriptor.bdev.name}"
             refs[name] = refs.get(name, 0) + count
-    return {
-        "name": reactor.name,
-        "io_channels": [{"name": name, "ref": count} for name, count in refs.items()],
-    }
+    return ThreadIoChannels(
+        name=reactor.name,
+        io_channels=[IoChannel(name=name, ref=count) for name, count in refs.items()],
+    )
 
 
-def reactor_info(reactor: Reactor) -> dict[str, Any]:
+def reactor_info(reactor: Reactor) -> ReactorInfo:
     """Return an element of `framework_get_reactors`."""
     busy_ns, idle_ns = reactor.times_ns()
-    return {
-        "lcore": reactor.id - 1,
-        "tid": reactor.native_id,
-        "busy": busy_ns,
-        "idle": idle_ns,
-        "in_interrupt": True,
-        "lw_threads": [
-            {
-                "name": reactor.name,
-                "id": reactor.id,
-                "cpumask": cpu_mask(),
-                "elapsed": busy_ns + idle_ns,
-            }
+    return ReactorInfo(
+        lcore=reactor.id - 1,
+        tid=reactor.native_id,
+        busy=busy_ns,
+        idle=idle_ns,
+        in_interrupt=True,
+        lw_threads=[
+            LwThread(
+                name=reactor.name,
+                id=reactor.id,
+                cpumask=cpu_mask(),
+                elapsed=busy_ns + idle_ns,
+            )
         ],
-    }
+    )
 
 
 def cpu_mask() -> str:
