@@ -12,6 +12,7 @@ it shares the machine with the daemon.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -21,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +116,8 @@ class Caller:
         unsent, answered = memoryview(call * count), 0
         while answered < count:
             if unsent:
-                try:
+                with contextlib.suppress(BlockingIOError):
                     unsent = unsent[self._socket.send(unsent[: 1 << 16]) :]
-                except BlockingIOError:
-                    pass
             try:
                 answered += self._socket.recv(1 << 16).count(b"\n")
             except BlockingIOError:
@@ -158,8 +156,8 @@ def latencies_us(caller: Caller, calls: int) -> tuple[float, float]:
     return taken[calls // 2], taken[calls * 99 // 100]
 
 
-def busy_kiops(caller: Caller, work: Callable[[], object]) -> float:
-    """Return the I/Os per ms that the data path did while `work` went on."""
+def under_load(caller: Caller, calls: int) -> tuple[float, float, float]:
+    """Return `latencies_us`, and the thousands of I/Os a second that were done meanwhile."""
     ask = request("bdev_get_iostat", names=["Busy"])
 
     def reads() -> tuple[int, float]:
@@ -167,9 +165,9 @@ def busy_kiops(caller: Caller, work: Callable[[], object]) -> float:
         return stat["bdevs"][0]["num_read_ops"], time.perf_counter()
 
     ops_before, before = reads()
-    work()
+    p50, p99 = latencies_us(caller, calls)
     ops_after, after = reads()
-    return (ops_after - ops_before) / (after - before) / 1000
+    return p50, p99, (ops_after - ops_before) / (after - before) / 1000
 
 
 def main() -> None:
@@ -192,11 +190,9 @@ def main() -> None:
                 note("call at rest, p50 us", p50)
                 note("call at rest, p99 us", p99)
             with Daemon(directory / f"busy{run}", busy=True) as caller:
-                taken: list[float] = []
-                caller.call(request("spdk_get_version"))
-                kiops = busy_kiops(caller, lambda: taken.extend(latencies_us(caller, args.calls)))
-                note(f"call under load of QD {QUEUE_DEPTH}, p50 us", taken[0])
-                note(f"call under load of QD {QUEUE_DEPTH}, p99 us", taken[1])
+                p50, p99, kiops = under_load(caller, args.calls)
+                note(f"call under load of QD {QUEUE_DEPTH}, p50 us", p50)
+                note(f"call under load of QD {QUEUE_DEPTH}, p99 us", p99)
                 note("the load meanwhile, kIOPS", kiops)
     rows = {
         row: {

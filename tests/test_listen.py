@@ -75,8 +75,28 @@ def test_addresses_round_trip(text, address):
 def test_bare_path():
     assert parse_address("/run/x", bare_path=True) == Address(path="/run/x")
     assert parse_address("tcp:h:1", bare_path=True) == Address(host="h", port=1)
+    assert parse_address("unix:h:1", bare_path=True) == Address(path="h:1")
+    assert parse_address("./h:1", bare_path=True) == Address(path="./h:1")
+    assert parse_address("1.2", bare_path=True) == Address(path="1.2")
     with pytest.raises(ListenError, match="write unix:/path or tcp"):
         parse_address("/run/x")
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:5261", "127.0.0.1", 5261),
+        ("[::1]:5261", "::1", 5261),
+        ("localhost:5261", "localhost", 5261),
+        ("127.0.0.1", "127.0.0.1", 5260),
+        ("[::1]", "::1", 5260),
+        ("::1", "::1", 5260),
+    ],
+)
+def test_tcp_as_spdk_takes_it(text, host, port):
+    assert parse_address(text, bare_path=True) == Address(host=host, port=port)
+    with pytest.raises(ListenError):
+        parse_address(text)
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,30 @@
 """Addresses as users write them: `unix:/path`, `tcp:host:port`, `tcp:[::1]:port`.
 
+The control plane's may be written as SPDK's applications and clients take them besides: a path
+alone, `127.0.0.1:5260`, `[::1]:5260`, `127.0.0.1`.
+
 Apart from the sockets that listen on them, because a client needs no more than this.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
+import socket
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["MAX_UNIX_PATH_BYTES", "Address", "ListenError", "parse_address"]
+__all__ = ["DEFAULT_RPC_PORT", "MAX_UNIX_PATH_BYTES", "Address", "ListenError", "parse_address"]
 
 MAX_UNIX_PATH_BYTES: Final = 107
 """sizeof(sockaddr_un.sun_path) without the terminating NUL (unix(7))."""
+
+DEFAULT_RPC_PORT: Final = 5260
+"""The control plane's, where an IP address stands alone (SPDK: RPC_DEFAULT_PORT)."""
+
+_HOST_PORT = re.compile(r"[^/]+:[0-9]+|\[[0-9a-fA-F:.]+\]")
 
 
 class ListenError(Exception):
@@ -51,10 +62,16 @@ class Address:
 def parse_address(text: str, *, bare_path: bool = False) -> Address:
     """Read `unix:/path`, `tcp:host:port` or `tcp:[::1]:port`; port 0 lets the kernel choose.
 
-    With `bare_path`, what has neither prefix is the path of a unix socket. ListenError otherwise.
+    With `bare_path`, what has neither prefix is the path of a unix socket, unless it is an IP
+    address or ends with a port and has no slash. ListenError otherwise.
     """
     if text.startswith("tcp:"):
-        return _parse_tcp(text)
+        return _parse_tcp(text, text.removeprefix("tcp:"))
+    if bare_path and not text.startswith("unix:"):
+        if _is_ip(text):
+            return Address(host=text, port=DEFAULT_RPC_PORT)
+        if _HOST_PORT.fullmatch(text):
+            return _parse_tcp(text, f"{text}:{DEFAULT_RPC_PORT}" if text[-1] == "]" else text)
     path = text.removeprefix("unix:")
     if path == text and not bare_path:
         raise ListenError(f"{text!r}: not an address; write unix:/path or tcp:host:port")
@@ -69,8 +86,16 @@ def parse_address(text: str, *, bare_path: bool = False) -> Address:
     return Address(path=path)
 
 
-def _parse_tcp(text: str) -> Address:
-    host, separator, port = text.removeprefix("tcp:").rpartition(":")
+def _is_ip(text: str) -> bool:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError, ValueError):
+            socket.inet_pton(family, text)
+            return True
+    return False
+
+
+def _parse_tcp(text: str, host_port: str) -> Address:
+    host, separator, port = host_port.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if bracketed:
         host = host[1:-1]

@@ -329,6 +329,12 @@ class Reactor:
         self._stopping = True
         self.send_msg(lambda: None)
 
+    def begin(self, coroutine: Coroutine[Any, Any, T], name: str = "") -> Task[T]:
+        """Run a coroutine now, up to its first await, and from there on as `spawn` does."""
+        task = Task(self._ready, coroutine, name or getattr(coroutine, "__qualname__", "task"))
+        task.step()
+        return task
+
     # The loop
 
     def run(self) -> None:

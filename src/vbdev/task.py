@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import Any, Generic, TypeVar
 
 __all__ = ["Future", "Task", "gather", "wake"]
@@ -117,7 +117,7 @@ def wake(future: Future[None]) -> None:
         future.set_result(None)
 
 
-async def gather(awaitables: list[Awaitable[T]]) -> list[T]:
+async def gather(awaitables: Sequence[Awaitable[T]]) -> list[T]:
     """Await all, in order; the first error is raised after the others have ended."""
     results: list[T] = []
     errors: list[Exception] = []

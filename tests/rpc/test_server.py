@@ -44,6 +44,7 @@ class Daemon:
             Method("echo", self.echo, Text),
             Method("big", self.big, Size),
             Method("held", self.held),
+            Method("held_big", self.held_big, Size),
             Method("missing", self.missing),
             Method("unrenderable", self.unrenderable),
         ):
@@ -64,6 +65,11 @@ class Daemon:
         self.calls.append("held")
         await self.gate
         return "released"
+
+    async def held_big(self, params):
+        self.calls.append(params.size)
+        await self.gate
+        return "x" * params.size
 
     async def missing(self, _params):
         raise OSError(errno.ENODEV, "no bdev Malloc9")
@@ -372,7 +378,9 @@ def test_a_client_that_never_reads_is_not_read_from(daemon, raw):
 def test_a_client_that_never_reads_is_dropped_in_the_end(daemon, raw, monkeypatch, caplog):
     monkeypatch.setattr(connection_module, "MAX_UNSENT_BYTES", 3 << 20)
     client = raw()
-    client.send(encode_request("big", {"size": 2 << 20}, 1) * 3)
+    client.send(encode_request("held_big", {"size": 2 << 20}, 1) * 3)
+    until(lambda: len(daemon.calls) == 3)  # all were accepted before any had its answer
+    daemon.release()
     until(lambda: not daemon.connections())
     assert "does not read its answers" in caplog.text
     with RpcClient(daemon.path) as other:
@@ -391,6 +399,23 @@ def test_one_client_too_many_is_closed_at_once(daemon, raw):
     clients[1].send(b"{]")
     with RpcClient(daemon.path) as another:
         assert another.call("echo", text="b") == "b"
+
+
+@pytest.mark.rule("A.23.12")
+def test_an_answer_is_never_longer_than_what_may_be_unsent(daemon, raw, monkeypatch):
+    monkeypatch.setattr(connection_module, "MAX_UNSENT_BYTES", 3 << 20)
+    with RpcClient(daemon.path) as client:
+        with pytest.raises(RpcError, match="the answer is 3145763 bytes, longer than") as failure:
+            client.call("big", size=(3 << 20) - 2)
+        assert failure.value.code == -32603
+        assert client.call("big", size=2 << 20) == "x" * (2 << 20)
+    client = raw()
+    call = {"method": "big", "params": {"size": 1 << 20}}
+    client.send(json.dumps([{"id": n, **call} for n in range(1, 6)]).encode())
+    (answer,) = read_lines(client, 1)
+    assert [part["id"] for part in answer] == [1, 2, 3, 4, 5]
+    assert ["result" in part for part in answer] == [True, True, False, False, False]
+    assert "the batch's answers are together longer" in answer[4]["error"]["data"]
 
 
 # Stopping

@@ -28,9 +28,10 @@ def add_socket_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-s",
         "--rpc-socket",
-        metavar="PATH",
+        metavar="ADDRESS",
         default=default_socket(),
-        help="unix socket of the daemon's control plane (default: %(default)s)",
+        help="the daemon's control plane: a unix socket's path, or host:port"
+        " (default: %(default)s)",
     )
 
 

@@ -110,7 +110,7 @@ def describe(app: App, rpc: Address) -> list[str]:
     if app.nbd.addresses and app.nbd.exports:
         lines.append(f"try: nbdinfo {shlex.quote(nbd_uri(app.nbd.addresses[0]))}")
     else:
-        lines.append(f"try: vbdev ls --rpc-socket {shlex.quote(rpc.path)}")
+        lines.append(f"try: vbdev ls --rpc-socket {shlex.quote(rpc.path or str(rpc))}")
     return lines
 
 

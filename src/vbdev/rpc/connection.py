@@ -2,7 +2,9 @@
 
 Memory is bounded whatever the client does. It is read from only while it takes its answers and
 has a bounded number of requests in flight; requests that have arrived together are started a few
-per turn, so that the answers of the first are on their way before the last is started.
+per turn, so that the answers of the first are on their way before the last is started. A request
+runs at once as far as it can, and answers that are ready leave in the same turn: while the data
+path is busy a turn takes as long as many I/Os, and a call should not have to wait for several.
 
 A client that closes its sending side still gets the answers to what it has asked. One that is
 gone altogether loses its answers, and its requests run to their end all the same: a create is
@@ -13,15 +15,16 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from vbdev.reactor import Reactor
 from vbdev.rpc.dispatch import Dispatcher
 from vbdev.rpc.errors import INTERNAL_ERROR, RpcError
-from vbdev.task import Task, gather
+from vbdev.task import gather
 from vbdev.wire.jsonrpc import (
     Batch,
+    Id,
     Refusal,
     Request,
     ServerCodec,
@@ -50,7 +53,10 @@ MAX_IN_FLIGHT: Final = 1024
 PAUSE_UNSENT_BYTES: Final = 1 << 20
 """Unsent answers beyond which a client is not read from."""
 MAX_UNSENT_BYTES: Final = 32 << 20
-"""Unsent answers beyond which a client is dropped (SPDK: SPDK_JSONRPC_SEND_BUF_SIZE_MAX)."""
+"""Unsent answers beyond which a client is dropped (SPDK: SPDK_JSONRPC_SEND_BUF_SIZE_MAX).
+
+No single answer, nor a batch's together, may be longer: an error stands in its place.
+"""
 
 
 class Connection:
@@ -78,6 +84,7 @@ class Connection:
         self._no_more_input = False  # nothing is read any more; what was read is still served
         self._no_more_requests = False  # not even that
         self._hung_up = False  # the peer's socket is closed; the watch is gone
+        self._pumping = False
         self._pump_due = False  # as messages to the reactor, each at most once
         self._flush_due = False
         self._read_due = False
@@ -140,6 +147,7 @@ class Connection:
 
     def _pump(self) -> None:
         self._pump_due = False
+        self._pumping = True  # what ends now is looked after below, for all at once
         for _ in range(STARTS_PER_TURN):
             if not self._is_open or self._no_more_requests or self._is_full():
                 break
@@ -149,7 +157,11 @@ class Connection:
             self._start(event)
         else:
             self._schedule_pump()
-        self._settle()
+        self._pumping = False
+        if self._unsent:
+            self._flush()
+        else:
+            self._settle()
 
     def _schedule_pump(self) -> None:
         if not self._pump_due:
@@ -165,12 +177,10 @@ class Connection:
             self._no_more_input |= event.close
         elif isinstance(event, Request):
             self.in_flight += 1
-            self._reactor.spawn(self._serve(event), name=f"rpc {event.method}")
+            self._reactor.begin(self._serve(event), name=f"rpc {event.method}")
         else:
             self.in_flight += len(event.requests)
-            # Each starts now, as it would had it come alone, and before whatever comes next.
-            tasks = [self._reactor.spawn(self._answer(item)) for item in event.requests]
-            self._reactor.spawn(self._serve_batch(tasks), name="rpc batch")
+            self._reactor.begin(self._serve_batch(event), name="rpc batch")
 
     # Requests in flight
 
@@ -178,9 +188,20 @@ class Connection:
         response = await self._answer(request)
         self._finished(1, response)
 
-    async def _serve_batch(self, tasks: Sequence[Task[bytes]]) -> None:
-        responses = await gather(list(tasks))
-        self._finished(len(tasks), encode_batch(responses))
+    async def _serve_batch(self, batch: Batch) -> None:
+        left = MAX_UNSENT_BYTES - len(b"[]\n")
+
+        async def answer(request: Request | Refusal) -> bytes:
+            nonlocal left
+            response = await self._answer(request)
+            if len(response) > left:
+                response = _too_long(request.id, "the batch's answers are together")
+            left -= len(response)  # a newline less and a comma more
+            return response
+
+        # Each starts before whatever comes next, as it would had it come alone.
+        tasks = [self._reactor.begin(answer(item)) for item in batch.requests]
+        self._finished(len(tasks), encode_batch(await gather(tasks)))
 
     async def _answer(self, request: Request | Refusal) -> bytes:
         """Return the rendered response, empty where none is due. Never raises."""
@@ -193,10 +214,13 @@ class Connection:
         if request.is_notification:
             return b""
         try:
-            return encode_result(request.id, result)
+            response = encode_result(request.id, result)
         except Exception:
             log.exception("rpc result can not be rendered method=%s", request.method)
             return encode_error(request.id, INTERNAL_ERROR, "Internal error", "see the log")
+        if len(response) > MAX_UNSENT_BYTES:
+            return _too_long(request.id, f"the answer is {len(response)} bytes,")
+        return response
 
     def _finished(self, count: int, response: bytes) -> None:
         was_full = self._is_full()
@@ -219,7 +243,7 @@ class Connection:
                     len(self._unsent),
                 )
                 self.drop("unsent answers")
-        elif self._unsent and not self._flush_due:
+        elif self._unsent and not self._flush_due and not self._pumping:
             self._flush_due = True  # once, for all that this turn answers
             self._reactor.send_msg(self._flush)
 
@@ -243,7 +267,7 @@ class Connection:
 
     def _settle(self) -> None:
         """Ask the watch for what is wanted now, or close when nothing can come any more."""
-        if not self._is_open:
+        if not self._is_open or self._pumping:
             return
         idle = not self.in_flight and not self._unsent and not self._pump_due
         if self._no_more_input and idle:
@@ -255,6 +279,11 @@ class Connection:
         elif self._reading and not self._read_due:
             self._read_due = True
             self._reactor.send_msg(self._readable)  # what it had written before it hung up
+
+
+def _too_long(request_id: Id, what: str) -> bytes:
+    told = f"{what} longer than {MAX_UNSENT_BYTES} bytes"
+    return encode_error(request_id, INTERNAL_ERROR, "Internal error", told)
 
 
 def _refused(refusal: Refusal) -> bytes:

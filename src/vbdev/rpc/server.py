@@ -11,10 +11,11 @@ import socket
 from typing import Final
 
 from vbdev.address import Address, parse_address
-from vbdev.listen import Listener, open_listener
+from vbdev.listen import Listener, ListenError, open_listener
 from vbdev.reactor import Reactor
 from vbdev.rpc.connection import Connection
 from vbdev.rpc.dispatch import Dispatcher
+from vbdev.rpc.socket_lock import SocketLock
 from vbdev.task import Future
 
 __all__ = ["DRAIN_TIMEOUT_S", "MAX_CONNECTIONS", "RpcServer"]
@@ -34,6 +35,7 @@ class RpcServer:
         self._reactor = reactor
         self._dispatcher = dispatcher
         self._listeners: list[Listener] = []
+        self._locks: list[SocketLock] = []
         self._connections: set[Connection] = set()
         self._drained: Future[None] | None = None
 
@@ -48,8 +50,20 @@ class RpcServer:
         return len(self._connections)
 
     def listen(self, path: str) -> Address:
-        """Listen on a unix socket's path (or `unix:path`, or `tcp:host:port`). ListenError."""
-        listener = open_listener(parse_address(path, bare_path=True))
+        """Listen on a unix socket's path, or whatever else `parse_address` understands.
+
+        ListenError: it is no address, or another process has it.
+        """
+        address = parse_address(path, bare_path=True)
+        lock = SocketLock(address) if address.is_unix else None
+        try:
+            listener = open_listener(address)
+        except ListenError:
+            if lock is not None:
+                lock.release()
+            raise
+        if lock is not None:
+            self._locks.append(lock)
         self._listeners.append(Listener(self._reactor, listener, self._connected))
         return self._listeners[-1].address
 
@@ -58,6 +72,9 @@ class RpcServer:
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
+        for lock in self._locks:
+            lock.release()
+        self._locks.clear()
         for connection in list(self._connections):
             connection.finish()
         if not self._connections:

@@ -2,8 +2,9 @@
 
 JSON-RPC over a stream socket is JSON values one after the other, with or without white space
 between them; only the values' own brackets say where one ends. `TextSplitter` follows brackets
-and strings as bytes arrive, keeps its place between calls, and never looks at a byte twice. It
-works token by token: strings and the runs between them are each one step of a compiled pattern.
+and strings as bytes arrive, keeps its place between calls, and never goes back. It works token by
+token: strings and the runs between them are each one step of a compiled pattern. A plain request
+that is there as a whole is one step altogether.
 
 A byte that no JSON text has in that place is refused at once, so that a client which speaks
 something else is told so and does not wait for ever. What only grammar can refuse (`{,,}`) is
@@ -17,14 +18,15 @@ from __future__ import annotations
 
 import json
 import re
+from math import isfinite
 from typing import Any, Final, NoReturn
 
-__all__ = ["MAX_DEPTH", "DuplicateKey", "JsonError", "TextSplitter", "decode"]
+__all__ = ["MAX_DEPTH", "DuplicateKey", "HugeNumber", "JsonError", "TextSplitter", "decode"]
 
 MAX_DEPTH: Final = 64
 """Arrays and objects inside one another (SPDK: SPDK_JSON_MAX_NESTING_DEPTH)."""
 MAX_NUMBER_CHARS: Final = 128
-"""Longest number. A longer one costs time quadratic in its length and fits no parameter."""
+"""Longest number that is read. A longer one costs time quadratic in its length."""
 MAX_EXPONENT: Final = 64
 """Beyond it a number with an exponent is not expanded to an integer."""
 
@@ -35,6 +37,13 @@ _PLAIN = re.compile(rb"[ \t\n\r,:0-9+\-.Eaeflnrstu]*+")
 """What stands between brackets and strings: white space, separators, numbers, literals."""
 _SCALAR = re.compile(rb"[0-9+\-.Eaeflnrstu]*+")
 _SCALAR_START = re.compile(rb"(?<![0-9+\-.Eaeflnrstu])[0-9+\-.Eaeflnrstu]")
+_ATOMS = rb'(?:[ \t\n\r,:0-9+\-.Eaeflnrstu]++|"' + _STRING.pattern + rb'"'
+_FLAT = _ATOMS + rb")*+"
+_NEST = _ATOMS + rb"|\{" + _FLAT + rb"\}|\[" + _FLAT + rb"\])*+"
+_SHALLOW = re.compile(
+    rb"\{" + _ATOMS + rb"|\{" + _NEST + rb"\}|\[" + _NEST + rb"\])*+\}", re.DOTALL
+)
+"""A whole object with no more than two levels inside, as nearly all requests are."""
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 _QUOTE, _BACKSLASH = b'"\\'
@@ -55,6 +64,21 @@ class DuplicateKey:
 
     def __repr__(self) -> str:
         return f"duplicate key {self.key!r}"
+
+
+class HugeNumber:
+    """Stands where a number is longer or larger than any parameter, so that no schema accepts it.
+
+    To the grammar it is a number as any other; it is the method that can not use it.
+    """
+
+    __slots__ = ("_start",)
+
+    def __init__(self, text: str) -> None:
+        self._start = text[:16]
+
+    def __repr__(self) -> str:
+        return f"number {self._start}..."
 
 
 class TextSplitter:
@@ -95,6 +119,11 @@ class TextSplitter:
             space = _SPACE.match(buffer)
             if space is not None and space.end():
                 del buffer[: space.end()]
+            # One step for what is whole already, and has no more bytes than it may have values.
+            shallow = _SHALLOW.match(buffer, 0, self._max_values)
+            if shallow is not None:
+                self._at = shallow.end()
+                return self._take(buffer)
         while self._at < len(buffer):
             if self._in_string:
                 whole = self._scan_string(buffer)
@@ -191,8 +220,9 @@ class TextSplitter:
 def decode(text: bytes) -> Any:
     """Return a JSON text's value. A number that is integral is an int, however it is written.
 
-    An object with a key twice becomes a `DuplicateKey`. JsonError: not JSON (RFC 8259), not
-    UTF-8, half a surrogate pair, or a number beyond the limits.
+    An object with a key twice becomes a `DuplicateKey`, a number beyond all limits a `HugeNumber`:
+    neither is anything that a parameter could be. JsonError: not JSON (RFC 8259), not UTF-8, or
+    half a surrogate pair.
     """
     try:
         value = _DECODER.decode(text.decode())
@@ -221,15 +251,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | DuplicateKey:
     raise AssertionError("fewer keys than pairs, and none is there twice")
 
 
-def _integer(text: str) -> int:
-    if len(text) > MAX_NUMBER_CHARS:
-        raise ValueError(f"number longer than {MAX_NUMBER_CHARS} characters")
-    return int(text)
+def _integer(text: str) -> int | HugeNumber:
+    return int(text) if len(text) <= MAX_NUMBER_CHARS else HugeNumber(text)
 
 
-def _real(text: str) -> int | float:
+def _real(text: str) -> int | float | HugeNumber:
     if len(text) > MAX_NUMBER_CHARS:
-        raise ValueError(f"number longer than {MAX_NUMBER_CHARS} characters")
+        return HugeNumber(text)
     mantissa, _, exponent = text.lower().partition("e")
     whole, _, fraction = mantissa.partition(".")
     shift = int(exponent or "0") - len(fraction)
@@ -241,9 +269,7 @@ def _real(text: str) -> int | float:
         kept = digits[:shift]
         return int(kept) if kept.strip("-") else 0
     value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"number {text} is out of range")
-    return value
+    return value if isfinite(value) else HugeNumber(text)
 
 
 def _constant(text: str) -> NoReturn:
