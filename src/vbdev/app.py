@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vbdev.bdev import Bdev, BdevError, BdevState, VirtualBdev
-from vbdev.config import ConfigCall, load_config
+from vbdev.config import Config
 from vbdev.core.batch import load_columns
 from vbdev.core.channel import Channel
 from vbdev.core.engine import Engine
@@ -31,9 +31,8 @@ from vbdev.reactors import Reactors
 from vbdev.registry import Registry
 from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
 from vbdev.rpc.dispatch import Dispatcher, State
-from vbdev.rpc.errors import RpcError
 from vbdev.rpc.examine_methods import register_examine_methods
-from vbdev.rpc.framework_methods import register_framework_methods
+from vbdev.rpc.framework_methods import Subsystems, register_framework_methods
 from vbdev.rpc.holder_methods import register_holder_methods
 from vbdev.rpc.init_methods import register_init_methods
 from vbdev.rpc.nbd_methods import register_nbd_methods
@@ -41,6 +40,7 @@ from vbdev.rpc.notify_methods import register_notify_methods
 from vbdev.rpc.server import RpcServer
 from vbdev.rpc.stat_methods import register_stat_methods
 from vbdev.rpc.thread_methods import register_thread_methods
+from vbdev.startup import Startup
 from vbdev.targets.nbd import NbdServer
 from vbdev.task import Future, wake
 from vbdev.watchdog import Watchdog
@@ -88,13 +88,15 @@ class App:
         self.initialized: Future[None] = Future()
         """Resolved by `run`: what was asked for at the start is there."""
         self._start_init: Future[None] = Future()
+        self._startup: Startup | None = None
         self._stopping = False
         self._running = False
         register_thread_methods(self.dispatcher, self.registry, self.reactors)
-        register_framework_methods(
-            self.dispatcher,
-            {"bdev": ([], self._bdev_config), "nbd": (["bdev"], self.nbd.config)},
-        )
+        self.subsystems: Subsystems = {
+            "bdev": ([], self._bdev_config),
+            "nbd": (["bdev"], self.nbd.config),
+        }
+        register_framework_methods(self.dispatcher, self.subsystems)
         register_init_methods(self.dispatcher, self._begin_init, self.initialized)
         register_bdev_methods(self.dispatcher, self.registry)
         register_examine_methods(
@@ -195,30 +197,26 @@ class App:
         except (BdevError, OSError) as error:
             raise AppError(str(error)) from error
 
-    def apply_early_config(self, path: str) -> None:
-        """Carry out those calls of a configuration file that come before all bdevs: options."""
-        self._apply(path, State.STARTUP)
+    def begin_config(self, config: Config, *, ignore_errors: bool = False) -> None:
+        """Carry out those calls of a configuration that come before all bdevs: options.
 
-    def apply_config(self, path: str) -> None:
-        """Carry out the others, in their order. ConfigError, AppError: what is wrong where."""
-        self._apply(path, State.RUNTIME)
-
-    def _apply(self, path: str, state: State) -> None:
-        before, self.dispatcher.state = self.dispatcher.state, state
+        After the modules are loaded, whose methods it may name. ConfigError: what is wrong where,
+        a method that nobody has included; with `ignore_errors`, the log says so.
+        """
+        self._startup = Startup(
+            config, self.dispatcher, self.subsystems, ignore_errors=ignore_errors
+        )
+        before, self.dispatcher.state = self.dispatcher.state, State.STARTUP
         try:
-            for call in load_config(path):
-                method = self.dispatcher.get(call.method)
-                early = method is not None and method.states == State.STARTUP
-                if early is (state is State.STARTUP):
-                    self._carry_out(call)
+            self.reactor.run_until_complete(self._startup.carry_out_startup())
         finally:
             self.dispatcher.state = before
 
-    def _carry_out(self, call: ConfigCall) -> None:
-        try:
-            self.reactor.run_until_complete(self.dispatcher.call(call.method, call.params))
-        except RpcError as error:
-            raise AppError(f"{call.where}: {call.method}: {error}") from error
+    def finish_config(self) -> None:
+        """Carry out the others. ConfigError: what is wrong where."""
+        if self._startup is not None:
+            self.reactor.run_until_complete(self._startup.carry_out_runtime())
+            self._startup = None
 
     def _apply_options(self, options: BdevOptions) -> None:
         # Nothing has a BdevIO yet: there is no bdev.
@@ -251,11 +249,9 @@ class App:
         """Whether the stop has been asked for."""
         return self._stopping
 
-    def wait_for_rpc(self, early_config: str | None = None) -> None:
+    def wait_for_rpc(self) -> None:
         """Serve the RPC methods that settle options, until framework_start_init or a signal."""
         self.dispatcher.state = State.STARTUP
-        if early_config is not None:
-            self.apply_early_config(early_config)
         with self._woken_by_signals():
             self.reactor.run_until_complete(_result(self._start_init))
         self.dispatcher.state = State.RUNTIME

@@ -68,12 +68,12 @@ def passthru(name, base):
 
 def test_config_syntax_error(refused, config):
     path = config('{\n  "subsystems": [\n    {"subsystem": bdev}\n  ]\n}\n')
-    assert f"{path}:3:19: Expecting value" in refused("--config", path)
+    assert f"{path}:3:19: 'bdev' is no value" in refused("--config", path)
 
 
 def test_config_unknown_method(refused, config):
     message = refused("--config", config([malloc("A"), ("bdev_florp_create", {})]))
-    assert "config.json: subsystem bdev, entry 2: bdev_florp_create: " in message
+    assert "config.json:1: subsystem bdev, entry 2: bdev_florp_create: " in message
     assert "not found" in message.lower()
 
 
@@ -93,16 +93,26 @@ def test_config_that_is_no_file(refused, tmp_path, name, said):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[]", 'no list "subsystems"'),
-        ('{"subsystems": [1]}', 'subsystems[0] has no "subsystem" name'),
+        ("[]", ':1:1: an object with a list "subsystems" is expected'),
+        ('{"subsystems": [1]}', ":1:16: subsystem 1 is no object"),
+        ('{"subsystems": [{}]}', ':1:17: subsystem 1 has no name in "subsystem"'),
         (
             '{"subsystems": [{"subsystem": "bdev", "config": [{}]}]}',
             'not an object with a "method"',
         ),
-        ('{"subsystems": [], "subsystems": []}', "'subsystems' stands twice"),
-        ("[" * 100_000, "nested too deeply"),
+        ('{"subsystems": [], "subsystems": []}', ":1:20: key 'subsystems' stands twice"),
+        ("[" * 100_000, ":1:65: nested deeper than 64"),
+        (
+            '{"subsystems": [{"subsystem": "bdev",\n"config": [{"method": "x",\n "param": {}}]}]}',
+            ":3:11: subsystem bdev, entry 1: unknown key 'param'",
+        ),
+        (
+            '{"subsystems": [{"subsystem": "bdev", "config": [{"method": "x", "params": [1]}]}]}',
+            ':1:76: subsystem bdev, entry 1: "params" is no object',
+        ),
+        ('{"subsystems": {}}', ':1:16: "subsystems" is no list'),
     ],
-    ids=["list", "subsystem", "method", "twice", "deep"],
+    ids=["list", "number", "subsystem", "method", "twice", "deep", "key", "params", "object"],
 )
 def test_config_of_another_form(refused, config, text, said):
     assert said in refused("--config", config(text))

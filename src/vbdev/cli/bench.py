@@ -11,7 +11,7 @@ import sys
 from vbdev.app import App, AppError
 from vbdev.bdev import BdevError
 from vbdev.bench import Bench, BenchParams, BenchResult, Progress
-from vbdev.cli.words import add_stack_arguments, build_stack, reactor_count
+from vbdev.cli.words import add_stack_arguments, build_stack, load_modules, reactor_count
 from vbdev.core.loadgen import WORKLOADS
 from vbdev.sizes import parse_size
 
@@ -80,6 +80,7 @@ def measure(app: App, arguments: argparse.Namespace) -> int:
     if arguments.base is None:
         print("vbdev bench: which BASE? for example null:1TiB", file=sys.stderr)
         return 2
+    load_modules(app, arguments)
     top = build_stack(app, arguments)
     assert top is not None
     params = BenchParams(

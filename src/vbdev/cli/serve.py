@@ -13,8 +13,8 @@ from vbdev.address import Address, ListenError
 from vbdev.app import App, AppError
 from vbdev.bdev import Bdev, BdevError, VirtualBdev
 from vbdev.cli.rpc import add_socket_argument
-from vbdev.cli.words import add_stack_arguments, build_stack, reactor_count
-from vbdev.config import ConfigError
+from vbdev.cli.words import add_stack_arguments, build_stack, load_modules, reactor_count
+from vbdev.config import ConfigError, read_config
 from vbdev.sizes import show_size
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads that clients are spread over; default: %(default)s",
     )
-    parser.add_argument("--config", metavar="FILE", help="carry out SPDK's JSON configuration")
+    add_config_arguments(parser)
     parser.add_argument(
         "--wait-for-rpc",
         action="store_true",
@@ -70,21 +70,34 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
 
 
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --config and what belongs to it."""
+    parser.add_argument(
+        "--config", "--json", metavar="FILE", help="carry out SPDK's JSON configuration"
+    )
+    parser.add_argument(
+        "--json-ignore-init-errors",
+        action="store_true",
+        help="log what goes wrong with the configuration, and serve all the same",
+    )
+
+
 def start(app: App, arguments: argparse.Namespace) -> int:
     """Build what was asked for, say what there is, and serve it."""
+    config = None if arguments.config is None else read_config(arguments.config)
     # The control plane's socket comes first: one daemon for each, and a second one is to find out
     # before it touches any file.
     rpc = app.rpc.listen(arguments.rpc_socket)
+    load_modules(app, arguments)
+    if config is not None:
+        app.begin_config(config, ignore_errors=arguments.json_ignore_init_errors)
     if arguments.wait_for_rpc:
         print(f"vbdev {__version__} waits for framework_start_init\n  rpc    {rpc}", flush=True)
-        app.wait_for_rpc(arguments.config)
+        app.wait_for_rpc()
         if app.stopping:
             return app.run()
-    elif arguments.config is not None:
-        app.apply_early_config(arguments.config)
     top = build_stack(app, arguments)
-    if arguments.config is not None:
-        app.apply_config(arguments.config)
+    app.finish_config()
     if top is not None and (arguments.nbd or not app.nbd.exports):
         app.nbd.add_export(top, read_only=arguments.read_only)
         app.nbd.default_export = top

@@ -18,6 +18,7 @@ from vbdev.sizes import parse_size
 __all__ = [
     "add_stack_arguments",
     "build_stack",
+    "load_modules",
     "reactor_count",
 ]
 
@@ -62,11 +63,15 @@ def reactor_count(text: str) -> int:
     return count
 
 
-def build_stack(app: App, arguments: argparse.Namespace) -> str | None:
-    """Load modules, create BASE and the layers; return the topmost name. AppError."""
+def load_modules(app: App, arguments: argparse.Namespace) -> None:
+    """Load the modules of installed packages, and of --module. AppError."""
     app.load_installed_modules()
     for path in arguments.module:
         app.load_module_file(path)
+
+
+def build_stack(app: App, arguments: argparse.Namespace) -> str | None:
+    """Create BASE and the layers of loaded modules; return the topmost name. AppError."""
     if arguments.base is None:
         if arguments.layer:
             raise AppError("--layer needs a BASE to stand on")

@@ -1,0 +1,112 @@
+"""How a configuration is carried out: in two passes, and whatever the order of its entries.
+
+The first pass has the calls that are possible before the framework starts: options. The second
+pass has those that are possible only then, in the order of the file; a method that is possible at
+both times was called in the first. (SPDK: lib/init/json_config.c.)
+
+Entries may stand in any order. A vbdev waits for its base by itself. Where a call is about a bdev
+that is not there yet, it is put off until the others are through, and again as long as that helps.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Collection
+
+from vbdev.config import Config, ConfigCall, ConfigError
+from vbdev.rpc.dispatch import Dispatcher, State
+from vbdev.rpc.errors import METHOD_NOT_FOUND, RpcError
+
+__all__ = ["Startup"]
+
+log = logging.getLogger(__name__)
+
+UNDOING = ("_delete", "_remove", "_stop", "_stop_disk", "_unregister")
+"""How methods end that take something away; later there would be something else to take."""
+
+
+class Startup:
+    """One configuration, on its way into a dispatcher.
+
+    subsystems: names of those that there are. What a file has for others is left out.
+    ignore_errors: say what goes wrong in the log, and go on (SPDK: --json-ignore-init-errors).
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dispatcher: Dispatcher,
+        subsystems: Collection[str],
+        *,
+        ignore_errors: bool = False,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._ignore_errors = ignore_errors
+        self._calls = list(self._known(config, subsystems))
+
+    def _known(self, config: Config, subsystems: Collection[str]) -> list[ConfigCall]:
+        """Return the calls of methods that there are; ConfigError for one that is missing."""
+        known = []
+        left_out: dict[str, int] = {}
+        for call in config.calls:
+            if self._dispatcher.get(call.method) is not None:
+                known.append(call)
+            elif call.subsystem not in subsystems:
+                left_out[call.subsystem] = left_out.get(call.subsystem, 0) + 1
+            else:
+                self._failed(call, RpcError(METHOD_NOT_FOUND, "Method not found"))
+        for subsystem, number in left_out.items():
+            log.warning(
+                "%s: there is no subsystem %s here; %d of its calls are left out",
+                config.path,
+                subsystem,
+                number,
+            )
+        return known
+
+    def _failed(self, call: ConfigCall, error: RpcError) -> None:
+        if not self._ignore_errors:
+            raise ConfigError(f"{call.where}: {call.method}: {error}") from error
+        log.error("%s: %s: %s", call.where, call.method, error)
+
+    async def carry_out_startup(self) -> None:
+        """Carry out the first pass. ConfigError: what is wrong where."""
+        for call in self._calls:
+            if State.STARTUP in self._states(call):
+                error = await self._call(call)
+                if error is not None:
+                    self._failed(call, error)
+
+    async def carry_out_runtime(self) -> None:
+        """Carry out the second pass. ConfigError: what is wrong where."""
+        calls = [call for call in self._calls if State.STARTUP not in self._states(call)]
+        while calls:
+            put_off: list[tuple[ConfigCall, RpcError]] = []
+            for call in calls:
+                error = await self._call(call)
+                if error is None:
+                    continue
+                if error.code == -errno.ENODEV and not call.method.endswith(UNDOING):
+                    put_off.append((call, error))
+                else:
+                    self._failed(call, error)
+            if len(put_off) == len(calls):
+                for call, error in put_off:
+                    self._failed(call, error)
+                return
+            calls = [call for call, _ in put_off]
+            if calls:  # perhaps what they are about is found on a disk
+                await self._dispatcher.call("bdev_wait_for_examine")
+
+    def _states(self, call: ConfigCall) -> State:
+        method = self._dispatcher.get(call.method)
+        assert method is not None
+        return method.states
+
+    async def _call(self, call: ConfigCall) -> RpcError | None:
+        try:
+            await self._dispatcher.call(call.method, call.params)
+        except RpcError as error:
+            return error
+        return None
