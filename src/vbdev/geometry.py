@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from vbdev.bdev import Bdev, BdevError, BdevParams
+from vbdev.params import Int32, Uint32, Uint64
 from vbdev.vocab import BLOCK_SIZE_MULTIPLE, MAX_BLOCK_SIZE, MAX_SIZE_BYTES, DifCheck
 
 __all__ = ["SizedParams", "check_geometry", "set_geometry"]
@@ -22,36 +23,43 @@ CHECKS = {
 class SizedParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
     """Parameters of a bdev whose size is the creator's to choose."""
 
-    num_blocks: int
-    """Size in blocks."""
-    block_size: int
+    num_blocks: Uint64
+    """Size in blocks; at least 1."""
+    block_size: Uint32
     """Bytes of data in a block; a multiple of 512."""
-    physical_block_size: int | None = None
-    """Bytes; a multiple of 512. Default: block_size."""
-    md_size: int = 0
+    physical_block_size: Uint32 = 0
+    """Bytes; a multiple of 512. 0: block_size."""
+    md_size: Uint32 = 0
     """Bytes of metadata for each block: 0, 8, 16, 32, 64 or 128."""
-    dif_type: int = 0
+    dif_type: Int32 = 0
     """Type of protection information in the metadata, 1 to 3; 0 for none."""
     dif_is_head_of_md: bool = False
     """Protection information stands at the head of the metadata, not at its end."""
-    dif_pi_format: int = 0
+    dif_pi_format: Uint32 = 0
     """0, 1, 2: protection information with a guard of 16, 32, 64 bits. The first takes 8 bytes of
     metadata, the others 16."""
 
 
-def set_geometry(bdev: Bdev, params: SizedParams, *, md_interleave: bool = True) -> None:
+def set_geometry(
+    bdev: Bdev,
+    params: SizedParams,
+    *,
+    md_interleave: bool = True,
+    too_large: int = errno.EINVAL,
+) -> None:
     """Give the bdev its size and metadata; BdevError EINVAL where they do not make a disk.
 
-    md_interleave: metadata is part of each block, and of `Bdev.block_size`.
+    md_interleave: metadata is part of each block, and of `Bdev.block_size`. too_large: the errno
+    of a size beyond what any bdev has.
     """
     who = f"{bdev.kind} bdev {bdev.name!r}"
     if params.num_blocks <= 0:
         raise BdevError(errno.EINVAL, f"{who}: num_blocks is {params.num_blocks}; at least 1")
     for field, size in (
         ("block_size", params.block_size),
-        ("physical_block_size", params.physical_block_size),
+        ("physical_block_size", params.physical_block_size or params.block_size),
     ):
-        if size is not None and (not 0 < size <= MAX_BLOCK_SIZE or size % BLOCK_SIZE_MULTIPLE):
+        if not 0 < size <= MAX_BLOCK_SIZE or size % BLOCK_SIZE_MULTIPLE:
             raise BdevError(
                 errno.EINVAL,
                 f"{who}: {field} {size} is no multiple of {BLOCK_SIZE_MULTIPLE} up to"
@@ -65,13 +73,13 @@ def set_geometry(bdev: Bdev, params: SizedParams, *, md_interleave: bool = True)
     block_size = params.block_size + (params.md_size if md_interleave else 0)
     if params.num_blocks * block_size > MAX_SIZE_BYTES:
         raise BdevError(
-            errno.EINVAL,
+            too_large,
             f"{who}: {params.num_blocks} blocks of {block_size} bytes are more than"
             f" {MAX_SIZE_BYTES} bytes",
         )
     bdev.num_blocks = params.num_blocks
     bdev.block_size = block_size
-    bdev.phys_block_size = params.physical_block_size or 0
+    bdev.phys_block_size = params.physical_block_size
     bdev.md_len = params.md_size
     bdev.md_interleave = md_interleave and params.md_size > 0
     bdev.dif_type = params.dif_type

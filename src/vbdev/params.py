@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Final, TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 UINT64_MAX: Final = (1 << 64) - 1
+UUID_LENGTH: Final = 36
+"""Characters, hyphens among them: a UUID without them is none to SPDK."""
 
 Uint8 = Annotated[int, msgspec.Meta(ge=0, le=0xFF)]
 Uint16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
@@ -63,6 +66,8 @@ def decode_params(declared: type[P], value: Any) -> P:
         raise ParamsError(explain(str(error))) from error
     for name, field in (value or {}).items():
         _refuse_what_no_type_tells(name, field)
+        if isinstance(getattr(decoded, name, None), UUID) and len(field) != UUID_LENGTH:
+            raise ParamsError(f"{name}: {field!r} is no UUID of {UUID_LENGTH} characters")
     return decoded
 
 

@@ -202,7 +202,7 @@ def test_aio_has_unmap_only_when_asked(stack):
 
 def test_nowait_is_for_devices(stack):
     number, message = refused(stack, stack.path(1 << 20), Aio, nowait=True)
-    assert number == errno.EINVAL
+    assert number == errno.EOPNOTSUPP
     assert "nowait" in message
 
 

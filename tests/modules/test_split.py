@@ -28,12 +28,9 @@ def control():
 
 
 def disk(control, name="Disk", num_blocks=1024, **params):
-    control.call(
-        "bdev_malloc_create",
-        name=name,
-        num_blocks=num_blocks,
-        **{"block_size": 512, "uuid": BASE_UUID, **params},
-    )
+    wanted = {"block_size": 512, "uuid": BASE_UUID, **params}
+    given = {field: value for field, value in wanted.items() if value is not None}
+    control.call("bdev_malloc_create", name=name, num_blocks=num_blocks, **given)
 
 
 def split(control, base="Disk", count=4, **params):

@@ -68,6 +68,7 @@ BDEV_FIELDS = [
     ("preferred_unmap_alignment", int),
     ("preferred_unmap_granularity", int),
     ("uuid", str),
+    ("numa_id", int),
     ("assigned_rate_limits", dict),
     ("claimed", bool),
     ("zoned", bool),
@@ -113,6 +114,7 @@ def test_fields_of_a_bdev(control):
         "preferred_unmap_alignment": 0,
         "preferred_unmap_granularity": 0,
         "uuid": U1,
+        "numa_id": -1,
         "assigned_rate_limits": limits,
         "claimed": False,
         "zoned": False,
@@ -137,7 +139,9 @@ def test_fields_of_a_stack(control):
     )
     assert top["driver_specific"] == {"passthru": {"name": "Top", "base_bdev_name": "Disk"}}
     assert top["supported_io_types"] == base["supported_io_types"]
-    assert "numa_id" not in base
+    assert (base["numa_id"], top["numa_id"]) == (-1, -1)
+    control.call("bdev_null_create", name="Null0", num_blocks=8, block_size=512)
+    assert "numa_id" not in control.call("bdev_get_bdevs", name="Null0")[0]
 
 
 @pytest.mark.rule("A.21.13", "A.1.18")

@@ -10,6 +10,7 @@ from typing import Any
 from vbdev.bdev import BdevError, BdevParams
 from vbdev.module_methods import DECODE_OBJECT_FAILED
 from vbdev.modules.file.disk import FileBdev
+from vbdev.params import Uint32
 
 
 class AioParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
@@ -17,8 +18,8 @@ class AioParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
 
     filename: str
     """Path of the file or block device."""
-    block_size: int | None = None
-    """Bytes, a power of two of at least 512; what the file asks for when absent."""
+    block_size: Uint32 = 0
+    """Bytes, a power of two of at least 512. 0: what the file asks for."""
     readonly: bool = False
     """Never write; other readers may have the file too."""
     fallocate: bool = False
@@ -41,7 +42,7 @@ class Aio(FileBdev):
         params = self.params
         if params.nowait and stat.S_ISREG(_mode(params.filename)):
             raise BdevError(
-                errno.EINVAL,
+                errno.EOPNOTSUPP,
                 f"aio bdev {self.name!r}: nowait is for block devices, and {params.filename} is"
                 " a regular file",
             )

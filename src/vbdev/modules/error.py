@@ -28,6 +28,7 @@ from vbdev.params import Params, Uint8, Uint32, Uint64
 from vbdev.part import PART_NAMESPACE, part_uuid
 from vbdev.registry import Registry
 from vbdev.vocab import Op, Status
+from vbdev.wire.jsonrpc import INVALID_PARAMS
 
 TYPES = {"read": Op.READ, "write": Op.WRITE, "unmap": Op.UNMAP, "flush": Op.FLUSH}
 END = 1 << 64
@@ -148,6 +149,7 @@ class Error(VirtualBdev):
     uuid_namespace = PART_NAMESPACE
     base_param = "base_name"
     Params = ErrorParams
+    undecoded = (INVALID_PARAMS, "spdk_json_decode_object failed")
     ops = ALL_OPS
     params: ErrorParams
 

@@ -12,10 +12,12 @@ from vbdev.core.channel import Channel
 from vbdev.core.ram import RamDisk
 from vbdev.geometry import SizedParams, set_geometry
 from vbdev.module_methods import DECODE_OBJECT_FAILED
+from vbdev.params import Int32, Uint32
 from vbdev.vocab import DmaDeviceType, Op
 
 FORMAT_BYTES = 4 << 20
 """Memory touched at a time, about 1 ms."""
+ANY_NODE = -1
 
 
 class MallocParams(SizedParams, kw_only=True, forbid_unknown_fields=True):
@@ -23,11 +25,11 @@ class MallocParams(SizedParams, kw_only=True, forbid_unknown_fields=True):
 
     name: str = ""
     """Name of the bdev; `Malloc<n>` when absent."""
-    optimal_io_boundary: int | None = None
-    """Blocks; I/O that crosses a multiple of it is split there."""
+    optimal_io_boundary: Uint32 = 0
+    """Blocks; I/O that crosses a multiple of it is split there. 0: none is."""
     md_interleave: bool = False
     """Metadata is part of each block, not in a buffer of its own."""
-    numa_id: int = -1
+    numa_id: Int32 = -1
     """NUMA node whose memory is preferred; -1 for any."""
 
 
@@ -63,17 +65,15 @@ class Malloc(Bdev):
         """Reserve the memory; pages are touched as they are written."""
         params = self.params
         who = f"malloc bdev {self.name!r}"
-        set_geometry(self, params, md_interleave=params.md_interleave)
+        set_geometry(self, params, md_interleave=params.md_interleave, too_large=errno.ENOMEM)
         nodes = online_nodes()
-        if params.numa_id != -1:
-            if params.numa_id not in nodes:
-                raise BdevError(
-                    errno.EINVAL,
-                    f"{who}: numa_id is {params.numa_id}; the machine has"
-                    f" {', '.join(map(str, nodes))}",
-                )
-            self.numa_id = params.numa_id
-        self.optimal_io_boundary = params.optimal_io_boundary or 0
+        if params.numa_id not in (ANY_NODE, *nodes):
+            raise BdevError(
+                errno.EINVAL,
+                f"{who}: numa_id is {params.numa_id}; the machine has {', '.join(map(str, nodes))}",
+            )
+        self.numa_id = params.numa_id  # shown even where it is ANY_NODE, as SPDK's is
+        self.optimal_io_boundary = params.optimal_io_boundary
         self.split_on_optimal_io_boundary = self.optimal_io_boundary > 0
         try:
             self._ram = RamDisk(self.num_blocks, self.block_size, self.metadata_layout())
@@ -81,7 +81,7 @@ class Malloc(Bdev):
             raise BdevError(
                 errno.ENOMEM, f"{who}: no memory for {self.size_bytes} bytes"
             ) from error
-        if self.numa_id is not None and len(nodes) > 1:
+        if self.numa_id != ANY_NODE and len(nodes) > 1:
             number = self._ram.prefer_node(self.numa_id)
             if number:
                 raise BdevError(

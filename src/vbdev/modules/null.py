@@ -12,7 +12,7 @@ from vbdev.core.channel import Channel
 from vbdev.core.ram import ZeroRegion
 from vbdev.geometry import SizedParams, set_geometry
 from vbdev.module_methods import DECODE_OBJECT_FAILED, ModuleMethod
-from vbdev.params import Params, Uint64
+from vbdev.params import Params, Uint32, Uint64
 from vbdev.registry import Registry
 from vbdev.vocab import MAX_SIZE_BYTES, DmaDeviceType, Op
 
@@ -28,15 +28,15 @@ HINTS = (
 class NullParams(SizedParams, kw_only=True, forbid_unknown_fields=True):
     """Create a bdev that discards what is written to it."""
 
-    preferred_write_alignment: int = 0
+    preferred_write_alignment: Uint32 = 0
     """Blocks; a hint to writers, as are the next ones."""
-    preferred_write_granularity: int = 0
+    preferred_write_granularity: Uint32 = 0
     """Blocks."""
-    optimal_write_size: int = 0
+    optimal_write_size: Uint32 = 0
     """Blocks."""
-    preferred_unmap_alignment: int = 0
+    preferred_unmap_alignment: Uint32 = 0
     """Blocks."""
-    preferred_unmap_granularity: int = 0
+    preferred_unmap_granularity: Uint32 = 0
     """Blocks."""
 
 
@@ -92,7 +92,9 @@ class Null(Bdev):
 
 async def resize(registry: Registry, params: ResizeParams) -> bool:
     """Change a null bdev's size and tell its openers; EINVAL where that can not be."""
-    bdev = registry.get(params.name, Null.kind)
+    bdev = registry.get(params.name)
+    if not isinstance(bdev, Null):  # EINVAL: SPDK looks for the bdev first and then whose it is
+        raise BdevError(errno.EINVAL, f"bdev {bdev.name!r} is a {bdev.kind} bdev and no null bdev")
     num_blocks = (params.new_size << 20) // bdev.block_size
     if not 0 < num_blocks * bdev.block_size <= MAX_SIZE_BYTES:
         raise BdevError(

@@ -7,6 +7,7 @@ from typing import Any
 from vbdev.bdev import BdevParams
 from vbdev.module_methods import DECODE_OBJECT_FAILED
 from vbdev.modules.file.disk import FileBdev
+from vbdev.params import Uint32
 from vbdev.wire.jsonrpc import INTERNAL_ERROR
 
 
@@ -15,8 +16,8 @@ class UringParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
 
     filename: str
     """Path of the file or block device."""
-    block_size: int | None = None
-    """Bytes, a power of two of at least 512; what the file asks for when absent."""
+    block_size: Uint32 = 0
+    """Bytes, a power of two of at least 512. 0: what the file asks for."""
     readonly: bool = False
     """Never write; other readers may have the file too."""
     direct: bool | None = None

@@ -142,9 +142,11 @@ class Registry:
         """Ask for the vbdevs of a module's `plan`; `Creation.vbdevs` says which are there."""
         creation = Creation(cls, params)
         key = creation.key
+        # Otherwise the plan says how the vbdevs are called. What can never be comes before names.
+        alone = cls(params) if key == params.name else None
         self._check_configured(key)
-        if key == params.name:  # otherwise the plan says how the vbdevs are called
-            self._names.check(cls(params))
+        if alone is not None:
+            self._names.check(alone)
             if key == creation.base_name:
                 raise BdevError(errno.EINVAL, f"vbdev {key!r} can not be its own base")
         self.creations[key] = creation

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Sequence
 
-from vbdev.bdev import Bdev, BdevError
+from vbdev.bdev import Bdev, BdevError, BdevState
 from vbdev.core.batch import IOBatch
 from vbdev.core.channel import Channel
 from vbdev.core.filequeue import FilePath, OpenFile
@@ -59,17 +59,17 @@ class FileBdev(Bdev):
         self,
         filename: str,
         *,
-        block_size: int | None,
+        block_size: int,
         readonly: bool,
         direct: bool | None,
         deallocate: bool,
     ) -> None:
         """Open the file and take its geometry. deallocate: whether UNMAP and zeroing are wanted.
 
-        A file that another program has locked is waited for, LOCK_WAIT_US at most.
+        block_size: bytes; 0 for what the file asks for. A file that another program has locked is
+        waited for, LOCK_WAIT_US at most.
         """
         who = f"{self.kind} bdev {self.name!r}"
-        # SPDK's clients send 0 for a block size that nobody gave.
         give_up_ns = self.reactor.clock.now_ns() + LOCK_WAIT_US * 1000
         while True:
             try:
@@ -125,23 +125,35 @@ class FileBdev(Bdev):
         """Return `bdev_<kind>_rescan`."""
 
         async def rescan(registry: Registry, params: NamedParams) -> bool:
+            """Follow a file's new size; a device that has none any more is hot-removed."""
             bdev = registry.get(params.name, cls.kind)
             assert isinstance(bdev, FileBdev)
-            bdev.rescan()
+            if bdev.file_size():
+                bdev.rescan()
+            elif bdev.state is BdevState.READY:
+                log.error("file is gone, and its bdev with it bdev=%s", bdev.name)
+                registry.reactor.spawn(registry.unregister(bdev), f"removal of {bdev.name}")
             return True
 
         return (ModuleMethod(f"bdev_{cls.kind}_rescan", NamedParams, rescan),)
 
+    def file_size(self) -> int:
+        """Return how many bytes the file has now."""
+        return size_of(self._geometry.fd, is_device=self._geometry.is_device)
+
     def rescan(self) -> None:
-        """Follow a size that somebody else has changed (bdev_aio_rescan, bdev_uring_rescan)."""
-        size = size_of(self._geometry.fd, is_device=self._geometry.is_device)
-        if size == 0 or size % self.block_size:
+        """Follow a size that somebody else has changed (bdev_aio_rescan, bdev_uring_rescan).
+
+        What is no whole block at the end of the file is left out.
+        """
+        size = self.file_size()
+        num_blocks = size // self.block_size
+        if not num_blocks:
             raise BdevError(
                 errno.EINVAL,
                 f"{self.kind} bdev {self.name!r}: {self._filename} now has {size} bytes, which is"
-                f" no multiple of the block size of {self.block_size}",
+                f" less than one block of {self.block_size}",
             )
-        num_blocks = size // self.block_size
         if num_blocks > self.num_blocks:  # before anybody can ask where there is data
             self._file.resize(num_blocks)
         self.notify_blockcnt_change(num_blocks)
