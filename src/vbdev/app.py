@@ -252,11 +252,13 @@ class App:
     def wait_for_rpc(self) -> None:
         """Serve the RPC methods that settle options, until framework_start_init or a signal."""
         self.dispatcher.state = State.STARTUP
+        self.rpc.release()
         with self._woken_by_signals():
             self.reactor.run_until_complete(_result(self._start_init))
         self.dispatcher.state = State.RUNTIME
 
     def _begin_init(self) -> None:
+        self.rpc.hold()  # what comes from now on is for the finished stack: until `run`
         wake(self._start_init)
 
     def run(self) -> int:
@@ -264,6 +266,7 @@ class App:
         self.catch_signals()
         self._running = True
         wake(self.initialized)
+        self.rpc.release()
         if self._stopping:
             self.reactor.spawn(self.stop(), "stop")
         with self._woken_by_signals():

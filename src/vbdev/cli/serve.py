@@ -88,6 +88,7 @@ def start(app: App, arguments: argparse.Namespace) -> int:
     # The control plane's socket comes first: one daemon for each, and a second one is to find out
     # before it touches any file.
     rpc = app.rpc.listen(arguments.rpc_socket)
+    app.rpc.hold()
     load_modules(app, arguments)
     if config is not None:
         app.begin_config(config, ignore_errors=arguments.json_ignore_init_errors)

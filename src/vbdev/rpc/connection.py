@@ -62,7 +62,8 @@ No single answer, nor a batch's together, may be longer: an error stands in its 
 class Connection:
     """Serves one socket, which it owns, until the client leaves or `drop`.
 
-    `on_closed(connection)` is called once, when the socket is closed.
+    `on_closed(connection)` is called once, when the socket is closed. One that is `held` starts no
+    request until `release`.
     """
 
     def __init__(
@@ -71,8 +72,11 @@ class Connection:
         connection: socket.socket,
         dispatcher: Dispatcher,
         on_closed: Callable[[Connection], object],
+        *,
+        held: bool = False,
     ) -> None:
         self.in_flight = 0
+        self._held = held
         self._reactor = reactor
         self._socket = connection
         self._dispatcher = dispatcher
@@ -96,6 +100,16 @@ class Connection:
     def unsent_bytes(self) -> int:
         """Answers that wait for the client to take them, in bytes."""
         return len(self._unsent)
+
+    def hold(self) -> None:
+        """Start no request until `release`; those in flight go on. What comes waits."""
+        self._held = True
+        self._settle()
+
+    def release(self) -> None:
+        """Go on with what came meanwhile."""
+        self._held = False
+        self._schedule_pump()
 
     def finish(self) -> None:
         """Start nothing more; close when what is in flight has been answered."""
@@ -169,7 +183,9 @@ class Connection:
             self._reactor.send_msg(self._pump)
 
     def _is_full(self) -> bool:
-        return self.in_flight >= MAX_IN_FLIGHT or len(self._unsent) > PAUSE_UNSENT_BYTES
+        return (
+            self._held or self.in_flight >= MAX_IN_FLIGHT or len(self._unsent) > PAUSE_UNSENT_BYTES
+        )
 
     def _start(self, event: Request | Batch | Refusal) -> None:
         if isinstance(event, Refusal):

@@ -38,6 +38,7 @@ class RpcServer:
         self._locks: list[SocketLock] = []
         self._connections: set[Connection] = set()
         self._drained: Future[None] | None = None
+        self._held = False
 
     @property
     def addresses(self) -> list[Address]:
@@ -66,6 +67,21 @@ class RpcServer:
             self._locks.append(lock)
         self._listeners.append(Listener(self._reactor, listener, self._connected))
         return self._listeners[-1].address
+
+    def hold(self) -> None:
+        """Let what clients send wait until `release`: nobody is to see a stack half built.
+
+        Requests in flight go on. (SPDK: spdk_rpc_server_pause.)
+        """
+        self._held = True
+        for connection in self._connections:
+            connection.hold()
+
+    def release(self) -> None:
+        """Go on with what has come meanwhile."""
+        self._held = False
+        for connection in self._connections:
+            connection.release()
 
     async def close(self, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> None:
         """Stop: no more requests; those in flight have `drain_timeout_s` to be answered."""
@@ -99,7 +115,9 @@ class RpcServer:
             log.warning("refusing an rpc client: %d are connected", MAX_CONNECTIONS)
             connection.close()
             return
-        self._connections.add(Connection(self._reactor, connection, self._dispatcher, self._closed))
+        self._connections.add(
+            Connection(self._reactor, connection, self._dispatcher, self._closed, held=self._held)
+        )
 
     def _closed(self, connection: Connection) -> None:
         self._connections.discard(connection)

@@ -1,7 +1,8 @@
 """One control plane for each unix socket: the lock beside it, which SPDK's applications take too.
 
 The lock is on a file, `<socket>.lock`, and the kernel gives it up with the process, however that
-ends. So whoever has it may take the socket's file away: nobody serves there (SPDK: spdk_rpc_listen).
+ends. So whoever has it may take the socket's file away, because nobody serves there. (SPDK:
+spdk_rpc_listen.)
 
 The file goes when the server ends in order. Between opening it and locking it another process may
 have removed it, and a third made a new one; a lock on a file that has no name any more excludes
