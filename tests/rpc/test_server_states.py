@@ -18,7 +18,9 @@ from vbdev.reactor import Reactor
 
 class Slow(Null):
     kind = "slow"
-    rpc_methods = ()
+    @classmethod
+    def rpc_methods(cls):
+        return ()
     async def start(self):
         await Reactor.current().sleep(500_000)
         await super().start()
