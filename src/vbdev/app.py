@@ -37,6 +37,7 @@ from vbdev.rpc.holder_methods import register_holder_methods
 from vbdev.rpc.init_methods import register_init_methods
 from vbdev.rpc.nbd_methods import register_nbd_methods
 from vbdev.rpc.notify_methods import register_notify_methods
+from vbdev.rpc.schema_methods import register_schema_methods
 from vbdev.rpc.server import RpcServer
 from vbdev.rpc.stat_methods import register_stat_methods
 from vbdev.rpc.thread_methods import register_thread_methods
@@ -97,6 +98,7 @@ class App:
             "nbd": (["bdev"], self.nbd.config),
         }
         register_framework_methods(self.dispatcher, self.subsystems)
+        register_schema_methods(self.dispatcher, self.reactor)
         register_init_methods(self.dispatcher, self._begin_init, self.initialized)
         register_bdev_methods(self.dispatcher, self.registry)
         register_examine_methods(

@@ -34,6 +34,7 @@ from vbdev.core.channel import Channel
 from vbdev.core.dif import Dif
 from vbdev.iostat import IoTotals
 from vbdev.module_methods import INVALID_PARAMETERS, ModuleMethod
+from vbdev.params import BdevName
 from vbdev.reactor import Reactor
 from vbdev.vocab import WRITE_OPS, ClaimType, IoFlag, Op
 
@@ -157,7 +158,7 @@ class BdevParams(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_
 class VirtualBdevParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
     """Parameters every vbdev takes."""
 
-    base_bdev_name: str
+    base_bdev_name: BdevName
     """Name, alias or UUID of the base bdev, which may arrive later."""
 
 

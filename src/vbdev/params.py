@@ -16,6 +16,7 @@ from vbdev.wire.jsontext import DuplicateKey
 
 __all__ = [
     "UINT64_MAX",
+    "BdevName",
     "Int32",
     "Params",
     "ParamsError",
@@ -33,9 +34,11 @@ UUID_LENGTH: Final = 36
 Uint8 = Annotated[int, msgspec.Meta(ge=0, le=0xFF)]
 Uint16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 Uint32 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF_FFFF)]
-Uint64 = Annotated[int, msgspec.Meta(ge=0)]
+Uint64 = Annotated[int, msgspec.Meta(ge=0, extra_json_schema={"maximum": UINT64_MAX})]
 """Its upper bound is that of all integers (`decode_params`): msgspec's bounds end at 63 bits."""
 Int32 = Annotated[int, msgspec.Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
+BdevName = Annotated[str, msgspec.Meta(extra_json_schema={"x-names": "bdev"})]
+"""Name, alias or UUID of a bdev that is there: a shell completes it."""
 
 
 class Params(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -22,7 +22,7 @@ from vbdev.channels import after_each_channel
 from vbdev.core.batch import IOBatch, load_columns
 from vbdev.core.channel import Channel
 from vbdev.module_methods import DECODE_OBJECT_FAILED, ModuleMethod, RpcError
-from vbdev.params import Params, Uint64
+from vbdev.params import BdevName, Params, Uint64
 from vbdev.reactor import Reactor, Timer
 from vbdev.registry import Registry
 from vbdev.vocab import Op, Status
@@ -55,7 +55,7 @@ class DelayParams(VirtualBdevParams, kw_only=True, forbid_unknown_fields=True):
 class UpdateLatencyParams(Params, kw_only=True, frozen=True):
     """Change one of a delay bdev's latencies. What is held already keeps its own."""
 
-    delay_bdev_name: str
+    delay_bdev_name: BdevName
     """Name of the delay bdev."""
     latency_type: Literal["avg_read", "p99_read", "avg_write", "p99_write"]
     """Which one."""

@@ -24,7 +24,7 @@ from vbdev.channels import after_each_channel, for_each_channel
 from vbdev.core.batch import IOBatch, load_columns
 from vbdev.core.channel import Channel
 from vbdev.module_methods import ModuleMethod, NamedParams, RpcError
-from vbdev.params import Params, Uint8, Uint32, Uint64
+from vbdev.params import BdevName, Params, Uint8, Uint32, Uint64
 from vbdev.part import PART_NAMESPACE, part_uuid
 from vbdev.registry import Registry
 from vbdev.vocab import Op, Status
@@ -38,7 +38,7 @@ END = 1 << 64
 class ErrorCreateParams(Params, kw_only=True, frozen=True):
     """Create a bdev `EE_<base>` that fails on request."""
 
-    base_name: str
+    base_name: BdevName
     """Name, alias or UUID of the base bdev, which may arrive later."""
     uuid: UUID | None = None
     """UUID of the error bdev; follows from the base's when absent."""
@@ -51,14 +51,14 @@ class ErrorParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
 
     name: str = ""
     """Name of the bdev; `EE_` and what the base was called when absent."""
-    base_name: str
+    base_name: BdevName
     """Name, alias or UUID of the base bdev, which may arrive later."""
 
 
 class InjectParams(Params, kw_only=True, frozen=True):
     """Let I/Os fail. The parameters after corrupt_value are not SPDK's."""
 
-    name: str
+    name: BdevName
     """Name of the error bdev."""
     io_type: Literal["clear", "read", "write", "unmap", "flush", "all"]
     """Which I/Os; `clear` forgets all injections, `all` makes one for each of the four types."""

@@ -23,7 +23,7 @@ import msgspec
 from vbdev.bdev import Bdev, BdevError, IoError
 from vbdev.descriptor import Descriptor
 from vbdev.module_methods import ModuleMethod
-from vbdev.params import Params
+from vbdev.params import BdevName, Params
 from vbdev.part import Part, PartParams
 from vbdev.registry import BaseHold, Registry
 from vbdev.vocab import Op
@@ -83,7 +83,7 @@ class NewPartition(Params, kw_only=True, frozen=True):
 class GptCreateParams(Params, kw_only=True, frozen=True):
     """Write a partition table to a bdev, then make bdevs of its partitions."""
 
-    base_bdev: str
+    base_bdev: BdevName
     """Name, alias or UUID of the disk."""
     partitions: list[NewPartition]
     """The partitions, from the start of the disk on."""
@@ -96,7 +96,7 @@ class GptCreateParams(Params, kw_only=True, frozen=True):
 class GptDeleteParams(Params, kw_only=True, frozen=True):
     """Remove the bdevs of a disk's partitions, and erase its partition table."""
 
-    base_bdev: str
+    base_bdev: BdevName
     """Name, alias or UUID of the disk."""
 
 

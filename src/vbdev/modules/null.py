@@ -12,7 +12,7 @@ from vbdev.core.channel import Channel
 from vbdev.core.ram import ZeroRegion
 from vbdev.geometry import SizedParams, set_geometry
 from vbdev.module_methods import DECODE_OBJECT_FAILED, ModuleMethod
-from vbdev.params import Params, Uint32, Uint64
+from vbdev.params import BdevName, Params, Uint32, Uint64
 from vbdev.registry import Registry
 from vbdev.vocab import MAX_SIZE_BYTES, DmaDeviceType, Op
 
@@ -43,7 +43,7 @@ class NullParams(SizedParams, kw_only=True, forbid_unknown_fields=True):
 class ResizeParams(Params, kw_only=True, frozen=True):
     """Give a null bdev another size."""
 
-    name: str
+    name: BdevName
     """Name of the bdev."""
     new_size: Uint64
     """MiB. Growing always works, shrinking while nobody has the bdev open."""

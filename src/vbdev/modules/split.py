@@ -16,7 +16,7 @@ import msgspec
 
 from vbdev.bdev import Bdev, BdevError, BdevParams, VirtualBdev
 from vbdev.module_methods import ModuleMethod, RpcError
-from vbdev.params import Params, Uint32, Uint64
+from vbdev.params import BdevName, Params, Uint32, Uint64
 from vbdev.part import Part, PartParams
 from vbdev.registry import Registry
 from vbdev.wire.jsonrpc import INVALID_PARAMS
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class SplitCreateParams(Params, kw_only=True, frozen=True):
     """Split a bdev into parts of one size."""
 
-    base_bdev: str
+    base_bdev: BdevName
     """Name, alias or UUID of the base bdev, which may arrive later."""
     split_count: Uint32
     """Number of parts. Where a size is given and so many do not fit, those that do."""
@@ -38,7 +38,7 @@ class SplitCreateParams(Params, kw_only=True, frozen=True):
 class SplitDeleteParams(Params, kw_only=True, frozen=True):
     """Delete all parts of a base."""
 
-    base_bdev: str
+    base_bdev: BdevName
     """What the base was called when it was split."""
 
 

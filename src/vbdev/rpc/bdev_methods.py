@@ -6,9 +6,9 @@ import errno
 import os
 from functools import partial
 
-from vbdev.bdev import Bdev, BdevError, BdevParams
-from vbdev.module_methods import ModuleMethod, NamedParams
-from vbdev.params import Params, Uint64
+from vbdev.bdev import Bdev, BdevError, BdevParams, VirtualBdevParams
+from vbdev.module_methods import ModuleMethod, NamedParams, failures
+from vbdev.params import BdevName, Params, Uint64
 from vbdev.registry import Registry
 from vbdev.rpc.bdev_info import describe, stack
 from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method
@@ -21,7 +21,7 @@ __all__ = ["register_bdev_methods", "register_module"]
 class GetBdevsParams(Params, kw_only=True, frozen=True):
     """List bdevs, or one."""
 
-    name: str | None = None
+    name: BdevName | None = None
     """Name, alias or UUID of one bdev."""
     timeout: Uint64 = 0
     """How long to wait for it, in ms."""
@@ -56,6 +56,7 @@ def register_bdev_methods(dispatcher: Dispatcher, registry: Registry) -> None:
             INTERNAL_ERROR,
             DECODE_OBJECT_FAILED,
             result=list[BdevInfo],
+            errors=failures(errno.ENODEV, errno.ETIMEDOUT),
         )
     )
     dispatcher.register(Method("vbdev_get_stack", get_stack, result=list[StackEntry]))
@@ -74,6 +75,8 @@ def register_module(dispatcher: Dispatcher, registry: Registry, module: type[Bde
                 method.params,
                 *(method.undecoded or module.undecoded),
                 result=method.result,
+                errors=method.errors,
+                group=f"bdev_{module.kind}",
             )
         )
 
@@ -91,7 +94,15 @@ def create_method(module: type[Bdev]) -> ModuleMethod:
             reason = os.strerror(error.errno)
             raise RpcError(code, text.format(reason=reason), str(error)) from error
 
-    return ModuleMethod(f"bdev_{module.kind}_create", module.Params, create, result=str)
+    if "__doc__" not in vars(module.Params) or module.Params in (BdevParams, VirtualBdevParams):
+        create.__doc__ = f"Create a {module.kind} bdev."
+    if module.create_failure is None:
+        errors = failures(errno.EEXIST, errno.EINVAL)
+    else:
+        errors = (module.create_failure,)
+    return ModuleMethod(
+        f"bdev_{module.kind}_create", module.Params, create, result=str, errors=errors
+    )
 
 
 def delete_method(module: type[Bdev]) -> ModuleMethod:
@@ -101,4 +112,7 @@ def delete_method(module: type[Bdev]) -> ModuleMethod:
         await registry.delete(params.name, module.kind)
         return True
 
-    return ModuleMethod(f"bdev_{module.kind}_delete", NamedParams, delete)
+    delete.__doc__ = f"Delete a {module.kind} bdev."
+    return ModuleMethod(
+        f"bdev_{module.kind}_delete", NamedParams, delete, errors=failures(errno.ENODEV)
+    )

@@ -55,7 +55,9 @@ class Method:
     """One RPC method.
 
     `handler` is called with the decoded Struct, or with None where `params` is None; it runs on
-    the control plane's reactor and returns a `result`, a type that msgspec renders.
+    the control plane's reactor and returns a `result`, a type that msgspec renders. errors: what
+    the handler itself may answer with, as (code, text), `{words}` in a text standing for what it
+    names. group: heading that the method is listed under; the name's first word by default.
     """
 
     name: str
@@ -65,6 +67,22 @@ class Method:
     decode_error_text: str = "Invalid parameters"
     states: State = State.RUNTIME
     result: Any = bool
+    errors: tuple[tuple[int, str], ...] = ()
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            object.__setattr__(self, "group", self.name.partition("_")[0])
+
+    def failures(self) -> list[tuple[int, str]]:
+        """Return every (code, text) that a call may be answered with, besides internal errors."""
+        own = (INVALID_PARAMS, f"{self.name} requires no parameters")
+        if self.params is not None:
+            own = (self.decode_error_code, self.decode_error_text)
+        state = {State.STARTUP: _BEFORE_INIT, State.RUNTIME: _AFTER_INIT}.get(self.states)
+        return list(
+            dict.fromkeys([own, *self.errors, *([(INVALID_STATE, state)] if state else [])])
+        )
 
     @property
     def summary(self) -> str:
@@ -110,6 +128,10 @@ class Dispatcher:
             for name, method in self._methods.items()
             if not current or self.state in method.states
         ]
+
+    def methods(self) -> list[Method]:
+        """Return the methods in the order of registration."""
+        return list(self._methods.values())
 
     def get(self, name: str) -> Method | None:
         """Return a method, or None."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from vbdev.params import Params
+from vbdev.params import BdevName, Params
 from vbdev.registry import Registry
 from vbdev.rpc.bdev_info import who_holds
 from vbdev.rpc.dispatch import Dispatcher, Method
@@ -18,14 +18,14 @@ __all__ = ["register_holder_methods"]
 class GetHoldersParams(Params, kw_only=True, frozen=True):
     """Say who has bdevs open or claimed, and whom a removal waits for."""
 
-    name: str | None = None
+    name: BdevName | None = None
     """Name, alias or UUID of one bdev; all when absent."""
 
 
 class UnregisterParams(Params, kw_only=True, frozen=True):
     """Delete a bdev of any kind."""
 
-    name: str
+    name: BdevName
     """Name, alias or UUID of the bdev."""
     timeout_ms: Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)] | None = None
     """After this long the answer is ETIMEDOUT, which names the holders; the removal goes on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vbdev.params import Params
+from vbdev.params import BdevName, Params
 from vbdev.rpc.dispatch import Dispatcher, Method
 from vbdev.rpc.results import Export
 from vbdev.targets.nbd import NbdServer
@@ -20,7 +20,7 @@ class ServerParams(Params, kw_only=True, frozen=True):
 class ExportAddParams(Params, kw_only=True, frozen=True):
     """Export a bdev."""
 
-    bdev_name: str
+    bdev_name: BdevName
     """Name, alias or UUID of the bdev."""
     export_name: str | None = None
     """Name that clients ask for; the bdev's when absent."""

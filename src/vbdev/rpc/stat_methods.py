@@ -23,7 +23,8 @@ from vbdev.histograms import (
     get_histogram,
 )
 from vbdev.iostat import IoTotals
-from vbdev.params import Params, Uint8, Uint64
+from vbdev.module_methods import failures
+from vbdev.params import BdevName, Params, Uint8, Uint64
 from vbdev.qos import LIMIT_NAMES, set_rate_limits
 from vbdev.queue_depth import set_sampling_period
 from vbdev.reactor import Reactor
@@ -37,6 +38,8 @@ from vbdev.vocab import OP_NAMES
 
 __all__ = ["register_stat_methods"]
 
+NO_DEVICE = failures(errno.ENODEV)
+
 TICK_RATE = 1_000_000_000
 """Ticks are nanoseconds."""
 
@@ -47,7 +50,7 @@ ResetMode = Literal["all", "maxmin", "error", "none"]
 class GetIostatParams(Params, kw_only=True, frozen=True):
     """Counters of I/O since the bdev was made, or reset."""
 
-    names: Annotated[list[str], msgspec.Meta(max_length=1024)] | None = None
+    names: Annotated[list[BdevName], msgspec.Meta(max_length=1024)] | None = None
     """Names of bdevs; all when absent."""
     per_channel: bool = False
     """One bdev's counters channel by channel."""
@@ -58,7 +61,7 @@ class GetIostatParams(Params, kw_only=True, frozen=True):
 class ResetIostatParams(Params, kw_only=True, frozen=True):
     """Set counters of I/O back."""
 
-    name: str | None = None
+    name: BdevName | None = None
     """Name of a bdev; all when absent."""
     mode: ResetMode = "all"
     """What to set back."""
@@ -67,7 +70,7 @@ class ResetIostatParams(Params, kw_only=True, frozen=True):
 class EnableHistogramParams(Params, kw_only=True, frozen=True):
     """Begin or end a latency histogram."""
 
-    name: str
+    name: BdevName
     """Name of the bdev."""
     enable: bool
     """Whether to count."""
@@ -84,14 +87,14 @@ class EnableHistogramParams(Params, kw_only=True, frozen=True):
 class NameParams(Params, kw_only=True, frozen=True):
     """About one bdev."""
 
-    name: str
+    name: BdevName
     """Name of the bdev."""
 
 
 class HistogramBordersParams(Params, kw_only=True, frozen=True):
     """How many latencies lie up to each border."""
 
-    name: str
+    name: BdevName
     """Name of the bdev."""
     borders: Annotated[list[Uint64], msgspec.Meta(max_length=256)]
     """Borders in us, in ascending order."""
@@ -100,7 +103,7 @@ class HistogramBordersParams(Params, kw_only=True, frozen=True):
 class QosLimitParams(Params, kw_only=True, frozen=True):
     """Limit the rate of a bdev's I/O. What is not given stays; 0 is unlimited."""
 
-    name: str
+    name: BdevName
     """Name of the bdev."""
     rw_ios_per_sec: Uint64 | None = None
     """Reads and writes a second, rounded up to whole thousands."""
@@ -115,7 +118,7 @@ class QosLimitParams(Params, kw_only=True, frozen=True):
 class SamplingPeriodParams(Params, kw_only=True, frozen=True):
     """Sample how many I/Os are outstanding."""
 
-    name: str
+    name: BdevName
     """Name of the bdev."""
     period: Uint64
     """Interval in us; 0 ends it."""
@@ -232,7 +235,15 @@ def register_stat_methods(dispatcher: Dispatcher, registry: Registry) -> None:
         ("bdev_set_qd_sampling_period", set_period, SamplingPeriodParams, bool),
     ):
         dispatcher.register(
-            Method(name, handler, decoded, INTERNAL_ERROR, DECODE_OBJECT_FAILED, result=result)
+            Method(
+                name,
+                handler,
+                decoded,
+                INTERNAL_ERROR,
+                DECODE_OBJECT_FAILED,
+                result=result,
+                errors=NO_DEVICE,
+            )
         )
 
 
