@@ -247,8 +247,9 @@ def test_a_module_that_came_from_a_file(tinted):
     assert layer["properties"]["depth"]["description"] == "Depth in um."
     assert document["components"]["schemas"]["Coat"]["description"] == "What it looks like now."
     # What no schema can say is anything, and spoils nothing else.
-    assert method(document, "bdev_tint_strange")["params"] == []
-    assert method(document, "bdev_tint_strange")["result"]["schema"] == {}
+    (strange,) = method(document, "bdev_tint_strange")["params"]
+    assert strange == {"name": "strange", "required": True, "schema": {"title": "Strange"}}
+    assert method(document, "bdev_tint_strange")["result"]["schema"] == {"title": "Strange"}
 
 
 def test_a_module_whose_source_has_gone(tinted, tmp_path):

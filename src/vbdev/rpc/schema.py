@@ -102,26 +102,31 @@ def _without_null(schema: Schema) -> Schema:
 def _schemas(types: list[Any]) -> tuple[list[Schema], dict[str, Schema]]:
     """Return the types' schemas, and those of the classes that these refer to, by name.
 
-    Of a type that JSON Schema can not describe, which is a module's own, anything is said.
+    A type that msgspec does not know, of a module that decodes it otherwise, may be anything.
     """
     classes: dict[type, None] = {}
     known = []
     for type_ in types:
         try:
             _collect(msgspec.inspect.type_info(type_), classes)
-            msgspec.json.schema_components([type_])
+            msgspec.json.schema_components([type_], schema_hook=_anything)
         except TypeError as error:
             log.warning("rpc schema: %r can not be described: %s", type_, error)
             known.append(Any)
         else:
             known.append(type_)
     schemas, components = msgspec.json.schema_components(
-        [*known, *classes], ref_template=PREFIX + "{name}"
+        [*known, *classes], ref_template=PREFIX + "{name}", schema_hook=_anything
     )
     docs = FieldDocs()
     for cls, schema in zip(classes, schemas[len(types) :], strict=True):
         _describe(cls, components[schema["$ref"].removeprefix(PREFIX)], docs)
     return list(schemas[: len(types)]), components
+
+
+def _anything(cls: type) -> Schema:
+    """Return the schema of a class that only its module knows how to decode."""
+    return {"title": cls.__name__}
 
 
 def _collect(type_: msgspec.inspect.Type, classes: dict[type, None]) -> None:
