@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from vbdev.config import Config
 from vbdev.core.batch import load_columns
 from vbdev.core.channel import Channel
 from vbdev.core.engine import Engine
+from vbdev.cpu_sets import Core
 from vbdev.modules import MODULES
 from vbdev.options import BdevOptions
 from vbdev.params import ParamsError, decode_params
@@ -66,17 +67,26 @@ class App:
     ----------
     reactor: the first one, which owns the control plane; a new one by default.
     num_reactors: of all. AppError where there are not enough resources for them.
+    cores: one reactor for each instead, known under its number and pinned to its CPUs; the first
+        one's owns the control plane.
 
     """
 
-    def __init__(self, reactor: Reactor | None = None, *, num_reactors: int = 1) -> None:
-        self.reactor = reactor or Reactor()
+    def __init__(
+        self,
+        reactor: Reactor | None = None,
+        *,
+        num_reactors: int = 1,
+        cores: Sequence[Core] = (),
+    ) -> None:
+        num_reactors = len(cores) or num_reactors
+        self.reactor = reactor or Reactor(core=cores[0] if cores else None)
         self._pool_size = BdevOptions().bdev_io_pool_size
         self.engine = self._make_engine()
         self.reactor.engine = self.engine
         try:
             self.reactors = Reactors(
-                self.reactor, num_reactors, self._make_engine, self._reactor_failed
+                self.reactor, num_reactors, self._make_engine, self._reactor_failed, cores[1:]
             )
         except (OSError, MemoryError) as error:
             raise AppError(f"{num_reactors} reactors are too many here: {error}") from error
@@ -86,6 +96,8 @@ class App:
         self.rpc = RpcServer(self.reactor, self.dispatcher)
         self.modules: dict[str, type[Bdev]] = {}
         self.exit_status = 0
+        self.second_signal_stops = True
+        """Whether a signal during the orderly stop ends it at once, with status 1."""
         self.initialized: Future[None] = Future()
         """Resolved by `run`: what was asked for at the start is there."""
         self._start_init: Future[None] = Future()
@@ -294,8 +306,10 @@ class App:
             os.close(writer)
 
     def request_stop(self, number: int = signal.SIGTERM) -> None:
-        """Begin the orderly stop; asked again, stop at once with status 1."""
+        """Begin the orderly stop; asked again, stop at once if `second_signal_stops`."""
         if self._stopping:
+            if not self.second_signal_stops:
+                return
             log.error("stopping at once: signal %s came again", signal.Signals(number).name)
             self.exit_status = 1
             self.reactor.stop()

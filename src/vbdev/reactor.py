@@ -31,6 +31,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from vbdev.clock import Clock, RealClock, VirtualClock
+from vbdev.cpu_sets import Core
 from vbdev.poller import Poller, PollerState
 from vbdev.task import Future, Task
 
@@ -141,18 +142,27 @@ class Reactor:
 
     Parameters
     ----------
-    name: shown in logs and by `thread_get_stats`; `reactor_<id - 1>` by default.
+    name: shown in logs and by `thread_get_stats`; `reactor_<core>` by default.
     clock: `RealClock` by default.
     reactor_id: from 1, unique in an application (SPDK: the thread's id).
+    core: under which number it is known, and where it runs; by default 0, 1... anywhere.
 
     `engine` is the compiled core's part, drained each turn; attached later. `locals` is for
     whatever else there is one of on each reactor; its thread alone touches it.
 
     """
 
-    def __init__(self, name: str = "", clock: Clock | None = None, *, reactor_id: int = 1) -> None:
+    def __init__(
+        self,
+        name: str = "",
+        clock: Clock | None = None,
+        *,
+        reactor_id: int = 1,
+        core: Core | None = None,
+    ) -> None:
         self.id = reactor_id
-        self.name = name or f"reactor_{reactor_id - 1}"
+        self.core = core or Core(reactor_id - 1)
+        self.name = name or f"reactor_{self.core.number}"
         self.clock: Clock = clock or RealClock()
         self._engine: IoEngine | None = None
         self.locals: dict[Any, Any] = {}

@@ -4,17 +4,22 @@ The first owns the control plane. The others wait for messages; what runs there 
 connections of a target, channels. They are started together and stopped together, and when one
 fails, whoever is told so ends the application in order.
 
+Each may be pinned to CPUs (`Core`). One whose CPUs this machine has not, or may not use, runs
+wherever the kernel puts it, which is said once.
+
 On a virtual clock there are no threads: all share the clock and are polled by hand, in order.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
+from vbdev.cpu_sets import Core, show_cpu_mask
 from vbdev.reactor import IoEngine, Reactor, ReactorStoppedError
 from vbdev.task import Future
 
@@ -46,6 +51,7 @@ class Reactors:
     count: of all of them.
     make_engine: called once for each but the first.
     on_failure: called as (reactor, exception) on the first reactor when another's loop failed.
+    cores: of all but the first, in this order; by default 1, 2... anywhere.
 
     OSError or MemoryError where one can not be made: then there is none but the first.
 
@@ -57,15 +63,18 @@ class Reactors:
         count: int,
         make_engine: Callable[[], IoEngine],
         on_failure: Callable[[Reactor, BaseException], object],
+        cores: Sequence[Core] = (),
     ) -> None:
         self.first = first
         self._on_failure = on_failure
+        self._unpinned: list[Core] = []
         self._others: list[Reactor] = []
         self._threads: dict[Reactor, threading.Thread] = {}
         try:
             for reactor_id in range(2, count + 1):
                 clock = first.clock if first.clock.virtual else None
-                reactor = Reactor(clock=clock, reactor_id=reactor_id)
+                core = cores[reactor_id - 2] if cores else None
+                reactor = Reactor(clock=clock, reactor_id=reactor_id, core=core)
                 self._others.append(reactor)
                 reactor.engine = make_engine()
         except BaseException:
@@ -96,7 +105,8 @@ class Reactors:
     def start(self) -> None:
         """Let all but the first run on threads of their own. RuntimeError where one does not.
 
-        Those that run already are stopped then.
+        Those that run already are stopped then. The calling thread is the first's and is pinned
+        with the others.
         """
         if self.first.clock.virtual:
             return
@@ -120,8 +130,26 @@ class Reactors:
             if not running.wait(START_S):
                 self.stop_at_once()
                 raise RuntimeError(f"reactor {reactor.name} did not run within {START_S:g} s")
+        # The last of them: a thread begins with the CPUs of the one that starts it.
+        self._pin(self.first)
+        if self._unpinned:
+            log.warning(
+                "reactors run on any cpu, because theirs are not here: %s",
+                ", ".join(
+                    f"core {core.number} (cpus 0x{show_cpu_mask(core.cpus)})"
+                    for core in sorted(self._unpinned, key=lambda core: core.number)
+                ),
+            )
+
+    def _pin(self, reactor: Reactor) -> None:
+        if reactor.core.cpus:
+            try:
+                os.sched_setaffinity(0, reactor.core.cpus)
+            except OSError:  # none of them is here, or may be used (sched_setaffinity(2), EINVAL)
+                self._unpinned.append(reactor.core)
 
     def _run(self, reactor: Reactor) -> None:
+        self._pin(reactor)
         for _ in range(MAX_FAILURES):
             try:
                 reactor.run()

@@ -1,7 +1,8 @@
-"""The command line: `vbdev serve | rpc | ls | bench | demo`, one file each.
+"""The command line: `vbdev serve | spdk-tgt | rpc | ls | bench | demo`, one file each.
 
 Results go to stdout, talk goes to stderr; exit status 0, 1 for a failure, 2 for wrong usage.
 A subcommand's file is imported when it is called, so that `vbdev rpc` starts without the core.
+A link to the command that is called spdk_tgt is `vbdev spdk-tgt`, for scripts that have its path.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from pathlib import Path
 
 from vbdev import __version__
 
@@ -16,6 +18,7 @@ __all__ = ["build_parser", "main"]
 
 COMMANDS = {
     "serve": "serve a stack of block devices over NBD, with a JSON-RPC control plane",
+    "spdk-tgt": "serve as SPDK's spdk_tgt does, with its options",
     "rpc": "call a JSON-RPC method of a running daemon",
     "ls": "show a running daemon's bdevs as a tree",
     "bench": "measure a stack of block devices, in this process",
@@ -34,7 +37,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
         if only in (None, name):
-            module = importlib.import_module(f"vbdev.cli.{name}")
+            module = importlib.import_module(f"vbdev.cli.{name.replace('-', '_')}")
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     return parser
@@ -42,7 +45,10 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line (default: sys.argv) and return its exit status."""
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        argv = sys.argv[1:]
+        if Path(sys.argv[0]).name == "spdk_tgt":
+            argv = ["spdk-tgt", *argv]
     only = next((word for word in argv if word in COMMANDS), None)
     arguments = build_parser(only or "").parse_args(argv)
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import Flag, auto
 from functools import partial
@@ -110,6 +110,7 @@ class Dispatcher:
     def __init__(self, state: State = State.RUNTIME) -> None:
         self.state = state
         self._methods: dict[str, Method] = {}
+        self._allowed: frozenset[str] | None = None
 
     def register(self, method: Method) -> None:
         """Add a method. Its name must be free: ValueError."""
@@ -121,12 +122,19 @@ class Dispatcher:
         """Take a method away, as when the module that owns it is unloaded. KeyError if none."""
         del self._methods[name]
 
+    def allow(self, names: Iterable[str]) -> None:
+        """From here on there are no other methods than these (SPDK: spdk_rpc_set_allowlist)."""
+        self._allowed = frozenset(names)
+
+    def _has(self, name: str) -> bool:
+        return self._allowed is None or name in self._allowed
+
     def names(self, *, current: bool = False) -> list[str]:
         """Return the names in the order of registration; `current`: callable in this state."""
         return [
             name
             for name, method in self._methods.items()
-            if not current or self.state in method.states
+            if self._has(name) and (not current or self.state in method.states)
         ]
 
     def methods(self) -> list[Method]:
@@ -135,11 +143,11 @@ class Dispatcher:
 
     def get(self, name: str) -> Method | None:
         """Return a method, or None."""
-        return self._methods.get(name)
+        return self._methods.get(name) if self._has(name) else None
 
     async def call(self, name: str, params: Any = None) -> Any:
         """Call a method with undecoded parameters. Raises RpcError and nothing else."""
-        method = self._methods.get(name)
+        method = self.get(name)
         if method is None:
             raise RpcError(METHOD_NOT_FOUND, "Method not found", name)
         if self.state not in method.states:

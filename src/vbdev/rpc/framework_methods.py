@@ -13,13 +13,15 @@ from vbdev.rpc.dispatch import Dispatcher, Method, State
 from vbdev.rpc.errors import INVALID_PARAMS, RpcError
 from vbdev.rpc.results import ConfigCall, Subsystem, Version, VersionFields
 
-__all__ = ["Subsystems", "register_framework_methods"]
+__all__ = ["VERSION", "Subsystems", "register_framework_methods"]
 
 Subsystems = dict[str, tuple[list[str], Callable[[], list[dict[str, Any]]]]]
 """{name: (what it depends on, its configuration as RPC calls)}, in the order of initialisation."""
 
 SPDK_MAJOR, SPDK_MINOR = 26, 9
 """The SPDK release whose RPC methods are served."""
+VERSION = f"SPDK v{SPDK_MAJOR}.{SPDK_MINOR:02} vbdev {__version__}"
+"""What `spdk_get_version` and `vbdev spdk-tgt --version` say."""
 
 
 class GetMethodsParams(Params, kw_only=True, frozen=True):
@@ -46,7 +48,7 @@ def register_framework_methods(dispatcher: Dispatcher, subsystems: Subsystems) -
     async def get_version(_params: None) -> Version:
         """Return the version of the daemon."""
         return Version(
-            version=f"SPDK v{SPDK_MAJOR}.{SPDK_MINOR:02} vbdev {__version__}",
+            version=VERSION,
             fields=VersionFields(
                 major=SPDK_MAJOR,
                 minor=SPDK_MINOR,

@@ -10,6 +10,7 @@ import os
 
 from msgspec import UNSET
 
+from vbdev.cpu_sets import show_cpu_mask
 from vbdev.descriptor import Descriptor
 from vbdev.poller import Poller, PollerState
 from vbdev.reactor import Reactor
@@ -139,7 +140,7 @@ def reactor_info(reactor: Reactor) -> ReactorInfo:
     """Return an element of `framework_get_reactors`."""
     busy_ns, idle_ns = reactor.times_ns()
     return ReactorInfo(
-        lcore=reactor.id - 1,
+        lcore=reactor.core.number,
         tid=reactor.native_id,
         busy=busy_ns,
         idle=idle_ns,
@@ -157,4 +158,4 @@ def reactor_info(reactor: Reactor) -> ReactorInfo:
 
 def cpu_mask() -> str:
     """Return the CPUs that the calling thread may run on, in hexadecimal."""
-    return f"{sum(1 << cpu for cpu in os.sched_getaffinity(0)):x}"
+    return show_cpu_mask(os.sched_getaffinity(0))

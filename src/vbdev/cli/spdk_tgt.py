@@ -1,0 +1,311 @@
+"""`vbdev spdk-tgt`: starts as spdk_tgt does, for scripts that start spdk_tgt.
+
+The options are those of SPDK's applications (lib/event/app.c) and of spdk_tgt itself, with its
+defaults and exit statuses: 0, 1 for a failure, 2 for wrong usage. What has no meaning without
+hugepages, PCI devices and cores that never sleep is accepted, and one line says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import re
+import resource
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from vbdev.cpu_sets import Core, parse_core_map, parse_cpu_set
+
+DEFAULT_SOCKET: Final = "/var/tmp/spdk.sock"  # noqa: S108 - SPDK_DEFAULT_RPC_ADDR
+CORE_LIMIT_BYTES: Final = 5 << 30
+"""How large a core dump may get (SPDK_APP_DEFAULT_CORE_LIMIT)."""
+
+_PCI_ADDRESS = re.compile(
+    r"(?:[0-9a-fA-F]+[:.])?[0-9a-fA-F]{1,2}[:.][0-9a-fA-F]{1,2}(?:[.:][0-7])?"
+)
+_CAPACITY = re.compile(r"\d+(?:[kKmMgG].*)?", re.DOTALL)
+
+
+class _Ignored(argparse.Action):
+    """An option that means nothing here: `ignored` in the namespace has those that were given."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        given = getattr(namespace, "ignored", None) or []
+        name = self.option_strings[-1]
+        if name not in given:
+            namespace.ignored = [*given, name]
+        setattr(namespace, self.dest, values if self.nargs is None else True)
+
+
+class _Version(argparse.Action):
+    """Print the release of SPDK whose methods are served, and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from vbdev.rpc.framework_methods import VERSION
+
+        print(VERSION)
+        parser.exit(0)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of spdk_tgt."""
+    parser.set_defaults(ignored=[])
+    cpus = parser.add_argument_group("CPU options")
+    cpus.add_argument(
+        "-m",
+        "--cpumask",
+        metavar="SET",
+        help="a reactor on each of these CPUs: a mask (0x3) or a list ([0,1], [0-3]); without it"
+        " one, on any CPU",
+    )
+    cpus.add_argument(
+        "--lcores", metavar="MAP", help="reactors and their CPUs: 0,1@(4-7) (not with -m)"
+    )
+    cpus.add_argument(
+        "-p", "--main-core", metavar="CORE", type=_number("main core"), help="the control plane's"
+    )
+    _ignored(cpus, "--disable-cpumask-locks")
+    _ignored(cpus, "--interrupt-mode")
+
+    config = parser.add_argument_group("configuration options")
+    config.add_argument(
+        "-c", "--config", "--json", metavar="FILE", help="carry out a JSON configuration"
+    )
+    config.add_argument(
+        "-r", "--rpc-socket", metavar="PATH", default=DEFAULT_SOCKET, help="default: %(default)s"
+    )
+    config.add_argument("--no-rpc-server", action="store_true", help="serve no RPC (overrides -r)")
+    config.add_argument(
+        "--wait-for-rpc", action="store_true", help="initialise at framework_start_init"
+    )
+    config.add_argument(
+        "--rpcs-allowed", metavar="NAME[,NAME]...", help="serve these RPC methods and no others"
+    )
+    config.add_argument(
+        "--json-ignore-init-errors",
+        action="store_true",
+        help="go on behind an entry of the configuration that fails",
+    )
+
+    memory = parser.add_argument_group("memory options (accepted; there are no hugepages)")
+    _ignored(memory, "-s", "--mem-size", metavar="MB", type=_capacity)
+    _ignored(memory, "-n", "--mem-channels", metavar="N", type=_number("memory channel"))
+    _ignored(memory, "-i", "--shm-id", metavar="ID", type=_shm_id)
+    _ignored(memory, "-g", "--single-file-segments")
+    _ignored(memory, "-R", "--huge-unlink")
+    _ignored(memory, "--no-huge")
+    _ignored(memory, "--huge-dir", metavar="PATH")
+    _ignored(memory, "--iova-mode", metavar="MODE")
+    _ignored(memory, "--base-virtaddr", metavar="ADDRESS", type=_number("base-virtaddr", least=1))
+    _ignored(memory, "--msg-mempool-size", metavar="N", type=_number("pool size", least=1))
+    _ignored(memory, "--enforce-numa")
+
+    pci = parser.add_argument_group("PCI options (accepted; no PCI device is ever opened)")
+    lists = pci.add_mutually_exclusive_group()
+    _ignored(lists, "-A", "--pci-allowed", metavar="BDF", type=_pci_address)
+    _ignored(lists, "-B", "--pci-blocked", metavar="BDF", type=_pci_address)
+    _ignored(pci, "-u", "--no-pci")
+    _ignored(pci, "--vfio-vf-token", metavar="UUID")
+
+    log = parser.add_argument_group("log and trace options")
+    _ignored(log, "--num-trace-entries", metavar="N", type=_trace_entries)
+    log.add_argument(
+        "--silence-noticelog", action="store_true", help="log warnings and errors only"
+    )
+
+    other = parser.add_argument_group("other options")
+    other.add_argument("-v", "--version", action=_Version, nargs=0, help="print SPDK's version")
+    other.add_argument(
+        "-d",
+        "--limit-coredump",
+        action="store_true",
+        help="leave the limit of core dumps as it is; else it becomes 5 GiB",
+    )
+    other.add_argument(
+        "-f", dest="pid_file", metavar="FILE", help="write the pid there, once initialised"
+    )
+    _ignored(other, "-S", metavar="PATH")
+    _ignored(other, "--env-context", metavar="TEXT")
+
+
+def _ignored(
+    group: argparse._ActionsContainer,
+    *names: str,
+    metavar: str | None = None,
+    type: Callable[[str], object] = str,  # noqa: A002 - argparse's name for it
+) -> None:
+    if metavar is None:
+        group.add_argument(*names, action=_Ignored, nargs=0, default=False)
+    else:
+        group.add_argument(*names, action=_Ignored, metavar=metavar, type=type)
+
+
+# Words: refused where SPDK refuses them
+
+
+def _number(what: str, least: int = 0) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if (number := _integer(text)) >= least:
+                return number
+        raise argparse.ArgumentTypeError(f"Invalid {what} {text}")
+
+    return parse
+
+
+def _integer(text: str) -> int:
+    """Read a number as strtol does with base 0: decimal, 0x for hexadecimal, 0 for octal."""
+    digits = text.lstrip("+-")
+    octal = len(digits) > 1 and digits.isdecimal() and digits.startswith("0")
+    return int(text, 8 if octal else 0)
+
+
+def _shm_id(text: str) -> int:
+    """Read a shared memory id; a negative one is none."""
+    return _number("shared memory ID")(text.removeprefix("-"))
+
+
+def _capacity(text: str) -> str:
+    if _CAPACITY.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(f"invalid memory pool size `-s {text}`")
+    return text
+
+
+def _pci_address(text: str) -> str:
+    if _PCI_ADDRESS.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(f"Invalid address {text}")
+    return text
+
+
+def _trace_entries(text: str) -> int:
+    number = _number("num-trace-entries")(text)
+    if number & (number - 1):
+        raise argparse.ArgumentTypeError("num-trace-entries must be power of 2")
+    return number
+
+
+def cores_of(arguments: argparse.Namespace) -> list[Core]:
+    """Return the cores that -m or --lcores and -p mean, the main one first. ValueError."""
+    if arguments.lcores is not None:
+        cores = parse_core_map(arguments.lcores)
+    elif arguments.cpumask is not None:
+        cpus = sorted(parse_cpu_set(arguments.cpumask))
+        cores = [Core(cpu, frozenset({cpu})) for cpu in cpus]
+    else:
+        cores = [Core(0)]  # pinned to no CPU: it sleeps, and so do others that run here
+    if arguments.main_core is None:
+        return cores
+    main = [core for core in cores if core.number == arguments.main_core]
+    if not main:
+        raise ValueError(f"main core {arguments.main_core} is none of the cores")
+    return main + [core for core in cores if core not in main]
+
+
+# Running
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal; 0 after an orderly stop."""
+    if arguments.cpumask is not None and arguments.lcores is not None:
+        return _refuse("lcore map and core mask can't be set simultaneously", 2)
+    if arguments.no_rpc_server and arguments.wait_for_rpc:
+        return _refuse("Cannot use '--wait-for-rpc' if no RPC server is going to be started.", 1)
+    try:
+        cores = cores_of(arguments)
+    except ValueError as error:
+        return _refuse(str(error), 1)
+    logging.basicConfig(
+        level=logging.WARNING if arguments.silence_noticelog else logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    if arguments.ignored:
+        _say(f"accepted, and without a meaning here: {' '.join(arguments.ignored)}")
+    if not arguments.limit_coredump:
+        _allow_core_dumps()
+    return _serve(arguments, cores)
+
+
+def _serve(arguments: argparse.Namespace, cores: list[Core]) -> int:
+    from vbdev.address import ListenError
+    from vbdev.app import App, AppError
+    from vbdev.bdev import BdevError
+    from vbdev.config import ConfigError, read_config
+
+    try:
+        app = App(cores=cores)
+    except AppError as error:
+        return _refuse(str(error), 1)
+    app.second_signal_stops = False
+    app.catch_signals()
+    try:
+        config = None if arguments.config is None else read_config(arguments.config)
+        app.load_installed_modules()
+        if arguments.rpcs_allowed is not None:
+            names = [name for name in arguments.rpcs_allowed.split(",") if name]
+            if unknown := [name for name in names if app.dispatcher.get(name) is None]:
+                _say(f"--rpcs-allowed names methods that are not there: {', '.join(unknown)}")
+            app.dispatcher.allow(names)
+        if not arguments.no_rpc_server:
+            app.rpc.listen(arguments.rpc_socket)
+        if config is not None:
+            app.begin_config(config, ignore_errors=arguments.json_ignore_init_errors)
+        if arguments.wait_for_rpc:
+            app.wait_for_rpc()
+            if app.stopping:
+                return app.run()
+        app.finish_config()
+        app.start_reactors()
+        with _pid_file(arguments.pid_file):
+            return app.run()
+    except (AppError, ConfigError, ListenError, BdevError) as error:
+        _say(str(error))
+        app.reactor.run_until_complete(app.stop())
+        return 1
+
+
+@contextlib.contextmanager
+def _pid_file(path: str | None) -> Iterator[None]:
+    """Have a file with this process's id, and remove it if it still is this one's."""
+    from vbdev.app import AppError
+
+    if path is None:
+        yield
+        return
+    file, content = Path(path), f"{os.getpid()}\n"
+    try:
+        file.write_text(content)
+    except OSError as error:
+        raise AppError(f"Couldn't create pid file '{path}': {error.strerror}") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if file.read_text() == content:
+                file.unlink()
+
+
+def _allow_core_dumps() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    limit = CORE_LIMIT_BYTES if most == resource.RLIM_INFINITY else min(most, CORE_LIMIT_BYTES)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (limit, most))
+
+
+def _refuse(message: str, status: int) -> int:
+    _say(message)
+    return status
+
+
+def _say(message: str) -> None:
+    print(f"vbdev spdk-tgt: {message}", file=sys.stderr, flush=True)
