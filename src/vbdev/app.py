@@ -20,10 +20,12 @@ from typing import Any
 
 from vbdev.bdev import Bdev, BdevError, BdevState, VirtualBdev
 from vbdev.config import Config
+from vbdev.context_switches import ContextSwitchMonitor
 from vbdev.core.batch import load_columns
 from vbdev.core.channel import Channel
 from vbdev.core.engine import Engine
 from vbdev.cpu_sets import Core
+from vbdev.logs import Logs
 from vbdev.modules import MODULES
 from vbdev.options import BdevOptions
 from vbdev.params import ParamsError, decode_params
@@ -36,8 +38,11 @@ from vbdev.rpc.examine_methods import register_examine_methods
 from vbdev.rpc.framework_methods import Subsystems, register_framework_methods
 from vbdev.rpc.holder_methods import register_holder_methods
 from vbdev.rpc.init_methods import register_init_methods
+from vbdev.rpc.log_methods import register_log_methods
 from vbdev.rpc.nbd_methods import register_nbd_methods
 from vbdev.rpc.notify_methods import register_notify_methods
+from vbdev.rpc.process_methods import register_process_methods
+from vbdev.rpc.scheduler_methods import register_scheduler_methods, scheduler_config
 from vbdev.rpc.schema_methods import register_schema_methods
 from vbdev.rpc.server import RpcServer
 from vbdev.rpc.stat_methods import register_stat_methods
@@ -69,6 +74,7 @@ class App:
     num_reactors: of all. AppError where there are not enough resources for them.
     cores: one reactor for each instead, known under its number and pinned to its CPUs; the first
         one's owns the control plane.
+    logs: what the `log_*` methods act on; they are refused (ENOTSUP) where it is not open.
 
     """
 
@@ -78,6 +84,7 @@ class App:
         *,
         num_reactors: int = 1,
         cores: Sequence[Core] = (),
+        logs: Logs | None = None,
     ) -> None:
         num_reactors = len(cores) or num_reactors
         self.reactor = reactor or Reactor(core=cores[0] if cores else None)
@@ -104,8 +111,12 @@ class App:
         self._startup: Startup | None = None
         self._stopping = False
         self._running = False
+        register_process_methods(self.dispatcher, self.reactor, ContextSwitchMonitor(self.reactors))
+        register_log_methods(self.dispatcher, logs or Logs())
         register_thread_methods(self.dispatcher, self.registry, self.reactors)
+        register_scheduler_methods(self.dispatcher, self.reactors)
         self.subsystems: Subsystems = {
+            "scheduler": ([], scheduler_config),
             "bdev": ([], self._bdev_config),
             "nbd": (["bdev"], self.nbd.config),
         }

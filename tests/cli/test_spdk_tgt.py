@@ -71,7 +71,7 @@ def null(name):
 def test_version(word):
     """What scripts look for: `SPDK v`, then the release."""
     done = spdk_tgt(word, status=0)
-    assert re.fullmatch(r"SPDK v26\.09 vbdev \S+\n", done.stdout)
+    assert re.fullmatch(r"SPDK v26\.09-vbdev-\S+\n", done.stdout)
 
 
 def test_help():

@@ -14,7 +14,7 @@ from vbdev.modules import MODULES
 from vbdev.options import BdevOptions
 from vbdev.registry.claims import claim_descriptor
 from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
-from vbdev.rpc.dispatch import Dispatcher, State
+from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, State
 from vbdev.rpc.errors import RpcError
 from vbdev.rpc.examine_methods import register_examine_methods
 from vbdev.rpc.holder_methods import register_holder_methods
@@ -111,7 +111,7 @@ def test_options_are_too_late(control):
 @pytest.mark.rule("A.4.15", "A.4.16", "A.4.17")
 def test_examine(control):
     assert control.fails("bdev_examine", name="Disk")[:2] == (-22, "Invalid argument")
-    assert control.fails("bdev_examine")[:2] == (-32602, "Invalid parameters")
+    assert control.fails("bdev_examine")[:2] == (-32602, DECODE_OBJECT_FAILED)
     control.registry.examiner.auto = False
     assert control.call("bdev_examine", name="Disk") is True
     assert control.fails("bdev_examine", name="Disk")[:2] == (-17, "File exists")
@@ -252,5 +252,5 @@ def test_notifications(control):
     assert control.fails("notify_get_notifications", id=-1)[0] == -32602
     assert control.fails("notify_get_types", id=1)[:2] == (
         -32602,
-        "notify_get_types requires no parameters",
+        "No parameters required",
     )

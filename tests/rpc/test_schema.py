@@ -195,7 +195,7 @@ def test_states_and_errors(app):
     assert "framework_start_init" in texts[-1]
     assert method(document, "framework_get_reactors")["errors"][0] == {
         "code": -32602,
-        "message": "framework_get_reactors requires no parameters",
+        "message": "`framework_get_reactors` requires no arguments",
     }
 
 

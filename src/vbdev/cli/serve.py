@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import shlex
 import sys
 import urllib.parse
@@ -15,9 +14,10 @@ from vbdev.bdev import Bdev, BdevError, VirtualBdev
 from vbdev.cli.rpc import add_socket_argument
 from vbdev.cli.words import add_stack_arguments, build_stack, load_modules, reactor_count
 from vbdev.config import ConfigError, read_config
+from vbdev.logs import Logs
 from vbdev.sizes import show_size
 
-LEVELS = ("debug", "info", "warning", "error")
+LEVELS = ("debug", "info", "notice", "warning", "error")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,13 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal; 0 after an orderly stop."""
-    logging.basicConfig(
-        level=arguments.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
+    logs = Logs()
+    logs.print_level = arguments.log_level.upper()
+    if logs.print_level in ("INFO", "DEBUG"):
+        logs.set_flag("all")
+    logs.open(sys.stderr)
     try:
-        app = App(num_reactors=arguments.reactors)
+        app = App(num_reactors=arguments.reactors, logs=logs)
     except AppError as error:
         print(f"vbdev serve: {error}", file=sys.stderr)
         return 1

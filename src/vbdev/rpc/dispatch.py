@@ -27,12 +27,15 @@ from vbdev.rpc.errors import (
     error_from_exception,
 )
 
-__all__ = ["DECODE_OBJECT_FAILED", "Dispatcher", "Method", "State"]
+__all__ = ["DECODE_OBJECT_FAILED", "NO_ARGUMENTS", "Dispatcher", "Method", "State"]
 
 log = logging.getLogger(__name__)
 
 DECODE_OBJECT_FAILED: Final = module_methods.DECODE_OBJECT_FAILED[1]
 """What bdev_get_bdevs and some modules say, with code -32603."""
+NO_ARGUMENTS: Final = "'{name}' requires no arguments"
+"""What some methods without parameters say to them; most say what is `Method.unwanted` by default.
+"""
 
 _AFTER_INIT: Final = (
     "Method may only be called after framework is initialized using framework_start_init RPC."
@@ -69,6 +72,8 @@ class Method:
     result: Any = bool
     errors: tuple[tuple[int, str], ...] = ()
     group: str = ""
+    unwanted: str | None = "{name} requires no parameters"
+    """What parameters are answered with where the method has none (-32602); None: ignored."""
 
     def __post_init__(self) -> None:
         if not self.group:
@@ -76,12 +81,14 @@ class Method:
 
     def failures(self) -> list[tuple[int, str]]:
         """Return every (code, text) that a call may be answered with, besides internal errors."""
-        own = (INVALID_PARAMS, f"{self.name} requires no parameters")
+        own: list[tuple[int, str]] = []
         if self.params is not None:
-            own = (self.decode_error_code, self.decode_error_text)
+            own.append((self.decode_error_code, self.decode_error_text))
+        elif self.unwanted is not None:
+            own.append((INVALID_PARAMS, self.unwanted.format(name=self.name)))
         state = {State.STARTUP: _BEFORE_INIT, State.RUNTIME: _AFTER_INIT}.get(self.states)
         return list(
-            dict.fromkeys([own, *self.errors, *([(INVALID_STATE, state)] if state else [])])
+            dict.fromkeys([*own, *self.errors, *([(INVALID_STATE, state)] if state else [])])
         )
 
     @property
@@ -95,8 +102,8 @@ class Method:
     def decode(self, params: Any) -> msgspec.Struct | None:
         """Return the parameters as the handler takes them, or raise the method's RpcError."""
         if self.params is None:
-            if params is not None:
-                raise RpcError(INVALID_PARAMS, f"{self.name} requires no parameters")
+            if params is not None and self.unwanted is not None:
+                raise RpcError(INVALID_PARAMS, self.unwanted.format(name=self.name))
             return None
         try:
             return decode_params(self.params, params)

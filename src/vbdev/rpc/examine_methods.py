@@ -10,7 +10,7 @@ from vbdev.bdev import BdevError
 from vbdev.options import BdevOptions
 from vbdev.params import Params, Uint32
 from vbdev.registry import Registry
-from vbdev.rpc.dispatch import Dispatcher, Method, State
+from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method, State
 from vbdev.rpc.errors import INVALID_PARAMS, RpcError
 
 __all__ = ["register_examine_methods"]
@@ -71,5 +71,7 @@ def register_examine_methods(
     dispatcher.register(
         Method("bdev_set_options", set_options, SetOptionsParams, states=State.STARTUP)
     )
-    dispatcher.register(Method("bdev_examine", examine, ExamineParams))
+    dispatcher.register(
+        Method("bdev_examine", examine, ExamineParams, decode_error_text=DECODE_OBJECT_FAILED)
+    )
     dispatcher.register(Method("bdev_wait_for_examine", wait_for_examine))

@@ -9,7 +9,7 @@ import msgspec
 
 from vbdev import __version__
 from vbdev.params import Params
-from vbdev.rpc.dispatch import Dispatcher, Method, State
+from vbdev.rpc.dispatch import NO_ARGUMENTS, Dispatcher, Method, State
 from vbdev.rpc.errors import INVALID_PARAMS, RpcError
 from vbdev.rpc.results import ConfigCall, Subsystem, Version, VersionFields
 
@@ -20,7 +20,8 @@ Subsystems = dict[str, tuple[list[str], Callable[[], list[dict[str, Any]]]]]
 
 SPDK_MAJOR, SPDK_MINOR = 26, 9
 """The SPDK release whose RPC methods are served."""
-VERSION = f"SPDK v{SPDK_MAJOR}.{SPDK_MINOR:02} vbdev {__version__}"
+SUFFIX = f"-vbdev-{__version__}"
+VERSION = f"SPDK v{SPDK_MAJOR}.{SPDK_MINOR:02}{SUFFIX}"
 """What `spdk_get_version` and `vbdev spdk-tgt --version` say."""
 
 
@@ -29,7 +30,7 @@ class GetMethodsParams(Params, kw_only=True, frozen=True):
 
     current: bool = False
     """Only those that can be called in the present state."""
-    include_aliases: bool = True
+    include_aliases: bool = False
     """Deprecated names too; there are none."""
 
 
@@ -49,12 +50,7 @@ def register_framework_methods(dispatcher: Dispatcher, subsystems: Subsystems) -
         """Return the version of the daemon."""
         return Version(
             version=VERSION,
-            fields=VersionFields(
-                major=SPDK_MAJOR,
-                minor=SPDK_MINOR,
-                patch=0,
-                suffix=f"-vbdev-{__version__}",
-            ),
+            fields=VersionFields(major=SPDK_MAJOR, minor=SPDK_MINOR, patch=0, suffix=SUFFIX),
         )
 
     async def get_methods(params: GetMethodsParams) -> list[str]:
@@ -77,11 +73,27 @@ def register_framework_methods(dispatcher: Dispatcher, subsystems: Subsystems) -
         return msgspec.convert(subsystems[params.name][1](), list[ConfigCall])
 
     both = State.STARTUP | State.RUNTIME
-    dispatcher.register(Method("spdk_get_version", get_version, states=both, result=Version))
-    dispatcher.register(
-        Method("rpc_get_methods", get_methods, GetMethodsParams, states=both, result=list[str])
-    )
-    dispatcher.register(Method("framework_get_subsystems", get_subsystems, result=list[Subsystem]))
-    dispatcher.register(
-        Method("framework_get_config", get_config, GetConfigParams, result=list[ConfigCall])
-    )
+    for method in (
+        Method(
+            "spdk_get_version",
+            get_version,
+            states=both,
+            result=Version,
+            unwanted="{name} method requires no parameters",
+        ),
+        Method("rpc_get_methods", get_methods, GetMethodsParams, states=both, result=list[str]),
+        Method(
+            "framework_get_subsystems",
+            get_subsystems,
+            result=list[Subsystem],
+            unwanted=NO_ARGUMENTS,
+        ),
+        Method(
+            "framework_get_config",
+            get_config,
+            GetConfigParams,
+            decode_error_text="Invalid arguments",
+            result=list[ConfigCall],
+        ),
+    ):
+        dispatcher.register(method)

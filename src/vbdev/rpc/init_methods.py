@@ -28,4 +28,4 @@ def register_init_methods(
 
     both = State.STARTUP | State.RUNTIME
     dispatcher.register(Method("framework_start_init", start_init, states=State.STARTUP))
-    dispatcher.register(Method("framework_wait_init", wait_init, states=both))
+    dispatcher.register(Method("framework_wait_init", wait_init, states=both, unwanted=None))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 from vbdev.params import Params, Uint64
 from vbdev.registry import Registry
 from vbdev.registry.notifications import NOTIFICATION_TYPES
@@ -31,12 +34,15 @@ def register_notify_methods(dispatcher: Dispatcher, registry: Registry) -> None:
         found = registry.notifications.since(params.id, params.max)
         return [Notification(type=one.type, ctx=one.ctx, id=one.id) for one in found]
 
-    dispatcher.register(Method("notify_get_types", get_types, result=list[str]))
+    dispatcher.register(
+        Method("notify_get_types", get_types, result=list[str], unwanted="No parameters required")
+    )
     dispatcher.register(
         Method(
             "notify_get_notifications",
             get_notifications,
             GetNotificationsParams,
+            decode_error_text=os.strerror(errno.EINVAL),
             result=list[Notification],
         )
     )

@@ -20,8 +20,10 @@ __all__ = [
     "ChannelIostat",
     "Claim",
     "ConfigCall",
+    "ContextSwitches",
     "DifCheckTypes",
     "Export",
+    "Governor",
     "Histogram",
     "HistogramBorders",
     "Holder",
@@ -37,6 +39,7 @@ __all__ = [
     "ReactorInfo",
     "ReactorList",
     "Result",
+    "Scheduler",
     "StackEntry",
     "Subsystem",
     "SupportedIoTypes",
@@ -74,7 +77,7 @@ class Version(Result, kw_only=True):
     """The version of what answers."""
 
     version: str
-    """For humans."""
+    """The fields, written together."""
     fields: VersionFields
     """For programs."""
 
@@ -95,6 +98,30 @@ class ConfigCall(Result, kw_only=True):
     """Name of the method."""
     params: dict[str, Any] | UnsetType = UNSET
     """Its parameters; absent where it takes none."""
+
+
+class ContextSwitches(Result, kw_only=True):
+    """Whether context switches are reported to the log."""
+
+    enabled: bool
+    """Whether each reactor reports its own, once a second."""
+
+
+class Scheduler(Result, kw_only=True):
+    """What decides on which reactor a thread runs."""
+
+    scheduler_name: str
+    """`static`: a thread stays where it is."""
+    scheduler_period: int
+    """How often it decides, in us; 0: never again."""
+    isolated_core_mask: str
+    """Cores that it leaves alone, in hexadecimal."""
+    scheduling_core: int
+    """The reactor that it runs on."""
+
+
+class Governor(Result, kw_only=True):
+    """What sets the frequencies of CPUs: an empty object, because there is none."""
 
 
 # thread_*, framework_get_reactors
@@ -226,6 +253,12 @@ class ReactorInfo(Result, kw_only=True):
     """The other ticks."""
     in_interrupt: bool
     """Whether it waits in the kernel when it has nothing to do."""
+    irq: int
+    """Time in interrupts; 0, because the kernel counts none for a thread."""
+    sys: int
+    """CPU time of its thread inside the kernel, in USER_HZ (hundredths of a second)."""
+    usr: int
+    """CPU time of its thread outside the kernel, likewise."""
     lw_threads: list[LwThread]
     """Its thread; always one."""
 

@@ -7,6 +7,7 @@ nanoseconds. What belongs to a reactor is asked of it by message, one after the 
 from __future__ import annotations
 
 import os
+import resource
 
 from msgspec import UNSET
 
@@ -16,7 +17,7 @@ from vbdev.poller import Poller, PollerState
 from vbdev.reactor import Reactor
 from vbdev.reactors import Reactors
 from vbdev.registry import Registry
-from vbdev.rpc.dispatch import Dispatcher, Method
+from vbdev.rpc.dispatch import NO_ARGUMENTS, Dispatcher, Method
 from vbdev.rpc.results import (
     IoChannel,
     IoChannels,
@@ -34,6 +35,7 @@ from vbdev.rpc.results import (
 __all__ = ["register_thread_methods"]
 
 TICK_RATE = 1_000_000_000
+USER_HZ = os.sysconf("SC_CLK_TCK")
 
 
 def register_thread_methods(dispatcher: Dispatcher, registry: Registry, reactors: Reactors) -> None:
@@ -61,13 +63,13 @@ def register_thread_methods(dispatcher: Dispatcher, registry: Registry, reactors
             reactors=await reactors.for_each(reactor_info),
         )
 
-    for name, handler, result in (
-        ("thread_get_stats", get_stats, ThreadsStats),
-        ("thread_get_pollers", get_pollers, ThreadsPollers),
-        ("thread_get_io_channels", get_io_channels, IoChannels),
-        ("framework_get_reactors", get_reactors, ReactorList),
+    for name, handler, result, unwanted in (
+        ("thread_get_stats", get_stats, ThreadsStats, NO_ARGUMENTS),
+        ("thread_get_pollers", get_pollers, ThreadsPollers, NO_ARGUMENTS),
+        ("thread_get_io_channels", get_io_channels, IoChannels, NO_ARGUMENTS),
+        ("framework_get_reactors", get_reactors, ReactorList, "`{name}` requires no arguments"),
     ):
-        dispatcher.register(Method(name, handler, result=result))
+        dispatcher.register(Method(name, handler, result=result, unwanted=unwanted))
 
 
 # Each is called on the reactor that it describes
@@ -139,12 +141,16 @@ def io_channels(reactor: Reactor, opened: list[Descriptor]) -> ThreadIoChannels:
 def reactor_info(reactor: Reactor) -> ReactorInfo:
     """Return an element of `framework_get_reactors`."""
     busy_ns, idle_ns = reactor.times_ns()
+    usage = resource.getrusage(resource.RUSAGE_THREAD)
     return ReactorInfo(
         lcore=reactor.core.number,
         tid=reactor.native_id,
         busy=busy_ns,
         idle=idle_ns,
         in_interrupt=True,
+        irq=0,  # the kernel counts none for a thread
+        sys=int(usage.ru_stime * USER_HZ),
+        usr=int(usage.ru_utime * USER_HZ),
         lw_threads=[
             LwThread(
                 name=reactor.name,

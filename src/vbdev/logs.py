@@ -1,0 +1,190 @@
+"""Where messages go: levels of the console and of syslog, and flags of components (SPDK: lib/log).
+
+A message goes to the console (stderr) if its level is within the *print level*, and to syslog if
+it is within the *log level*; the two know nothing of each other. INFO and DEBUG messages have to
+pass one more door: each component has a *flag*, and without it says nothing below NOTICE. Flags
+are levels of Python's loggers, so that a message nobody wants is not even made.
+
+Loggers of other names than `vbdev.*`, as those of a user's module, have no flag.
+"""
+
+from __future__ import annotations
+
+import logging
+import syslog
+from typing import Final, Literal, TextIO
+
+__all__ = ["COMPONENTS", "LEVELS", "NOTICE", "LevelName", "Logs"]
+
+NOTICE: Final = 25
+"""Between INFO and WARNING, where SPDK has it."""
+LevelName = Literal["ERROR", "WARNING", "NOTICE", "INFO", "DEBUG"]
+"""SPDK's names of levels; what is more severe than ERROR counts as ERROR."""
+LEVELS: Final[dict[LevelName, int]] = {
+    "ERROR": logging.ERROR,
+    "WARNING": logging.WARNING,
+    "NOTICE": NOTICE,
+    "INFO": logging.INFO,
+    "DEBUG": logging.DEBUG,
+}
+COMPONENTS: Final = {
+    "aio": ("vbdev.modules.file",),
+    "app": ("vbdev",),
+    "bdev": (
+        "vbdev.registry",
+        "vbdev.control",
+        "vbdev.descriptor",
+        "vbdev.qos",
+        "vbdev.timeouts",
+        "vbdev.watchdog",
+    ),
+    "nbd": ("vbdev.targets.nbd",),
+    "reactor": ("vbdev.reactor", "vbdev.reactors", "vbdev.context_switches"),
+    "rpc": ("vbdev.rpc",),
+    "thread": ("vbdev.poller", "vbdev.task"),
+    "vbdev_gpt": ("vbdev.modules.gpt",),
+    "vbdev_split": ("vbdev.modules.split",),
+}
+"""{flag: the loggers that it concerns, with all below them that have no other}."""
+ALL: Final = "all"
+"""The flag that stands for each of them."""
+PRIORITIES: Final = (
+    (logging.ERROR, syslog.LOG_ERR),
+    (logging.WARNING, syslog.LOG_WARNING),
+    (NOTICE, syslog.LOG_NOTICE),
+    (logging.INFO, syslog.LOG_INFO),
+    (logging.NOTSET, syslog.LOG_DEBUG),
+)
+WITH_TIME: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
+WITHOUT_TIME: Final = "%(levelname)s %(name)s %(message)s"
+
+
+class SyslogHandler(logging.Handler):
+    """Hands messages to syslog(3), which drops them where nobody listens."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand on one message."""
+        priority = next(value for level, value in PRIORITIES if record.levelno >= level)
+        try:
+            text = self.format(record)
+            for line in text.replace("\0", "?").splitlines() or [""]:
+                syslog.syslog(priority, line)
+        except Exception:  # noqa: BLE001 - as all handlers do: a message never fails its sender
+            self.handleError(record)
+
+
+class Logs:
+    """The process's log, from `open` to `close`.
+
+    What is set before `open` counts from then on. Any thread may call.
+    """
+
+    def __init__(self) -> None:
+        self._root = logging.getLogger()
+        self._root_level = self._root.level
+        self._console: logging.StreamHandler[TextIO] | None = None
+        self._syslog: SyslogHandler | None = None
+        self._print_level: LevelName = "NOTICE"
+        self._level: LevelName = "NOTICE"
+        self._flags = dict.fromkeys(COMPONENTS, False)
+        self._timestamps = True
+
+    def open(self, console: TextIO) -> None:
+        """Begin to write to `console`, and to syslog under the name `vbdev`."""
+        logging.addLevelName(NOTICE, "NOTICE")
+        syslog.openlog("vbdev", syslog.LOG_PID, syslog.LOG_LOCAL7)
+        self._console = logging.StreamHandler(console)
+        self._syslog = SyslogHandler()
+        self._syslog.setFormatter(logging.Formatter(WITHOUT_TIME))
+        self._root.addHandler(self._console)
+        self._root.addHandler(self._syslog)
+        self._apply()
+
+    def close(self) -> None:
+        """Write no more, and leave Python's loggers as they were. Idempotent."""
+        for handler in (self._console, self._syslog):
+            if handler is not None:
+                self._root.removeHandler(handler)
+                handler.flush()
+                handler.close()
+        if self._console is not None:
+            self._root.setLevel(self._root_level)
+            for names in COMPONENTS.values():
+                for name in names:
+                    logging.getLogger(name).setLevel(logging.NOTSET)
+        self._console = self._syslog = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it writes."""
+        return self._console is not None
+
+    # Levels
+
+    @property
+    def print_level(self) -> LevelName:
+        """The least severe level that the console gets."""
+        return self._print_level
+
+    @print_level.setter
+    def print_level(self, name: LevelName) -> None:
+        self._print_level = name
+        self._apply()
+
+    @property
+    def level(self) -> LevelName:
+        """The least severe level that syslog gets."""
+        return self._level
+
+    @level.setter
+    def level(self, name: LevelName) -> None:
+        self._level = name
+        self._apply()
+
+    # Flags
+
+    @property
+    def flags(self) -> dict[str, bool]:
+        """Each flag, and whether it is set."""
+        return dict(self._flags)
+
+    def set_flag(self, name: str, *, enabled: bool = True) -> None:
+        """Let a component (or `all`) say what is INFO and DEBUG, or forbid it. KeyError: unknown.
+
+        Upper and lower case are the same, as in SPDK.
+        """
+        wanted = name.lower()
+        if wanted != ALL and wanted not in self._flags:
+            raise KeyError(name)
+        for flag in self._flags if wanted == ALL else (wanted,):
+            self._flags[flag] = enabled
+        self._apply()
+
+    # Format
+
+    @property
+    def timestamps(self) -> bool:
+        """Whether each message on the console begins with the time."""
+        return self._timestamps
+
+    @timestamps.setter
+    def timestamps(self, enabled: bool) -> None:
+        self._timestamps = enabled
+        self._apply()
+
+    def _apply(self) -> None:
+        if self._console is None or self._syslog is None:
+            return
+        print_level, level = LEVELS[self._print_level], LEVELS[self._level]
+        self._console.setLevel(print_level)
+        self._console.setFormatter(
+            logging.Formatter(WITH_TIME if self._timestamps else WITHOUT_TIME)
+        )
+        self._syslog.setLevel(level)
+        self._root.setLevel(min(print_level, level))
+        for flag, names in COMPONENTS.items():
+            for name in names:
+                threshold = self._root.level
+                logging.getLogger(name).setLevel(
+                    threshold if self._flags[flag] else max(NOTICE, threshold)
+                )

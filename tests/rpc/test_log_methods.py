@@ -1,0 +1,194 @@
+"""The log: levels, flags and the time change what goes out; SPDK's texts where it is refused.
+
+Method: the dispatcher over a Logs that writes to a string, and to a syslog that is one too.
+"""
+
+import importlib.util
+import io
+import logging
+import syslog
+
+import pytest
+
+from support.alone import Alone
+from vbdev.logs import COMPONENTS, NOTICE, Logs
+from vbdev.rpc.log_methods import register_log_methods
+
+UNDECODED = (-32603, "spdk_json_decode_object failed")
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """Return what syslog got: (priority, text)."""
+    found = []
+    monkeypatch.setattr(syslog, "openlog", lambda *_args: None)
+    monkeypatch.setattr(syslog, "syslog", lambda priority, text: found.append((priority, text)))
+    return found
+
+
+@pytest.fixture
+def console():
+    return io.StringIO()
+
+
+@pytest.fixture
+def rpc(console, sent):  # noqa: ARG001 - nothing is to reach the real one
+    before = logging.getLogger().level
+    logs = Logs()
+    logs.open(console)
+    alone = Alone()
+    register_log_methods(alone.dispatcher, logs)
+    yield alone
+    logs.close()
+    logs.close()
+    alone.close()
+    assert logging.getLogger().level == before
+    assert logging.getLogger("vbdev.rpc").level == logging.NOTSET
+
+
+def lines(console):
+    """Return what has come since the last look, without the time."""
+    found = [line.partition(" ")[2].partition(" ")[2] for line in console.getvalue().splitlines()]
+    console.seek(0)
+    console.truncate()
+    return found
+
+
+def say(name="vbdev.rpc.server"):
+    """Say something at each level."""
+    log = logging.getLogger(name)
+    for level in (logging.CRITICAL, logging.ERROR, logging.WARNING, NOTICE, 20, 10):
+        log.log(level, "%d", level)
+
+
+def test_print_level(rpc, console):
+    assert rpc.call("log_get_print_level") == "NOTICE"
+    rpc.call("log_set_flag", flag="rpc")
+    for level, count in (("ERROR", 2), ("WARNING", 3), ("NOTICE", 4), ("INFO", 5), ("DEBUG", 6)):
+        assert rpc.call("log_set_print_level", level=level) is True
+        assert rpc.call("log_get_print_level") == level
+        say()
+        assert len(lines(console)) == count
+    assert rpc.call("log_get_level") == "NOTICE"
+
+
+def test_level_of_syslog(rpc, sent):
+    assert rpc.call("log_get_level") == "NOTICE"
+    say()
+    assert [priority for priority, _ in sent] == [
+        syslog.LOG_ERR,
+        syslog.LOG_ERR,
+        syslog.LOG_WARNING,
+        syslog.LOG_NOTICE,
+    ]
+    assert sent[-1][1] == "NOTICE vbdev.rpc.server 25"
+    sent.clear()
+    rpc.call("log_set_flag", flag="rpc")
+    assert rpc.call("log_set_level", level="DEBUG") is True
+    say()
+    assert [priority for priority, _ in sent[-2:]] == [syslog.LOG_INFO, syslog.LOG_DEBUG]
+    assert rpc.call("log_get_print_level") == "NOTICE"
+    assert rpc.call("log_set_level", level="ERROR") is True
+    sent.clear()
+    say()
+    assert len(sent) == 2
+
+
+@pytest.mark.usefixtures("rpc")
+def test_a_message_of_several_lines(sent):
+    logging.getLogger("vbdev.app").error("one\ntwo\0")
+    assert [text for _, text in sent] == ["ERROR vbdev.app one", "two?"]
+
+
+def test_flags(rpc, console):
+    assert rpc.call("log_get_flags") == dict.fromkeys(COMPONENTS, False)
+    rpc.call("log_set_print_level", level="DEBUG")
+    say()
+    assert len(lines(console)) == 4  # of INFO and DEBUG nothing, without the flag
+    assert rpc.call("log_set_flag", flag="RPC") is True
+    assert rpc.call("log_get_flags") == dict.fromkeys(COMPONENTS, False) | {"rpc": True}
+    say()
+    assert len(lines(console)) == 6
+    say("vbdev.registry.removal")
+    assert len(lines(console)) == 4
+    say("a_users_module")
+    assert len(lines(console)) == 6
+    assert rpc.call("log_clear_flag", flag="rpc") is True
+    say()
+    assert len(lines(console)) == 4
+    assert rpc.call("log_set_flag", flag="all") is True
+    assert all(rpc.call("log_get_flags").values())
+    say("vbdev.registry.removal")
+    assert len(lines(console)) == 6
+    assert rpc.call("log_clear_flag", flag="all") is True
+    assert not any(rpc.call("log_get_flags").values())
+
+
+def test_a_flag_does_not_raise_a_level(rpc, console):
+    rpc.call("log_set_flag", flag="rpc")
+    rpc.call("log_set_print_level", level="ERROR")
+    say()
+    assert len(lines(console)) == 2
+
+
+def test_what_nobody_wants_is_not_even_made(rpc):
+    assert not logging.getLogger("vbdev.targets.nbd.session").isEnabledFor(logging.INFO)
+    rpc.call("log_set_flag", flag="nbd")
+    assert not logging.getLogger("vbdev.targets.nbd.session").isEnabledFor(logging.INFO)
+    rpc.call("log_set_level", level="INFO")
+    assert logging.getLogger("vbdev.targets.nbd.session").isEnabledFor(logging.INFO)
+
+
+def test_what_has_no_flag_of_its_own_goes_with_app(rpc, console):
+    rpc.call("log_set_print_level", level="DEBUG")
+    rpc.call("log_set_flag", flag="app")
+    say("vbdev.a.new.room")
+    assert len(lines(console)) == 6
+    say("vbdev.rpc")
+    assert len(lines(console)) == 4
+
+
+def test_a_flag_concerns_what_is_there():
+    for name in (name for names in COMPONENTS.values() for name in names):
+        assert importlib.util.find_spec(name) is not None, name
+
+
+def test_timestamps(rpc, console):
+    assert rpc.call("log_enable_timestamps", enabled=False) is True
+    logging.getLogger("vbdev.app").error("now")
+    assert console.getvalue() == "ERROR vbdev.app now\n"
+    assert rpc.call("log_enable_timestamps", enabled=True) is True
+    logging.getLogger("vbdev.app").error("then")
+    assert lines(console)[1] == "ERROR vbdev.app then"
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong", "answer"),
+    [
+        (method, wrong, UNDECODED)
+        for method in ("log_set_print_level", "log_set_level")
+        for wrong in ({}, {"level": "LOUD"}, {"level": 1}, {"level": "INFO", "more": 1})
+    ]
+    + [
+        ("log_set_flag", {}, UNDECODED),
+        ("log_set_flag", {"flag": "nothing"}, (-32602, "invalid log flag")),
+        ("log_clear_flag", {"flag": 1}, UNDECODED),
+        ("log_clear_flag", {"flag": "nothing"}, (-32602, "invalid log flag")),
+        ("log_enable_timestamps", {}, (-32602, UNDECODED[1])),
+        ("log_enable_timestamps", {"enabled": 1}, (-32602, UNDECODED[1])),
+        *[
+            (name, {"x": 1}, (-32602, f"{name} requires no parameters"))
+            for name in ("log_get_flags", "log_get_level", "log_get_print_level")
+        ],
+    ],
+)
+def test_refusals(rpc, method, wrong, answer):
+    assert rpc.fails(method, wrong) == answer
+
+
+def test_somebody_elses_log_is_left_alone():
+    alone = Alone()
+    register_log_methods(alone.dispatcher, Logs())
+    assert alone.fails("log_set_level", {"level": "INFO"}) == (-95, "Operation not supported")
+    assert alone.fails("log_get_flags") == (-95, "Operation not supported")
+    alone.close()
