@@ -48,7 +48,7 @@ class ContextSwitchMonitor:
                     log.info(
                         "Reactor %d: %d voluntary context switches and %d involuntary context"
                         " switches in the last second.",
-                        reactor.id - 1,
+                        reactor.core.number,
                         seen[0] - before[0],
                         seen[1] - before[1],
                     )

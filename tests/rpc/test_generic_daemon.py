@@ -1,6 +1,7 @@
 """Generic methods against a whole daemon: signals end it, levels change what it writes."""
 
 import contextlib
+import os
 import time
 
 import pytest
@@ -96,3 +97,14 @@ def test_the_log_before_framework_start_init(tmp_path):
             daemon.rpc.call("log_enable_timestamps", enabled=False)
         daemon.rpc.call("framework_start_init")
         assert daemon.rpc.call("log_get_print_level") == "INFO"
+
+
+def test_a_thread_is_bound_to_a_cpu(serve):
+    daemon = serve("malloc:1MiB", "--reactors", "2")
+    tids = [one["tid"] for one in daemon.rpc.call("framework_get_reactors")["reactors"]]
+    cpu = max(os.sched_getaffinity(daemon.pid))
+    assert daemon.rpc.call("thread_set_cpumask", id=2, cpumask=f"[{cpu}]") is True
+    assert os.sched_getaffinity(tids[1]) == {cpu}
+    assert os.sched_getaffinity(tids[0]) == os.sched_getaffinity(0)
+    masks = [one["cpumask"] for one in daemon.rpc.call("thread_get_stats")["threads"]]
+    assert masks == [f"{sum(1 << one for one in os.sched_getaffinity(0)):x}", f"{1 << cpu:x}"]

@@ -105,10 +105,10 @@ def iostat(make: type[T], totals: IoTotals, block_size: int, **more: Any) -> T:
         info[f"{noun}_latency_ticks"] = latency
         info[f"max_{noun}_latency_ticks"] = longest
         info[f"min_{noun}_latency_ticks"] = shortest
-    if totals.errors:
-        info["io_error"] = {
-            Status(status).name.lower(): count for status, count in sorted(totals.errors.items())
-        }
+    info["io_error"] = {
+        Status(status).name.lower(): count
+        for status, count in sorted(totals.errors.items(), reverse=True)
+    }
     return make(**info, **more)
 
 

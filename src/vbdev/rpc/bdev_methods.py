@@ -6,7 +6,7 @@ import errno
 import os
 from functools import partial
 
-from vbdev.bdev import Bdev, BdevError, BdevParams, VirtualBdevParams
+from vbdev.bdev import Bdev, BdevError, BdevParams, BdevState, VirtualBdevParams
 from vbdev.module_methods import ModuleMethod, NamedParams, failures
 from vbdev.params import BdevName, Params, Uint64
 from vbdev.registry import Registry
@@ -32,17 +32,26 @@ def register_bdev_methods(dispatcher: Dispatcher, registry: Registry) -> None:
 
     async def get_bdevs(params: GetBdevsParams) -> list[BdevInfo]:
         if params.name is None:
-            return [describe(bdev) for bdev in registry]
+            return [describe(bdev) for bdev in registry if bdev.state is BdevState.READY]
         waited_ms = 0
-        while registry.find(params.name) is None and waited_ms < params.timeout:
+        while ready(params.name) is None and waited_ms < params.timeout:
             pause_ms = min(100, params.timeout - waited_ms)  # SPDK looks every 100 ms
             await registry.reactor.sleep(pause_ms * 1000)
             waited_ms += pause_ms
-        if params.timeout and registry.find(params.name) is None:
+        bdev = ready(params.name)
+        if bdev is not None:
+            return [describe(bdev)]
+        if params.timeout:
             raise BdevError(
                 errno.ETIMEDOUT, f"no bdev {params.name!r} came within {params.timeout} ms"
             )
-        return [describe(registry.get(params.name))]
+        why = "is being removed" if registry.find(params.name) else "is not there"
+        raise BdevError(errno.ENODEV, f"bdev {params.name!r} {why}")
+
+    def ready(name: str) -> Bdev | None:
+        # One that is being removed can not be opened: who asks is told that it is gone.
+        bdev = registry.find(name)
+        return bdev if bdev is not None and bdev.state is BdevState.READY else None
 
     async def get_stack(_params: None) -> list[StackEntry]:
         """List every bdev with its base, its claim and who has it open, and what still waits."""

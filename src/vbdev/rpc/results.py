@@ -480,12 +480,13 @@ class BdevIostat(Result, kw_only=True):
     """Of the slowest one."""
     min_copy_latency_ticks: int
     """Of the fastest one."""
-    io_error: dict[str, int] | UnsetType = UNSET
-    """How many I/Os ended with which status; absent where none failed."""
-    queue_depth_polling_period: int
-    """Interval in us at which outstanding I/Os are counted; 0 where they are not."""
+    io_error: dict[str, int]
+    """How many I/Os ended with which status; empty where none failed."""
+    queue_depth_polling_period: int | UnsetType = UNSET
+    """Interval in us at which outstanding I/Os are counted; absent, with the next three, where they
+    are not (bdev_set_qd_sampling_period)."""
     queue_depth: int | UnsetType = UNSET
-    """I/Os outstanding when it was last looked; absent, with the next two, unless asked for."""
+    """I/Os outstanding when it was last looked."""
     io_time: int | UnsetType = UNSET
     """us in which any was outstanding."""
     weighted_io_time: int | UnsetType = UNSET
@@ -539,8 +540,8 @@ class ChannelIostat(Result, kw_only=True):
     """Of the slowest one."""
     min_copy_latency_ticks: int
     """Of the fastest one."""
-    io_error: dict[str, int] | UnsetType = UNSET
-    """How many I/Os ended with which status; absent where none failed."""
+    io_error: dict[str, int]
+    """How many I/Os ended with which status; empty where none failed."""
 
 
 class Iostat(Result, kw_only=True):

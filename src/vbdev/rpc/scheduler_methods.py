@@ -49,7 +49,7 @@ def register_scheduler_methods(dispatcher: Dispatcher, reactors: Reactors) -> No
             raise refused(f"name: the scheduler here is {STATIC!r}, there is no {params.name!r}")
         for pair in filter(None, (params.mappings or "").split(",")):
             thread, _, core = pair.partition(":")
-            if not any((thread, core) == (str(r.id), str(r.id - 1)) for r in reactors):
+            if not any((thread, core) == (str(r.id), str(r.core.number)) for r in reactors):
                 raise refused(f"mappings: {pair!r}: threads stay on the cores that they have")
         return True
 
@@ -59,7 +59,7 @@ def register_scheduler_methods(dispatcher: Dispatcher, reactors: Reactors) -> No
             scheduler_name=STATIC,
             scheduler_period=0,
             isolated_core_mask="0",
-            scheduling_core=reactors.first.id - 1,
+            scheduling_core=reactors.first.core.number,
         )
 
     async def get_governor(_params: None) -> Governor:

@@ -253,7 +253,6 @@ async def _device_stat(bdev: Bdev, reset_mode: str) -> BdevIostat:
         await _read_totals(bdev, reset_mode),
         bdev.block_size,
         name=bdev.name,
-        queue_depth_polling_period=0,
         driver_specific=bdev.dump_stat() or UNSET,
     )
     sampled = bdev.queue_depth

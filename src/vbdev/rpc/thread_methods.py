@@ -6,18 +6,22 @@ nanoseconds. What belongs to a reactor is asked of it by message, one after the 
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import resource
 
 from msgspec import UNSET
 
-from vbdev.cpu_sets import show_cpu_mask
+from vbdev.cpu_sets import parse_cpu_set, show_cpu_mask
 from vbdev.descriptor import Descriptor
+from vbdev.params import Params, Uint64
 from vbdev.poller import Poller, PollerState
 from vbdev.reactor import Reactor
 from vbdev.reactors import Reactors
 from vbdev.registry import Registry
-from vbdev.rpc.dispatch import NO_ARGUMENTS, Dispatcher, Method
+from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, NO_ARGUMENTS, Dispatcher, Method
+from vbdev.rpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 from vbdev.rpc.results import (
     IoChannel,
     IoChannels,
@@ -38,8 +42,25 @@ TICK_RATE = 1_000_000_000
 USER_HZ = os.sysconf("SC_CLK_TCK")
 
 
+class SetCpumaskParams(Params, kw_only=True, frozen=True):
+    """Bind a thread to CPUs."""
+
+    id: Uint64
+    """Number of the thread (`thread_get_stats`)."""
+    cpumask: str
+    """CPUs as a hexadecimal mask (3, 0x3) or a list ([0,2-3]). Those that the daemon was not given
+    at its start are left out; one at least has to remain."""
+
+
+NO_THREAD = "Thread {id} does not exist"
+INVALID_MASK = "Invalid cpumask {cpumask}"
+NO_CPU = "No CPU is selected from reactor mask {mask}"
+
+
 def register_thread_methods(dispatcher: Dispatcher, registry: Registry, reactors: Reactors) -> None:
-    """Add them to a dispatcher."""
+    """Add them to a dispatcher, before any thread is bound to CPUs."""
+    given = set().union(*(reactor.core.cpus for reactor in reactors))
+    given = given & os.sched_getaffinity(0) or os.sched_getaffinity(0)
 
     async def get_stats(_params: None) -> ThreadsStats:
         """Say how busy each thread is."""
@@ -63,6 +84,21 @@ def register_thread_methods(dispatcher: Dispatcher, registry: Registry, reactors
             reactors=await reactors.for_each(reactor_info),
         )
 
+    async def set_cpumask(params: SetCpumaskParams) -> bool:
+        reactor = next((reactor for reactor in reactors if reactor.id == params.id), None)
+        if reactor is None:
+            raise RpcError(INVALID_PARAMS, NO_THREAD.format(id=params.id))
+        cpus = cpus_of(params.cpumask) & given
+        if not cpus:
+            mask = show_cpu_mask(given)
+            raise RpcError(INTERNAL_ERROR, NO_CPU.format(mask=mask), f"cpumask: {params.cpumask}")
+        try:
+            await reactor.ask(os.sched_setaffinity, 0, cpus)  # 0: whoever calls
+        except OSError as error:  # the kernel has taken CPUs away from the daemon meanwhile
+            reason = os.strerror(error.errno or errno.EINVAL)
+            raise RpcError(INTERNAL_ERROR, reason, f"{reactor.name}: {error}") from error
+        return True
+
     for name, handler, result, unwanted in (
         ("thread_get_stats", get_stats, ThreadsStats, NO_ARGUMENTS),
         ("thread_get_pollers", get_pollers, ThreadsPollers, NO_ARGUMENTS),
@@ -70,6 +106,29 @@ def register_thread_methods(dispatcher: Dispatcher, registry: Registry, reactors
         ("framework_get_reactors", get_reactors, ReactorList, "`{name}` requires no arguments"),
     ):
         dispatcher.register(Method(name, handler, result=result, unwanted=unwanted))
+    dispatcher.register(
+        Method(
+            "thread_set_cpumask",
+            set_cpumask,
+            SetCpumaskParams,
+            decode_error_text=DECODE_OBJECT_FAILED,
+            errors=(
+                (INVALID_PARAMS, NO_THREAD),
+                (INTERNAL_ERROR, INVALID_MASK),
+                (INTERNAL_ERROR, NO_CPU),
+            ),
+        )
+    )
+
+
+def cpus_of(mask: str) -> frozenset[int]:
+    """Return the CPUs of a mask, possibly none. RpcError."""
+    if re.fullmatch(r"\s*(0[xX])?0+\s*", mask):
+        return frozenset()
+    try:
+        return parse_cpu_set(mask)
+    except ValueError as error:
+        raise RpcError(INTERNAL_ERROR, INVALID_MASK.format(cpumask=mask), str(error)) from error
 
 
 # Each is called on the reactor that it describes
