@@ -1,5 +1,6 @@
 # make demo   build, then show a passthru disk served to a real NBD client
 # make test   build, then run every check: lint, types, floors, tests on release and debug builds
+# make generated   write what is generated from the declarations of the RPC methods again
 # make test-long   run the state machine for ten minutes (docs/testing.md)
 #
 # Both set up what they need: a virtual environment in .venv, the build, and (for the tests) the
@@ -20,7 +21,7 @@ PIP_BUILD := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-buil
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-long test-release test-debug test-asan lint clients bench fuzz clean
+.PHONY: demo test test-long test-release test-debug test-asan lint generated clients bench fuzz clean
 
 demo: $(VENV)/release
 	$(BIN)/vbdev demo
@@ -48,6 +49,9 @@ lint: $(VENV)/release $(VENV)/tools
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint src  # it calls pycodestyle
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+generated: $(VENV)/release
+	$(BIN)/python tests/generated/write.py
 
 clients:
 	@./tests/install-clients.sh

@@ -1,8 +1,9 @@
 """Every code block of the README and of docs/*.md runs as a test (sybil).
 
-`python` blocks run in one namespace for each page; one whose first line is `# NAME.py` is also
-saved as that file; a `test_*.py` is saved only. `console` blocks run in one bash for each page:
-lines behind `$ ` are commands, the others are what they print, where `...` stands for anything.
+`python` blocks run in one namespace for each page, in which `directory` is the page's own; one
+whose first line is `# NAME.py` is also saved as that file; a `test_*.py` is saved only. `console`
+blocks run in one bash for each page: lines behind `$ ` are commands, the others are what they
+print, where `...` stands for anything.
 Blocks in other languages are for reading. A page that needs a client which is not installed is
 skipped, in CI it fails.
 """
@@ -75,7 +76,8 @@ def setup(namespace: dict[str, Any]) -> None:
     missing = [name for name in CLIENTS if shutil.which(name) is None]
     if missing and not os.environ.get("CI"):
         pytest.skip(f"not installed: {', '.join(missing)}")
-    namespace["__page__"] = Page()
+    page = namespace["__page__"] = Page()
+    namespace["directory"] = page.directory
 
 
 def teardown(namespace: dict[str, Any]) -> None:

@@ -16,7 +16,14 @@ import socket
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["DEFAULT_RPC_PORT", "MAX_UNIX_PATH_BYTES", "Address", "ListenError", "parse_address"]
+__all__ = [
+    "DEFAULT_RPC_PORT",
+    "MAX_UNIX_PATH_BYTES",
+    "Address",
+    "ListenError",
+    "default_rpc_path",
+    "parse_address",
+]
 
 MAX_UNIX_PATH_BYTES: Final = 107
 """sizeof(sockaddr_un.sun_path) without the terminating NUL (unix(7))."""
@@ -57,6 +64,15 @@ class Address:
             return f"unix:{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"tcp:{host}:{self.port}"
+
+
+def default_rpc_path() -> str:
+    """Return where a daemon of this user listens when nothing else is said."""
+    directory = os.environ.get("XDG_RUNTIME_DIR")
+    if directory and os.path.isdir(directory):  # noqa: PTH112 - pathlib takes long to import
+        return f"{directory}/vbdev.sock"
+    user = os.getuid()
+    return f"/var/tmp/vbdev-{user}.sock" if user else "/var/tmp/vbdev.sock"  # noqa: S108 - as SPDK
 
 
 def parse_address(text: str, *, bare_path: bool = False) -> Address:

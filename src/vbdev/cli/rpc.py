@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from pathlib import Path
 from typing import Any
 
-from vbdev.address import ListenError
+from vbdev.address import ListenError, default_rpc_path
 from vbdev.rpc.client import RpcClient
 from vbdev.rpc.errors import RpcError
-
-
-def default_socket() -> str:
-    """Return where a daemon of this user listens when nothing else is said."""
-    directory = os.environ.get("XDG_RUNTIME_DIR")
-    if directory and Path(directory).is_dir():
-        return f"{directory}/vbdev.sock"
-    user = os.getuid()
-    return f"/var/tmp/vbdev-{user}.sock" if user else "/var/tmp/vbdev.sock"  # noqa: S108 - as SPDK
 
 
 def add_socket_argument(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +18,7 @@ def add_socket_argument(parser: argparse.ArgumentParser) -> None:
         "-s",
         "--rpc-socket",
         metavar="ADDRESS",
-        default=default_socket(),
+        default=default_rpc_path(),
         help="the daemon's control plane: a unix socket's path, or host:port"
         " (default: %(default)s)",
     )

@@ -1,0 +1,41 @@
+"""What the built-in methods declare, for what is generated from it."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+@functools.cache
+def document():
+    """Return the OpenRPC document of the built-in methods."""
+    from vbdev.app import App
+    from vbdev.rpc.schema import describe_methods
+
+    app = App()
+    try:
+        return describe_methods(app.dispatcher.methods())
+    finally:
+        app.close()
+
+
+def by_group():
+    """Return [(group, its methods)]: what a client looks for first comes first, modules last."""
+    groups = {}
+    for method in document()["methods"]:
+        groups.setdefault(method["tags"][0]["name"], []).append(method)
+    modules = {name for name in groups if name.startswith("bdev_")}
+    order = ["bdev", *sorted(modules), *sorted(set(groups) - modules - {"bdev"})]
+    return [(name, sorted(groups[name], key=lambda one: one["name"])) for name in order]
+
+
+def component(reference):
+    """Return the schema that a `$ref` stands for."""
+    return document()["components"]["schemas"][name_of(reference)]
+
+
+def name_of(reference):
+    """Return the name of what a `$ref` stands for."""
+    return reference.rpartition("/")[2]
