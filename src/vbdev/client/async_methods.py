@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from vbdev.rpc.results import (
         BdevInfo,
         ConfigCall,
+        ContextSwitches,
         Export,
+        Governor,
         Histogram,
         HistogramBorders,
         Holders,
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
         Iostat,
         Notification,
         ReactorList,
+        Scheduler,
         StackEntry,
         Subsystem,
         ThreadsPollers,
@@ -956,13 +959,72 @@ class AsyncMethods:
             },
         )
 
+    async def framework_get_governor(self) -> Governor:
+        """Return the governor of CPU frequencies: nothing, because there is none."""
+        return await self._typed(AsyncMethods.framework_get_governor, {})
+
     async def framework_get_reactors(self) -> ReactorList:
         """List the reactors and what runs on them."""
         return await self._typed(AsyncMethods.framework_get_reactors, {})
 
+    async def framework_get_scheduler(self) -> Scheduler:
+        """Return the scheduler of threads."""
+        return await self._typed(AsyncMethods.framework_get_scheduler, {})
+
     async def framework_get_subsystems(self) -> list[Subsystem]:
         """List the parts that have a configuration, in the order of initialisation."""
         return await self._typed(AsyncMethods.framework_get_subsystems, {})
+
+    async def framework_monitor_context_switch(
+        self,
+        *,
+        enabled: bool | None = None,
+    ) -> ContextSwitches:
+        """Report the context switches of each reactor to the log, once a second; or say whether so.
+
+        They are INFO messages of the component `reactor`. Each reactor wakes up for it.
+
+        enabled: Whether to; absent: as it is.
+        """
+        return await self._typed(
+            AsyncMethods.framework_monitor_context_switch,
+            {
+                "enabled": enabled,
+            },
+        )
+
+    async def framework_set_scheduler(
+        self,
+        *,
+        name: str,
+        period: int | None = None,
+        load_limit: int | None = None,
+        core_limit: int | None = None,
+        core_busy: int | None = None,
+        mappings: str | None = None,
+    ) -> bool:
+        """Choose the scheduler of threads. There is one, `static`: each thread stays on its
+        reactor.
+
+        name: `static`; any other is refused.
+        period: How often to schedule, in us; `static` never does.
+        load_limit: Of SPDK's scheduler `dynamic`; `static` does not look at it.
+        core_limit: The same.
+        core_busy: The same.
+        mappings: `thread:core` pairs, separated by commas. A thread can only be mapped to the core
+            that it has (`framework_get_reactors`).
+        """
+        return await self._typed(
+            AsyncMethods.framework_set_scheduler,
+            {
+                "name": name,
+                "period": period,
+                "load_limit": load_limit,
+                "core_limit": core_limit,
+                "core_busy": core_busy,
+                "mappings": mappings,
+            },
+        )
 
     async def framework_start_init(self) -> bool:
         """Go on from the settling of options to the bdevs; the answer comes when all is there."""
@@ -971,6 +1033,98 @@ class AsyncMethods:
     async def framework_wait_init(self) -> bool:
         """Wait until all that was asked for at the start is there."""
         return await self._typed(AsyncMethods.framework_wait_init, {})
+
+    async def log_clear_flag(
+        self,
+        *,
+        flag: str,
+    ) -> bool:
+        """Let a component say nothing below NOTICE.
+
+        flag: One of those that `log_get_flags` lists, or `all`; upper and lower case are the same.
+        """
+        return await self._typed(
+            AsyncMethods.log_clear_flag,
+            {
+                "flag": flag,
+            },
+        )
+
+    async def log_enable_timestamps(
+        self,
+        *,
+        enabled: bool,
+    ) -> bool:
+        """Begin each message on the console with the time, or no more.
+
+        enabled: Whether each message on the console begins with the time.
+        """
+        return await self._typed(
+            AsyncMethods.log_enable_timestamps,
+            {
+                "enabled": enabled,
+            },
+        )
+
+    async def log_get_flags(self) -> dict[str, bool]:
+        """Return each component's flag."""
+        return await self._typed(AsyncMethods.log_get_flags, {})
+
+    async def log_get_level(self) -> str:
+        """Return what goes to syslog."""
+        return await self._typed(AsyncMethods.log_get_level, {})
+
+    async def log_get_print_level(self) -> str:
+        """Return what goes to the console (stderr)."""
+        return await self._typed(AsyncMethods.log_get_print_level, {})
+
+    async def log_set_flag(
+        self,
+        *,
+        flag: str,
+    ) -> bool:
+        """Let a component say what is INFO and DEBUG, where the levels let it out.
+
+        flag: One of those that `log_get_flags` lists, or `all`; upper and lower case are the same.
+        """
+        return await self._typed(
+            AsyncMethods.log_set_flag,
+            {
+                "flag": flag,
+            },
+        )
+
+    async def log_set_level(
+        self,
+        *,
+        level: Literal["DEBUG", "ERROR", "INFO", "NOTICE", "WARNING"],
+    ) -> bool:
+        """Set what goes to syslog.
+
+        level: The least severe level that goes out.
+        """
+        return await self._typed(
+            AsyncMethods.log_set_level,
+            {
+                "level": level,
+            },
+        )
+
+    async def log_set_print_level(
+        self,
+        *,
+        level: Literal["DEBUG", "ERROR", "INFO", "NOTICE", "WARNING"],
+    ) -> bool:
+        """Set what goes to the console (stderr).
+
+        level: The least severe level that goes out.
+        """
+        return await self._typed(
+            AsyncMethods.log_set_print_level,
+            {
+                "level": level,
+            },
+        )
 
     async def nbd_export_add(
         self,
@@ -1081,7 +1235,7 @@ class AsyncMethods:
         """List the RPC methods.
 
         current: Only those that can be called in the present state. Default: False.
-        include_aliases: Deprecated names too; there are none. Default: True.
+        include_aliases: Deprecated names too; there are none. Default: False.
         """
         return await self._typed(
             AsyncMethods.rpc_get_methods,
@@ -1099,6 +1253,22 @@ class AsyncMethods:
         """Return the version of the daemon."""
         return await self._typed(AsyncMethods.spdk_get_version, {})
 
+    async def spdk_kill_instance(
+        self,
+        *,
+        sig_name: Literal["SIGHUP", "SIGINT", "SIGKILL", "SIGQUIT", "SIGTERM", "SIGUSR1"],
+    ) -> bool:
+        """Send this process a signal; the answer comes first.
+
+        sig_name: The signal. SIGINT and SIGTERM end the daemon in order.
+        """
+        return await self._typed(
+            AsyncMethods.spdk_kill_instance,
+            {
+                "sig_name": sig_name,
+            },
+        )
+
     async def thread_get_io_channels(self) -> IoChannels:
         """List the bdevs that each thread has a channel to."""
         return await self._typed(AsyncMethods.thread_get_io_channels, {})
@@ -1110,6 +1280,26 @@ class AsyncMethods:
     async def thread_get_stats(self) -> ThreadsStats:
         """Say how busy each thread is."""
         return await self._typed(AsyncMethods.thread_get_stats, {})
+
+    async def thread_set_cpumask(
+        self,
+        *,
+        id: int,
+        cpumask: str,
+    ) -> bool:
+        """Bind a thread to CPUs.
+
+        id: Number of the thread (`thread_get_stats`).
+        cpumask: CPUs as a hexadecimal mask (3, 0x3) or a list ([0,2-3]). Those that the daemon was
+            not given at its start are left out; one at least has to remain.
+        """
+        return await self._typed(
+            AsyncMethods.thread_set_cpumask,
+            {
+                "id": id,
+                "cpumask": cpumask,
+            },
+        )
 
     async def vbdev_get_holders(
         self,
