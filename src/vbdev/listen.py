@@ -39,8 +39,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-BACKLOG: Final = 128
-"""Connections that wait in the kernel until they are accepted."""
+BACKLOG: Final = 512
+"""Connections that wait in the kernel until they are accepted (SPDK: jsonrpc_server_tcp.c)."""
 ACCEPTS_PER_WAKE: Final = 16
 """Connections accepted in one turn, so that a crowd of clients does not hold up the others."""
 ACCEPT_PAUSE_US: Final = 100_000

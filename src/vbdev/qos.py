@@ -74,7 +74,7 @@ def _per_second(bdev: Bdev, name: str, value: int) -> int:
     if name == "rw_ios_per_sec":
         rounded = min(-(-value // IOS_STEP) * IOS_STEP, UINT64_MAX // IOS_STEP * IOS_STEP)
         if rounded != value:
-            log.error(
+            log.warning(
                 "rate limit rounded bdev=%s %s=%d: no multiple of %d; set to %d",
                 bdev.name,
                 name,

@@ -174,6 +174,8 @@ def obstacle(bdev: Bdev) -> str:
         return "it is zoned"
     if bdev.md_len and bdev.md_interleave:
         return f"its blocks of {bdev.block_size} bytes hold metadata"
+    if bdev.block_size > PIECE_BYTES:  # nobody's table is on such, and looking would cost memory
+        return f"its blocks have {bdev.block_size} bytes; at most {PIECE_BYTES}"
     try:
         layout(bdev.num_blocks, bdev.block_size)
     except GptError as error:
