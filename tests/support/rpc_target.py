@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import socket
+import time
 from dataclasses import replace
 
 import msgspec
@@ -31,6 +32,8 @@ from vbdev.task import wake
 from vbdev.wire.jsonrpc import Batch, Refusal, Request, ServerCodec
 
 MAX_TURNS = 20_000
+THREAD_S = 5.0
+"""How long a method may take that works on a thread, where no virtual clock can hurry it."""
 WAITING = frozenset({"bdev_get_bdevs"})
 """May take as long as they are asked to, which can be for ever."""
 ENDING = frozenset({"spdk_kill_instance"})
@@ -136,7 +139,7 @@ class RpcTarget:
             app.rpc._connected(theirs)
         (connection,) = app.rpc._connections
         unsent, received = memoryview(self.stream), bytearray()
-        turns = 0
+        turns, deadline = 0, time.monotonic() + THREAD_S
         while turns < MAX_TURNS:
             turns += 1
             gone = not app.rpc.connection_count
@@ -162,8 +165,11 @@ class RpcTarget:
                 if gone or not (unsent or connection.in_flight):
                     break
                 with reactor.here():
-                    if not reactor.advance():
+                    advanced = reactor.advance()
+                if not advanced:  # nothing is to come, unless from a thread
+                    if time.monotonic() > deadline:
                         break
+                    time.sleep(0.002)
         waiting, closed = connection.in_flight, not app.rpc.connection_count
         if not closed:
             with reactor.here():

@@ -67,7 +67,7 @@ class DuplicateKey:
 
 
 class HugeNumber:
-    """Stands where a number is longer or larger than any parameter, so that no schema accepts it.
+    """Stands where a number is longer than any parameter, or no float is near it; no schema has it.
 
     To the grammar it is a number as any other; it is the method that can not use it.
     """
@@ -269,7 +269,8 @@ def _real(text: str) -> int | float | HugeNumber:
         kept = digits[:shift]
         return int(kept) if kept.strip("-") else 0
     value = float(text)
-    return value if isfinite(value) else HugeNumber(text)
+    fits = isfinite(value) and (value or not digits.strip("-0"))
+    return value if fits else HugeNumber(text)
 
 
 def _constant(text: str) -> NoReturn:
