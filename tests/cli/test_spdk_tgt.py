@@ -81,7 +81,8 @@ def test_help():
 
 
 SPDK_OPTIONS = """
--c --config --json --json-ignore-init-errors -d --limit-coredump -g --single-file-segments -h --help
+-c --config --json --json-ignore-init-errors -d --limit-coredump -e --tpoint-group -L --logflag
+-g --single-file-segments -h --help
 -i --shm-id -m --cpumask -n --mem-channels -p --main-core -r --rpc-socket -s --mem-size -u --no-pci
 -v --version -A --pci-allowed -B --pci-blocked -R --huge-unlink --lcores --iova-mode
 --base-virtaddr --num-trace-entries --wait-for-rpc --no-rpc-server --huge-dir --silence-noticelog
@@ -111,6 +112,7 @@ def test_every_option_of_spdk_tgt_is_there():
         (["--num-trace-entries", "3"], "num-trace-entries must be power of 2"),
         (["--msg-mempool-size", "0"], "Invalid pool size 0"),
         (["-B", "nowhere"], "Invalid address nowhere"),
+        (["-L", "nonsense"], "unknown flag: nonsense"),
         (["-A", "0000:01:00.0", "-B", "0000:02:00.0"], "not allowed with"),
     ],
 )
@@ -149,12 +151,12 @@ def test_all_options_without_a_meaning_in_one_line(start):
     words = "-s 1024 -n 4 -i -1 -g -R -u --no-huge --huge-dir /dev/hugepages --iova-mode va"
     words += " --base-virtaddr 0x200000000000 --msg-mempool-size 100 --enforce-numa"
     words += " -B 0000:00:04.0 -B 0000:00:05.0 --disable-cpumask-locks --interrupt-mode"
-    words += " --num-trace-entries 32768 -S /tmp --env-context=--legacy-mem --vfio-vf-token x"
+    words += " -e bdev:0xf --num-trace-entries 32768 -S /tmp --env-context=-x --vfio-vf-token x"
     daemon = start(*words.split())
     lines = [line for line in daemon.stderr.splitlines() if "without a meaning" in line]
     assert len(lines) == 1
     told = lines[0].partition(" here: ")[2].split()
-    assert len(told) == len(set(told)) == 19
+    assert len(told) == len(set(told)) == 20
     assert {"--mem-size", "--shm-id", "--no-huge", "--pci-blocked", "-S"} < set(told)
     assert not {word for word in told if not word.startswith("-")}
 
@@ -192,6 +194,22 @@ def test_cpus_that_are_not_here(start):
     assert len(lines) == 1
     assert "core 1000" in lines[0]
     assert "core 1002" in lines[0]
+
+
+def test_what_it_logs(start):
+    """Notices; what components say for debugging with their flags; or neither."""
+    daemon = start("-m", "[0,1000]")
+    assert "Total cores available: 2" in daemon.stderr
+    assert "Reactor started on core 1000" in daemon.stderr
+    assert daemon.client.call("log_get_print_level") == "INFO"
+    assert not any(daemon.client.call("log_get_flags").values())
+    daemon = start("-L", "bdev", "--logflag", "RPC")
+    assert daemon.client.call("log_get_print_level") == "DEBUG"
+    flags = daemon.client.call("log_get_flags")
+    assert {flag for flag, enabled in flags.items() if enabled} == {"bdev", "rpc"}
+    daemon = start("--silence-noticelog")
+    assert daemon.client.call("log_get_print_level") == "WARNING"
+    assert daemon.stderr == ""
 
 
 def test_rpcs_allowed(start):

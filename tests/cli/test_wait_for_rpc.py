@@ -31,15 +31,11 @@ def test_options_come_first(tmp_path):
     }
     (tmp_path / "c.json").write_text(json.dumps(config))
     daemon = Daemon(tmp_path, "malloc:1MiB", "--config", tmp_path / "c.json", "--wait-for-rpc")
-    daemon.start(until="waits for")
+    daemon.start()
     early = daemon.rpc
-    assert early.call("rpc_get_methods", current=True) == [
-        "spdk_get_version",
-        "rpc_get_methods",
-        "framework_start_init",
-        "framework_wait_init",
-        "bdev_set_options",
-    ]
+    methods = early.call("rpc_get_methods", current=True)
+    assert {"spdk_get_version", "framework_start_init", "bdev_set_options"} <= set(methods)
+    assert not {"bdev_get_bdevs", "bdev_malloc_create", "nbd_server_start"} & set(methods)
     with pytest.raises(RpcError, match="only be called after framework is initialized"):
         early.call("bdev_get_bdevs")
     for params, told in (
@@ -76,6 +72,6 @@ def test_options_come_first(tmp_path):
 
 def test_a_signal_ends_the_wait(tmp_path):
     daemon = Daemon(tmp_path, "malloc:1MiB", "--wait-for-rpc")
-    daemon.start(until="waits for")
+    daemon.start()
     daemon.stop()
     assert "export" not in daemon.stdout

@@ -24,8 +24,7 @@ def until(condition):
 def test_kill(serve, name, status):
     daemon = serve("malloc:1MiB")
     assert daemon.rpc.call("spdk_kill_instance", sig_name=name) is True
-    assert daemon.process.wait(TIMEOUT_S) == status
-    daemon.rpc.close()
+    assert daemon.wait() == status
     daemon.check_log()
 
 
@@ -90,7 +89,7 @@ def test_the_log_before_framework_start_init(tmp_path):
     directory.mkdir()
     daemon = Daemon(directory, "malloc:1MiB", "--wait-for-rpc")
     with contextlib.closing(daemon):
-        daemon.start(until="waits for framework_start_init")
+        daemon.start()
         assert daemon.rpc.call("log_set_print_level", level="INFO") is True
         assert daemon.rpc.call("framework_set_scheduler", name="static") is True
         with pytest.raises(RpcError, match="framework_start_init RPC"):

@@ -6,7 +6,6 @@ The lock is a file beside the socket, and SPDK's applications take the same one.
 import errno
 import fcntl
 import os
-import signal
 import socket
 import stat
 import subprocess
@@ -206,11 +205,9 @@ def test_a_daemon_that_was_killed_is_in_nobodys_way(tmp_path):
     daemon = Daemon(tmp_path, "malloc:1MiB")
     for _ in range(3):
         daemon.start()
-        os.kill(daemon.pid, signal.SIGKILL)
-        daemon.process.wait()
+        daemon.kill()
         assert Path(daemon.rpc_socket).exists()
         assert not locks(Path(f"{daemon.rpc_socket}.lock"))
-        daemon._hang_up()
     daemon.start()
     daemon.stop()
 

@@ -68,7 +68,7 @@ def names(answer):
 @pytest.mark.rule("A.6.12", "A.6.13")
 def test_what_comes_while_the_framework_starts_meets_the_finished_one(slow, connect):
     slow.command.append("--wait-for-rpc")
-    slow.start(until="waits for")
+    slow.start()
     first, second, third = connect(), connect(), connect()
     third.send(WAIT, VERSION)
     assert list(third.answers(1)) == [5]  # one waits, the other does not
@@ -111,7 +111,7 @@ def test_nobody_sees_a_half_built_stack(slow, connect):
 
 def test_a_client_that_leaves_meanwhile_has_asked_all_the_same(slow, connect):
     slow.command.append("--wait-for-rpc")
-    slow.start(until="waits for")
+    slow.start()
     first, second = connect(), connect()
     first.send(START)
     time.sleep(0.1)
@@ -131,7 +131,7 @@ def test_a_client_that_leaves_meanwhile_has_asked_all_the_same(slow, connect):
 
 def test_a_stop_meanwhile(slow, connect):
     slow.command.append("--wait-for-rpc")
-    slow.start(until="waits for")
+    slow.start()
     client = connect()
     client.send(START, BDEVS)
     time.sleep(0.1)

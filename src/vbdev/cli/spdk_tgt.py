@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from vbdev.cpu_sets import Core, parse_core_map, parse_cpu_set
+from vbdev.logs import NOTICE, Logs
+
+log = logging.getLogger(__name__)
 
 DEFAULT_SOCKET: Final = "/var/tmp/spdk.sock"  # noqa: S108 - SPDK_DEFAULT_RPC_ADDR
 CORE_LIMIT_BYTES: Final = 5 << 30
@@ -117,11 +120,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _ignored(pci, "-u", "--no-pci")
     _ignored(pci, "--vfio-vf-token", metavar="UUID")
 
-    log = parser.add_argument_group("log and trace options")
-    _ignored(log, "--num-trace-entries", metavar="N", type=_trace_entries)
-    log.add_argument(
+    output = parser.add_argument_group("log and trace options")
+    output.add_argument(
+        "-L",
+        "--logflag",
+        action="append",
+        default=[],
+        metavar="FLAG",
+        help="log what this component says for debugging, or `all`; repeat for more",
+    )
+    output.add_argument(
         "--silence-noticelog", action="store_true", help="log warnings and errors only"
     )
+    _ignored(output, "-e", "--tpoint-group", metavar="MASK")
+    _ignored(output, "--num-trace-entries", metavar="N", type=_trace_entries)
 
     other = parser.add_argument_group("other options")
     other.add_argument("-v", "--version", action=_Version, nargs=0, help="print SPDK's version")
@@ -224,28 +236,33 @@ def run(arguments: argparse.Namespace) -> int:
         cores = cores_of(arguments)
     except ValueError as error:
         return _refuse(str(error), 1)
-    logging.basicConfig(
-        level=logging.WARNING if arguments.silence_noticelog else logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
+    logs = Logs()
+    logs.print_level = "WARNING" if arguments.silence_noticelog else "INFO"
+    for flag in arguments.logflag:
+        try:
+            logs.set_flag(flag)
+        except KeyError:
+            return _refuse(f"unknown flag: {flag}; flags: {', '.join(logs.flags)}, all", 2)
+        logs.print_level = "DEBUG"
+    logs.open(sys.stderr)
     if arguments.ignored:
         _say(f"accepted, and without a meaning here: {' '.join(arguments.ignored)}")
     if not arguments.limit_coredump:
         _allow_core_dumps()
-    return _serve(arguments, cores)
+    return _serve(arguments, cores, logs)
 
 
-def _serve(arguments: argparse.Namespace, cores: list[Core]) -> int:
+def _serve(arguments: argparse.Namespace, cores: list[Core], logs: Logs) -> int:
     from vbdev.address import ListenError
     from vbdev.app import App, AppError
     from vbdev.bdev import BdevError
     from vbdev.config import ConfigError, read_config
 
     try:
-        app = App(cores=cores)
+        app = App(cores=cores, logs=logs)
     except AppError as error:
         return _refuse(str(error), 1)
+    log.log(NOTICE, "Total cores available: %d", len(cores))
     app.second_signal_stops = False
     app.catch_signals()
     try:
@@ -266,6 +283,8 @@ def _serve(arguments: argparse.Namespace, cores: list[Core]) -> int:
                 return app.run()
         app.finish_config()
         app.start_reactors()
+        for core in cores:  # which scripts look for
+            log.log(NOTICE, "Reactor started on core %d", core.number)
         with _pid_file(arguments.pid_file):
             return app.run()
     except (AppError, ConfigError, ListenError, BdevError) as error:

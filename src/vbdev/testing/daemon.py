@@ -97,7 +97,9 @@ class Daemon:
         self._ending = False
 
     def __enter__(self) -> Self:
-        self.start()
+        """Start it, unless it runs."""
+        if not self.is_running:
+            self.start()
         return self
 
     def __exit__(
@@ -151,7 +153,7 @@ class Daemon:
             method = "spdk_get_version"
         while True:
             if not self.is_running:
-                raise self._error(f"it ended with status {self.status} before it served")
+                raise self._error(f"it ended with status {self.exit_status} before it served")
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise self._error(f"it does not serve after {self.start_timeout_s:g} s")
@@ -204,14 +206,31 @@ class Daemon:
         process.wait()
         self._ended()
 
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Wait until it ends by itself, as is expected of it, and return its status.
+
+        DaemonError: it has not within `timeout_s` (stop_timeout_s by default), and runs on.
+        """
+        if self._process is None:
+            raise DaemonError("it has not been started")
+        timeout_s = self.stop_timeout_s if timeout_s is None else timeout_s
+        self._hang_up()
+        try:
+            status = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise self._error(f"it still runs after {timeout_s:g} s") from None
+        self._ending = True
+        self._ended()
+        return status
+
     def close(self) -> None:
         """End it whatever its state, and remove its own directory. Idempotent.
 
         DaemonError: as `stop`; or it had ended by itself, other than with status 0.
         """
         try:
-            if self.status and not self._ending:
-                raise self._error(f"it had ended by itself, with status {self.status}")
+            if self.exit_status and not self._ending:
+                raise self._error(f"it had ended by itself, with status {self.exit_status}")
             self.stop()
         finally:
             self.kill()
@@ -250,7 +269,7 @@ class Daemon:
         return self._process is not None and self._process.poll() is None
 
     @property
-    def status(self) -> int | None:
+    def exit_status(self) -> int | None:
         """The status it ended with, negative for a signal; None while it runs."""
         return None if self._process is None else self._process.poll()
 
