@@ -39,6 +39,7 @@ from vbdev.rpc.framework_methods import Subsystems, register_framework_methods
 from vbdev.rpc.holder_methods import register_holder_methods
 from vbdev.rpc.init_methods import register_init_methods
 from vbdev.rpc.log_methods import register_log_methods
+from vbdev.rpc.nbd_disk_methods import register_nbd_disk_methods
 from vbdev.rpc.nbd_methods import register_nbd_methods
 from vbdev.rpc.notify_methods import register_notify_methods
 from vbdev.rpc.process_methods import register_process_methods
@@ -48,7 +49,7 @@ from vbdev.rpc.server import RpcServer
 from vbdev.rpc.stat_methods import register_stat_methods
 from vbdev.rpc.thread_methods import register_thread_methods
 from vbdev.startup import Startup
-from vbdev.targets.nbd import NbdServer
+from vbdev.targets.nbd import NbdDisks, NbdServer
 from vbdev.task import Future, wake
 from vbdev.watchdog import Watchdog
 
@@ -99,6 +100,7 @@ class App:
             raise AppError(f"{num_reactors} reactors are too many here: {error}") from error
         self.registry = Registry(self.reactor)
         self.nbd = NbdServer(self.registry, self.reactors)
+        self.nbd_disks = NbdDisks(self.nbd)
         self.dispatcher = Dispatcher()
         self.rpc = RpcServer(self.reactor, self.dispatcher)
         self.modules: dict[str, type[Bdev]] = {}
@@ -118,7 +120,7 @@ class App:
         self.subsystems: Subsystems = {
             "scheduler": ([], scheduler_config),
             "bdev": ([], self._bdev_config),
-            "nbd": (["bdev"], self.nbd.config),
+            "nbd": (["bdev"], lambda: [*self.nbd.config(), *self.nbd_disks.config()]),
         }
         register_framework_methods(self.dispatcher, self.subsystems)
         register_schema_methods(self.dispatcher, self.reactor)
@@ -134,6 +136,7 @@ class App:
         register_notify_methods(self.dispatcher, self.registry)
         register_stat_methods(self.dispatcher, self.registry)
         register_nbd_methods(self.dispatcher, self.nbd)
+        register_nbd_disk_methods(self.dispatcher, self.nbd_disks)
         for module in MODULES:
             self.add_module(module)
 
@@ -342,6 +345,7 @@ class App:
         timer = self.reactor.call_later(STOP_US, self._give_up)
         try:
             await self.rpc.close()
+            await self.nbd_disks.close()
             await self.nbd.close()
             await self.registry.close()
             for reactor in await self.reactors.stop():

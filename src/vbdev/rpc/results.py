@@ -33,6 +33,7 @@ __all__ = [
     "Iostat",
     "LwThread",
     "MemoryDomain",
+    "NbdDisk",
     "Notification",
     "PollerInfo",
     "RateLimits",
@@ -684,3 +685,12 @@ class Export(Result, kw_only=True):
     """Clients that use it now."""
     addresses: list[str]
     """Where the server listens."""
+
+
+class NbdDisk(Result, kw_only=True):
+    """A bdev that is a block device of this machine."""
+
+    nbd_device: str
+    """Path of the device."""
+    bdev_name: str
+    """Name of the bdev."""

@@ -5,9 +5,12 @@ connection    one client as the server sees it: its handshake, and where it is s
 session       one client in transmission: the compiled stream of requests, on its reactor
 block_status  NBD_CMD_BLOCK_STATUS from SEEK_DATA and SEEK_HOLE
 server        listeners, exports and connections; orderly stop
+kernel        the kernel's nbd driver: what a device /dev/nbdN is set up and run with
+disks         bdevs attached to such devices, whose kernel end is one client more
 """
 
+from vbdev.targets.nbd.disks import NbdDisks
 from vbdev.targets.nbd.export import Export
 from vbdev.targets.nbd.server import NbdServer
 
-__all__ = ["Export", "NbdServer"]
+__all__ = ["Export", "NbdDisks", "NbdServer"]

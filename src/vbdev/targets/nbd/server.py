@@ -178,6 +178,10 @@ class NbdServer:
         None where all have been tried.
         """
         self._deadlines.pop(connection, None)
+        return self.pick(tried)
+
+    def pick(self, tried: set[PollGroup]) -> PollGroup | None:
+        """Return the reactor with the fewest clients, which has one more now; None without any."""
         groups = [group for group in self._groups if group not in tried]
         if not groups:
             return None
