@@ -1,7 +1,7 @@
 """StandInKernel: the kernel's nbd driver as far as a user of its devices sees it.
 
-It does what the ioctls of linux/nbd.h say, and speaks the transmission phase over the socket that it
-is given, as the driver does: simple replies, one reader, EIO for all that is in flight at the end.
+It does what the ioctls of linux/nbd.h say, and speaks the transmission phase over the socket that
+it is given, as the driver does: simple replies, one reader, EIO for what is in flight at the end.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class OpenDevice(KernelDevice):
 
 
 class StandInKernel(KernelNbd):
-    """A machine with so many devices. `owners` are processes that run some, `mounts` their users."""
+    """A machine with so many devices. `owners`: processes that run some; `mounts`: users."""
 
     def __init__(self, count=2):
         self.devices = {f"/dev/nbd{number}": Device() for number in range(count)}

@@ -1,7 +1,7 @@
 """Bdevs as devices /dev/nbdN: nbd_start_disk, nbd_stop_disk, nbd_get_disks, and what ends one.
 
 Method: an App in this process, and a stand-in for the kernel that gets the same ioctls and speaks
-the same protocol. What is said to the real kernel is held against its header, and its errors are real.
+the same protocol. What is said to the real kernel is held against its header; its errors are real.
 """
 
 import errno
