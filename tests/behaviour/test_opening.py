@@ -164,9 +164,10 @@ def test_the_numa_node_is_the_bases(stack):
 
     stack.disk(Near)
     stack.layer()
-    stack.disk(name="Anywhere")
+    stack.disk(name="Anywhere")  # a malloc, which always shows one
+    stack.disk(Null, "Nowhere")
     shown = {bdev.name: describe(bdev).get("numa_id") for bdev in stack.registry}
-    assert shown == {"Disk": 1, "Top": 1, "Anywhere": None}
+    assert shown == {"Disk": 1, "Top": 1, "Anywhere": -1, "Nowhere": None}
 
 
 @pytest.mark.rule("A.8.15", "E.thread_ut.channel_create_cb_failed", "E.bdev_mt.basic")

@@ -118,9 +118,12 @@ class Device(NbdClient):
             if self.pid is None:
                 raise OSError(errno.EIO, "the device does not run")
             message = self.message(command, offset, length, flags, data)
-            cookie = self._cookie
-        with self._sending:
-            self.socket.sendall(message)
+            cookie, connection = self._cookie, self.socket
+        try:
+            with self._sending:
+                connection.sendall(message)
+        except OSError as error:
+            raise OSError(errno.EIO, "the device ended") from error
         with self._changed:
             over = self._changed.wait_for(
                 lambda: cookie in self._ended or self.pid is None, timeout=WAIT_S
