@@ -1,0 +1,36 @@
+"""SPDK's client and vbdev: every method of SPDK's that is served, asked in every way.
+
+Method: `run.Run` once, against `vbdev serve`; a test for each method tells what is not as it has
+to be.
+"""
+
+import pytest
+
+from spdk_client.facts import METHODS
+from spdk_client.run import CASES, Run
+from support.clients import find, missing
+
+pytestmark = pytest.mark.client
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory):
+    """Return what the run found."""
+    pytest.importorskip("spdk.rpc.client") if find("spdk-rpc") else missing("spdk is not installed")
+    return Run(tmp_path_factory.mktemp("spdk") / "run")()
+
+
+@pytest.mark.parametrize("method", CASES)
+def test_method(report, method):
+    failures = [str(check) for check in report.of(method) if check.problem]
+    assert not failures, "\n".join(failures)
+
+
+def test_what_is_not_served_is_refused_as_in_spdk(report):
+    absent = [check for check in report.checks if check.kind == "absent"]
+    assert len(absent) == len(METHODS) - len(report.served)
+    assert not [str(check) for check in absent if check.problem]
+
+
+def test_every_method_that_is_served_has_a_case(report):
+    assert set(report.served) <= set(CASES)
