@@ -2,6 +2,7 @@
 # make test   build, then run every check: lint, types, floors, tests on release and debug builds
 # make generated   write what is generated from the declarations of the RPC methods again
 # make test-long   run the state machine for ten minutes (docs/testing.md)
+# make rpc-coverage   ask everything of SPDK's client and write docs/rpc-coverage.md
 #
 # Both set up what they need: a virtual environment in .venv, the build, and (for the tests) the
 # NBD clients of Debian where they are missing and apt is there.
@@ -21,7 +22,8 @@ PIP_BUILD := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-buil
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-long test-release test-debug test-asan lint generated clients bench fuzz clean
+.PHONY: demo test test-long test-release test-debug test-asan lint generated clients bench fuzz \
+  rpc-coverage clean
 
 demo: $(VENV)/release
 	$(BIN)/vbdev demo
@@ -59,6 +61,9 @@ clients:
 bench: $(VENV)/release
 	$(BIN)/python bench/layer_cost.py
 	$(BIN)/python bench/nbd_peers.py
+
+rpc-coverage: $(VENV)/release $(VENV)/tools
+	PYTHONPATH=tests $(BIN)/python -m spdk_client
 
 fuzz: $(VENV)/release
 	$(BIN)/pip install --quiet --group fuzz

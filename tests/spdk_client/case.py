@@ -24,11 +24,11 @@ AFTER_INIT = (
     -1,
     "Method may only be called after framework is initialized using framework_start_init RPC.",
 )
-BEFORE_INIT = (
-    -1,
+_EARLIER = (
     "Method may only be called before framework is initialized. Use --wait-for-rpc command line"
-    " parameter and then issue this RPC before the framework_start_init RPC.",
+    " parameter and then issue this RPC before the framework_start_init RPC."
 )
+BEFORE_INIT = (-1, _EARLIER)
 
 TRUE = Is(True)
 

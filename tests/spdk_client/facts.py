@@ -22,7 +22,7 @@ INTEGERS = {
 
 @dataclass(frozen=True)
 class Param:
-    """One parameter. kind: "string", "uint32", "enum", "array"...; of: the enum's or array's name."""
+    """One parameter. kind: "string", "uint32", "enum", "array"...; of: which enum or array."""
 
     name: str
     kind: str

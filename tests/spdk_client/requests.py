@@ -19,7 +19,7 @@ def text(params: dict[str, Any], **literals: str) -> str:
 
 
 def integral(fact: Fact, params: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield valid parameters with their integers written as SPDK takes them too: 8.0, 8e0, 80e-1."""
+    """Yield valid parameters with their integers written as SPDK takes them too: 8.0, 8e0."""
     numbers = {
         param.name: params[param.name]
         for param in fact.params

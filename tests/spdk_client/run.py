@@ -321,12 +321,9 @@ def _undecodable(case: Case) -> Iterator[tuple[str, str | None]]:
         if fact.required or not case.bare:
             yield "no parameters", None
         return
-    for what, params in (
-        ("an object", "{}"),
-        ("an unknown parameter besides", requests.text({requests.UNKNOWN: 1})),
-        ("an array", "[]"),
-    ):
-        yield what, params
+    yield "an object", "{}"
+    yield "an unknown parameter besides", requests.text({requests.UNKNOWN: 1})
+    yield "an array", "[]"
 
 
 def _expect(answer: tuple[int, str], ask: Callable[..., Any], *args: Any) -> str:

@@ -106,17 +106,20 @@ class Target:
             self._socket = socket.socket(socket.AF_UNIX)
             self._socket.settimeout(TIMEOUT_S)
             self._socket.connect(self.address)
+        answer = b""
         try:
             self._socket.sendall(request.encode())
-            answer = b""
             while not answer.endswith(b"\n"):
                 more = self._socket.recv(1 << 16)
                 if not more:
-                    raise Problem(f"it hung up after {answer!r}")
+                    break
                 answer += more
-        except (OSError, Problem) as error:
+        except OSError as error:
             self._hang_up()
             raise Problem(f"{error!r} after {request[:200]}") from error
+        if not answer.endswith(b"\n"):
+            self._hang_up()
+            raise Problem(f"it hung up after {answer!r}, asked {request[:200]}")
         return json.loads(answer)
 
     def _hang_up(self) -> None:

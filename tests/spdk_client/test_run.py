@@ -7,17 +7,9 @@ to be.
 import pytest
 
 from spdk_client.facts import METHODS
-from spdk_client.run import CASES, Run
-from support.clients import find, missing
+from spdk_client.run import CASES
 
 pytestmark = pytest.mark.client
-
-
-@pytest.fixture(scope="session")
-def report(tmp_path_factory):
-    """Return what the run found."""
-    pytest.importorskip("spdk.rpc.client") if find("spdk-rpc") else missing("spdk is not installed")
-    return Run(tmp_path_factory.mktemp("spdk") / "run")()
 
 
 @pytest.mark.parametrize("method", CASES)

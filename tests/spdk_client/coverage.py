@@ -1,0 +1,195 @@
+"""docs/rpc-coverage.md, out of what the run found."""
+
+from __future__ import annotations
+
+import textwrap
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from spdk_client.facts import METHODS
+from spdk_client.run import KINDS, Report
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "rpc-coverage.md"
+PLANES = tomllib.loads(Path(__file__).with_name("planes.toml").read_text())["plane"]
+_MODULES = "aio crypto lvol malloc null nvme ocf raid rbd split virtio"
+HEADS = {
+    "valid": "valid",
+    "undecodable": "wrong parameters",
+    "refused": "refused",
+    "state": "state",
+    "class": "Python class",
+    "spdk-rpc": "spdk-rpc",
+}
+
+
+def render(report: Report) -> str:
+    """Return the page."""
+    parts = [
+        _head(report),
+        _by_group(report),
+        _differences(report),
+        _planes(report),
+        _CLI,
+        _MCP,
+        _methods(report),
+    ]
+    return "\n".join(part.rstrip("\n") + "\n" for part in parts)
+
+
+def _head(report: Report) -> str:
+    checks = len(report.checks)
+    differing = sum(bool(check.why) for check in report.checks)
+    used = _used()
+    served = [method for method in used if method in report.served]
+    callers = sum(len(planes) for planes in used.values())
+    met = sum(len(used[method]) for method in served)
+    return f"""\
+# What SPDK's own client gets
+
+`make rpc-coverage` asks a running vbdev everything below with the `spdk` package of PyPI, 26.9,
+unmodified, and writes this page; a test runs the same and compares.
+
+- Of the {len(METHODS)} methods that SPDK 26.09 declares, vbdev serves **{len(report.served)}**.
+  What it does not serve it refuses as SPDK refuses a method that it does not know: code -32601,
+  `Method not found`.
+- **{checks}** questions, {checks - len(report.failures)} answered as they have to be: code and
+  text of every refusal, each field of every result, its type and its place. {differing} of these
+  answers are another than SPDK's on purpose: see [below](#other-than-spdk-on-purpose).
+- Of the {len(used)} methods that {len(PLANES)} public control planes call, {len(served)} are
+  served: {met} of {callers} uses. What is missing is, above all, other targets than NBD (NVMe-oF,
+  iSCSI, vhost, ublk) and logical volumes, RAID and NVMe disks below.
+"""
+
+
+def _by_group(report: Report) -> str:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, fact in METHODS.items():
+        groups[fact.group].append(name)
+    rows = []
+    for group, names in groups.items():
+        served = sum(name in report.served for name in names)
+        rows.append((group, str(len(names)), str(served) if served else "-"))
+    rows.sort(key=lambda row: (row[2] == "-", row[0]))
+    return "## By group\n\n" + _table(("group", "methods of SPDK", "served"), rows)
+
+
+def _differences(report: Report) -> str:
+    whys: dict[str, list[str]] = defaultdict(list)
+    for check in report.checks:
+        if check.why:
+            whys[check.why].append(f"`{check.method}`, {check.what}")
+    lines = [f"- {'; '.join(what)}: {why}\n" for why, what in whys.items()]
+    return "## Other than SPDK on purpose\n\n" + "".join(lines) + _DATA
+
+
+def _used() -> dict[str, list[str]]:
+    """Return the methods that control planes call, and who calls them."""
+    used: dict[str, list[str]] = defaultdict(list)
+    for plane in PLANES:
+        for method in plane["methods"].split():
+            used[method].append(plane["name"])
+    return dict(sorted(used.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def _planes(report: Report) -> str:
+    rows = []
+    for plane in PLANES:
+        methods = plane["methods"].split()
+        served = sum(method in report.served for method in methods)
+        rows.append((plane["name"], plane["source"], str(len(methods)), str(served)))
+    methods = [
+        (f"`{method}`", "yes" if method in report.served else "-", str(len(who)), ", ".join(who))
+        for method, who in _used().items()
+    ]
+    families: dict[str, list[bool]] = defaultdict(list)
+    for method in _used():
+        families[_family(method)].append(method in report.served)
+    counts = [
+        (family, str(len(served)), str(sum(served)) if any(served) else "-")
+        for family, served in sorted(families.items())
+    ]
+    return "\n".join(
+        (
+            _CALLED,
+            _table(("control plane", "read in", "methods it calls", "served"), rows),
+            _table(("of", "methods called", "served"), counts),
+            _table(("method", "served", "by how many", "by whom"), methods),
+        )
+    )
+
+
+def _family(method: str) -> str:
+    """Return what a method is about: `bdev lvol`, `nvmf`."""
+    first, second, *_ = method.split("_")
+    modules = set(_MODULES.split())
+    return f"{first} {second}" if first == "bdev" and second in modules else first
+
+
+def _methods(report: Report) -> str:
+    rows = []
+    for method in METHODS:
+        if method in report.served:
+            kinds = Counter(check.kind for check in report.of(method))
+            rows.append((f"`{method}`", *(str(kinds[kind] or "-") for kind in HEADS)))
+    missing = [f"`{method}`" for method in METHODS if method not in report.served]
+    return (
+        _ASKED
+        + _table(("method", *HEADS.values()), rows)
+        + f"\nNot served, {len(missing)}:\n"
+        + "\n".join(textwrap.wrap(", ".join(missing), 98))
+    )
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+_DATA = """\
+- An error has `data` besides, which JSON-RPC 2.0 knows and SPDK leaves out: a sentence that says
+  what was wrong. `code` and `message` are SPDK's.
+"""
+_CALLED = """\
+## What control planes call
+
+Read from their sources; methods that exist only in a project's own fork of SPDK are not counted.
+OpenEBS Mayastor is not among them: it has SPDK inside, and its control plane speaks gRPC to it.
+"""
+_ASKED = """\
+## Method by method
+
+How many questions each method was asked. *Valid*: only what is required, every parameter, none,
+null, integers written as 8.0 and 8e0; each answer is held field by field. *Wrong parameters*: each
+one missing, null, of every other type, out of range, given twice, an unknown one besides, arrays.
+*Refused*: what decodes and can not be. *State*: before or after `framework_start_init`. *Python
+class*: `JSONRPCClient`, by `call` and by a method of its name. *spdk-rpc*: a process, what it
+prints and its status.
+
+"""
+_CLI = """\
+## spdk-cli
+
+`spdk-cli` of the same package starts, shows the tree and works in it: `ls`, `/bdevs/malloc`,
+`aio`, `uring`, `null`, `error` with `create`, `delete`, `delete_all`, `show_details`,
+`get_bdev_iostat`; `/bdevs/split_disk` with `bdev_split_create` and `bdev_split_delete`;
+`save_config` and `load_config`. It draws the nodes of the other modules too (`nvme`, `lvol_stores`,
+`raid_volume`, `rbd`, `iscsi`, `virtio...`), empty; their `create` is refused with `Method not
+found`. `/nvmf`, `/vhost` and `/iscsi` are not drawn: it looks for those subsystems in
+`framework_get_subsystems`.
+"""
+_MCP = """\
+## spdk-mcp
+
+`spdk-mcp` of 26.9 does not start, with SPDK as with vbdev: it imports `spdk.rpc.bdev`, which the
+package has not had since 26.1 (and `mcp.server.fastmcp`, which `mcp` 2 has no longer); the command
+itself names a module where a function belongs. That of 25.9 starts as `python -m spdk.mcp.server`,
+and offers two tools, one of them called `wrap`. So the test gives the server of 26.9 the module
+that it looks for (`tests/spdk_client/mcp_server.py`: a function for each `bdev_*` method, out of
+SPDK's own declaration) and changes nothing else; an MCP client then lists the bdevs of a running
+vbdev through it.
+"""
+
+assert set(HEADS) == set(KINDS) - {"absent"}

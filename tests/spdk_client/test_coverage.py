@@ -1,0 +1,36 @@
+"""docs/rpc-coverage.md says what is, and what it is made of holds together."""
+
+import pytest
+
+from spdk_client import coverage
+from spdk_client.facts import ARRAYS, ENUMS, METHODS
+from spdk_client.run import CASES
+
+
+@pytest.mark.client
+def test_the_page_is_what_the_run_finds(report):
+    assert not report.failures  # test_run.py tells them
+    told = "python -m spdk_client, with tests/ on PYTHONPATH, writes it (make rpc-coverage)"
+    assert coverage.render(report) == coverage.DOCUMENT.read_text(), told
+
+
+def test_what_control_planes_call_are_methods_of_spdk():
+    for plane in coverage.PLANES:
+        methods = plane["methods"].split()
+        assert set(methods) <= set(METHODS), plane["name"]
+        assert len(set(methods)) == len(methods), plane["name"]
+
+
+def test_the_facts_are_whole():
+    assert len(METHODS) == 296
+    for fact in METHODS.values():
+        for param in fact.params:
+            assert param.kind != "enum" or param.of in ENUMS
+            assert param.kind != "array" or param.of in ARRAYS
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_case_names_every_parameter(case):
+    assert not case.unused()
+    assert set(case.params).union(*case.more) <= {param.name for param in case.fact.params}
+    assert {param.name for param in case.fact.required} <= set(case.params)
