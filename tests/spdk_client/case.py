@@ -50,10 +50,15 @@ class Refused:
 
 @dataclass(frozen=True)
 class Instead:
-    """Where vbdev answers otherwise on purpose: what it answers, and why that is better."""
+    """Where vbdev answers otherwise on purpose, and why that is better.
 
-    answer: tuple[int, str] | None
+    answer: its refusal, or None where it takes what SPDK refuses. result: the shape of what it
+    answers to a valid call.
+    """
+
     why: str
+    answer: tuple[int, str] | None = None
+    result: Any = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,6 @@ class Case:
         return None if self.no_params is None else (INVALID_PARAMS, self.no_params)
 
     def unused(self) -> set[str]:
-        """Return declared parameters that no valid call names."""
-        named = set(self.params).union(*self.more)
-        return {param.name for param in self.fact.params} - named
+        """Return declared parameters that no call names."""
+        calls = (self.params, *self.more, *(one.params for one in self.refused))
+        return {param.name for param in self.fact.params} - set().union(*calls)

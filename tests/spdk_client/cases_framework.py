@@ -7,7 +7,9 @@ from spdk_client.case import (
     INVALID_PARAMS,
     OBJECT_FAILED,
     OBJECT_FAILED_PARAMS,
+    INVALID_PARAMETERS,
     Case,
+    Instead,
     Refused,
 )
 from spdk_client.facts import ENUMS
@@ -144,6 +146,13 @@ CASES = (
             {"name": "static", "core_busy": 95},
             {"name": "static", "mappings": ""},
         ),
+        instead={
+            "an unknown parameter besides": Instead(
+                "SPDK's scheduler `static` takes any parameter; one that means nothing is refused"
+                " here, as by every other method.",
+                INVALID_PARAMETERS,
+            )
+        },
         words=("static",),
         printed="nothing",
     ),

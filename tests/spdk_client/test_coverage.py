@@ -32,5 +32,7 @@ def test_the_facts_are_whole():
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_case_names_every_parameter(case):
     assert not case.unused()
-    assert set(case.params).union(*case.more) <= {param.name for param in case.fact.params}
-    assert {param.name for param in case.fact.required} <= set(case.params)
+    declared = {param.name for param in case.fact.params}
+    required = {param.name for param in case.fact.required}
+    for params in (case.params, case.minimal, *case.more):
+        assert required <= set(params) <= declared
