@@ -14,10 +14,7 @@ def main() -> int:
     """Run it."""
     with tempfile.TemporaryDirectory(prefix="vbdev-spdk-") as directory:
         report = Run(Path(directory) / "run")()
-    lines = report.table()
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
+    print(report.text(), end="")
     for check in report.failures:
         print(check, file=sys.stderr)
     if report.failures:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from spdk_client.case import (
     INTERNAL_ERROR,
+    INVALID_PARAMETERS,
     INVALID_PARAMS,
     OBJECT_FAILED,
     OBJECT_FAILED_PARAMS,
-    INVALID_PARAMETERS,
     Case,
     Instead,
     Refused,

@@ -13,6 +13,19 @@ from spdk_client.run import KINDS, Report
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "rpc-coverage.md"
 PLANES = tomllib.loads(Path(__file__).with_name("planes.toml").read_text())["plane"]
+ABSENT = {
+    "framework_enable_cpumask_locks framework_disable_cpumask_locks": (
+        "reactors sleep when there is nothing to do and share their CPUs; none is locked."
+    ),
+    "scheduler_set_options": "threads stay on their reactors: there is no core to set apart.",
+    "framework_get_pci_devices env_dpdk_get_mem_stats": (
+        "there is no DPDK, and no PCI device that a process would drive by itself."
+    ),
+    "trace_enable_tpoint_group trace_disable_tpoint_group trace_set_tpoint_mask"
+    " trace_clear_tpoint_mask trace_get_tpoint_group_mask trace_clear trace_get_info": (
+        "there is no trace buffer in shared memory for `spdk_trace` to read."
+    ),
+}
 _MODULES = "aio crypto lvol malloc null nvme ocf raid rbd split virtio"
 HEADS = {
     "valid": "valid",
@@ -30,6 +43,7 @@ def render(report: Report) -> str:
         _head(report),
         _by_group(report),
         _differences(report),
+        _absent(report),
         _planes(report),
         _CLI,
         _MCP,
@@ -79,9 +93,23 @@ def _differences(report: Report) -> str:
     whys: dict[str, list[str]] = defaultdict(list)
     for check in report.checks:
         if check.why:
-            whys[check.why].append(f"`{check.method}`, {check.what}")
-    lines = [f"- {'; '.join(what)}: {why}\n" for why, what in whys.items()]
+            what = f"`{check.what}`" if check.what.startswith("{") else check.what
+            whys[check.why].append(f"`{check.method}`, {what}")
+    lines = [_item(f"{'; '.join(what)}: {why}") for why, what in whys.items()]
     return "## Other than SPDK on purpose\n\n" + "".join(lines) + _DATA
+
+
+def _absent(report: Report) -> str:
+    items = []
+    for methods, why in ABSENT.items():
+        there = [name for name in methods.split() if name in report.served]
+        assert not there, f"{there} are served, and listed among what is not"
+        items.append(_item(f"{', '.join(f'`{name}`' for name in methods.split())}: {why}"))
+    return "## What has no meaning here\n\n" + "".join(items)
+
+
+def _item(text: str) -> str:
+    return textwrap.fill(f"- {text}", 98, subsequent_indent="  ", break_on_hyphens=False) + "\n"
 
 
 def _used() -> dict[str, list[str]]:

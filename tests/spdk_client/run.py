@@ -76,6 +76,16 @@ class Report:
             )
         return lines
 
+    def text(self) -> str:
+        """Return the table for a terminal."""
+        lines = self.table()
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            + "\n"
+            for line in lines
+        )
+
 
 class Run:
     """One run, in a directory of its own."""
@@ -260,8 +270,9 @@ class Run:
                     json.dumps(filled) if filled else None,
                 )  # fmt: skip
         wrong = {**target.fill(case.params), requests.UNKNOWN: 1}
-        expected = _looked_up(case.otherwise, "an unknown parameter besides", case.undecodable)
-        if expected is not None:
+        what = "an unknown parameter besides"
+        expected = _looked_up(case.otherwise, what, case.undecodable)
+        if expected is not None and _looked_up(case.instead, what, None) is None:
             self._check(
                 case.method, "class", "an unknown parameter",
                 _expect, expected, target.call, case.method, wrong,

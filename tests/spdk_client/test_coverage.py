@@ -8,6 +8,7 @@ from spdk_client.run import CASES
 
 
 @pytest.mark.client
+@pytest.mark.timeout(300)  # it may be the one that makes the run
 def test_the_page_is_what_the_run_finds(report):
     assert not report.failures  # test_run.py tells them
     told = "python -m spdk_client, with tests/ on PYTHONPATH, writes it (make rpc-coverage)"

@@ -9,7 +9,8 @@ import pytest
 from spdk_client.facts import METHODS
 from spdk_client.run import CASES
 
-pytestmark = pytest.mark.client
+# The first of them makes the run: 7 s on a machine with nothing else to do.
+pytestmark = [pytest.mark.client, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize("method", CASES)
