@@ -44,7 +44,7 @@ class Target:
         self._socket: socket.socket | None = None
         self._spdk: Any = None
         self._requests = 0
-        self.daemon.start("try: " if how == "runtime" else "waits for")
+        self.daemon.start()
         if how == "unexamined":
             self.must(("bdev_set_options", {"bdev_auto_examine": False}))
             self.must(("framework_start_init", {}))
@@ -60,7 +60,8 @@ class Target:
         if self._spdk is not None:
             self._spdk.close()
         if ended:
-            self.daemon.process.wait(TIMEOUT_S)
+            status = self.daemon.wait(TIMEOUT_S)
+            assert status == 0, f"status {status}"
         self.daemon.close()
 
     def fill(self, value: Any, result: Any = None) -> Any:

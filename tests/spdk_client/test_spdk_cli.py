@@ -109,7 +109,7 @@ def empty(tmp_path):
     directory = tmp_path / "empty"
     directory.mkdir()
     daemon = Daemon(directory, "--wait-for-rpc", nbd=[])
-    daemon.start(until="waits for")
+    daemon.start()
     yield daemon
     daemon.close()
 
