@@ -42,10 +42,12 @@ class Device(NbdClient):
         """Set: DO_IT does not come back. Clear it to let it."""
         self.deaf = False
         """DISCONNECT sends nothing."""
+        self.scan = False
+        """It reads its partition table before it says that it runs."""
         self.block_size = self.num_blocks = self.set_flags = self.timeout_s = 0
         self.opens = 0
         self.socket = None
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.RLock())
         self._sending = threading.Lock()
 
     # What the driver does
@@ -69,21 +71,30 @@ class Device(NbdClient):
             return errno.EBUSY
         if self.socket is None:
             return errno.EINVAL
-        with self._changed:
-            self.pid = os.getpid()
-            self._changed.notify_all()
+        scan = self.start(Command.READ, 0, PAGE_BYTES) if self.scan else None
+        if scan is None:
+            self._run()
         while data := self._receive():
             with self._changed:
                 self.parser.feed(data)
                 while self._take_event():
                     pass
                 self._changed.notify_all()
+                if scan is not None and scan in self._ended:
+                    self.table = bytes(self._ended.pop(scan).data)
+                    scan = None
+                    self._run()
         with self._changed:
             self.pid = None
             self._changed.notify_all()
         while self.hang.is_set():
             threading.Event().wait(0.005)
         return 0
+
+    def _run(self):
+        with self._changed:
+            self.pid = os.getpid()
+            self._changed.notify_all()
 
     def _receive(self):
         try:

@@ -189,6 +189,21 @@ def test_what_the_kernel_is_told_follows_from_the_bdev(machine, tmp_path):
     assert machine.kernel[1].ask(Command.WRITE, 0, 512, 0, bytes(512)).error == NbdError.EPERM
 
 
+def test_a_partition_table_is_read_before_the_device_says_that_it_runs(machine):
+    machine.malloc(num_blocks=4096)
+    partition = {"num_blocks": 1024}
+    machine.call("bdev_gpt_create", base_bdev="Disk", partitions=[partition])
+    # Its partitions are bdevs, which have it claimed.
+    taken = machine.fails("nbd_start_disk", bdev_name="Disk", nbd_device="/dev/nbd0")
+    assert taken == (-1, "Operation not permitted")
+    assert "gpt" in machine.detail
+    assert machine.call("bdev_gpt_delete", base_bdev="Disk") is True
+    machine.start().write(0, bytes(510) + b"\x55\xaa")  # its user writes one
+    assert machine.call("nbd_stop_disk", nbd_device="/dev/nbd0") is True
+    machine.kernel[0].scan = True
+    assert machine.start().table[510:512] == b"\x55\xaa"
+
+
 # Refusals
 
 
@@ -246,7 +261,8 @@ def test_refusals(machine):
         assert machine.call("bdev_malloc_delete", name=name) is True
 
 
-def test_the_first_free_device_is_taken(machine):
+def test_the_first_free_device_is_taken(machine, monkeypatch):
+    monkeypatch.setattr(disks, "BUSY_WAIT_S", 0.1)
     machine.kernel.devices.update(StandInKernel(4).devices)
     for name in "ABC":
         machine.malloc(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vbdev.params import Params
+from vbdev.params import BdevName, Params
 from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method
 from vbdev.rpc.errors import INTERNAL_ERROR, RpcError
 from vbdev.rpc.results import NbdDisk
@@ -15,7 +15,7 @@ __all__ = ["register_nbd_disk_methods"]
 class StartDiskParams(Params, kw_only=True, frozen=True):
     """Attach a bdev to a device of the kernel's nbd driver."""
 
-    bdev_name: str
+    bdev_name: BdevName
     """Name, alias or UUID of the bdev."""
     nbd_device: str | None = None
     """Path of the device, `/dev/nbd0` or another; the first that is free when absent."""
