@@ -74,7 +74,7 @@ def shown(control, name):
     return bdev["product_name"], json.dumps(bdev["driver_specific"])
 
 
-@pytest.mark.rule("A.21.18")
+@pytest.mark.rule("A.21.10")
 @pytest.mark.parametrize(("kind", "params", "product", "specific"), MODULES)
 def test_modules(control, kind, params, product, specific):
     control.call(f"bdev_{kind}_create", params)

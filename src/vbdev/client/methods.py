@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Holders,
         IoChannels,
         Iostat,
+        NbdDisk,
         Notification,
         ReactorList,
         Scheduler,
@@ -1167,6 +1168,22 @@ class Methods:
             },
         )
 
+    def nbd_get_disks(
+        self,
+        *,
+        nbd_device: str | None = None,
+    ) -> list[NbdDisk]:
+        """List the bdevs that are block devices of this machine.
+
+        nbd_device: Path of the one device; all when absent.
+        """
+        return self._typed(
+            Methods.nbd_get_disks,
+            {
+                "nbd_device": nbd_device,
+            },
+        )
+
     def nbd_get_exports(self) -> list[Export]:
         """List what the NBD server exports."""
         return self._typed(Methods.nbd_get_exports, {})
@@ -1200,6 +1217,41 @@ class Methods:
             Methods.nbd_server_stop,
             {
                 "address": address,
+            },
+        )
+
+    def nbd_start_disk(
+        self,
+        *,
+        bdev_name: str,
+        nbd_device: str | None = None,
+    ) -> str:
+        """Make a bdev a block device of this machine; the answer is its path, once it runs.
+
+        bdev_name: Name, alias or UUID of the bdev.
+        nbd_device: Path of the device, `/dev/nbd0` or another; the first that is free when absent.
+        """
+        return self._typed(
+            Methods.nbd_start_disk,
+            {
+                "bdev_name": bdev_name,
+                "nbd_device": nbd_device,
+            },
+        )
+
+    def nbd_stop_disk(
+        self,
+        *,
+        nbd_device: str,
+    ) -> bool:
+        """Take a block device away; the answer comes when the device and the bdev are free.
+
+        nbd_device: Path of the device.
+        """
+        return self._typed(
+            Methods.nbd_stop_disk,
+            {
+                "nbd_device": nbd_device,
             },
         )
 
