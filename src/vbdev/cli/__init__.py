@@ -35,7 +35,11 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vbdev {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary)
+        # What `rpc` has to say of itself depends on the daemon.
+        own_help = name == "rpc"
+        command = commands.add_parser(
+            name, help=summary, description=summary, add_help=not own_help
+        )
         if only in (None, name):
             module = importlib.import_module(f"vbdev.cli.{name.replace('-', '_')}")
             module.add_arguments(command)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vbdev.cli.nbd_client import NbdClient
-from vbdev.rpc.client import RpcClient
+from vbdev.client.connection import Connection
 
 SIZE_MIB = 64
 START_TIMEOUT_S = 20.0
@@ -80,7 +80,7 @@ def start(command: list[str], rpc: Path) -> subprocess.Popen[bytes]:
     daemon = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while time.monotonic() - began < START_TIMEOUT_S:
         try:
-            with RpcClient(str(rpc)) as client:
+            with Connection(str(rpc)) as client:
                 version = client.call("spdk_get_version")["version"]
         except ConnectionError:
             if daemon.poll() is not None:
@@ -175,7 +175,7 @@ CLIENTS: dict[str, tuple[Step, Step]] = {
 def show_iostat(rpc: Path) -> None:
     """Print what each layer has counted."""
     print("$ " + shlex.join(["vbdev", "rpc", "-s", str(rpc), "bdev_get_iostat"]), flush=True)
-    with RpcClient(str(rpc)) as client:
+    with Connection(str(rpc)) as client:
         bdevs = client.call("bdev_get_iostat")["bdevs"]
     print(f"{'bdev':<12}{'reads':>8}{'MiB read':>10}{'writes':>8}{'MiB written':>13}")
     for bdev in bdevs:

@@ -9,8 +9,8 @@ from typing import Any
 
 from vbdev.address import ListenError
 from vbdev.cli.rpc import add_socket_argument
-from vbdev.rpc.client import RpcClient
-from vbdev.rpc.errors import RpcError
+from vbdev.client.connection import Connection
+from vbdev.module_methods import RpcError
 from vbdev.sizes import show_size
 from vbdev.vocab import ClaimType
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the tree; 1 when no daemon is there."""
     try:
-        with RpcClient(arguments.rpc_socket) as client:
+        with Connection(arguments.rpc_socket) as client:
             entries = client.call("vbdev_get_stack")
     except (RpcError, ConnectionError, TimeoutError, ListenError) as error:
         print(f"vbdev ls: {error}", file=sys.stderr)

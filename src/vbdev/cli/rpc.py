@@ -1,4 +1,7 @@
-"""`vbdev rpc METHOD [key=value ...]`: one call, its result as JSON."""
+"""`vbdev rpc METHOD [key=value ...]`: one call, its result as JSON.
+
+Help is in `rpc_help`, imported when it is asked for: who calls a method does not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ import sys
 from typing import Any
 
 from vbdev.address import ListenError, default_rpc_path
-from vbdev.rpc.client import RpcClient
-from vbdev.rpc.errors import RpcError
+from vbdev.client.connection import Connection
+from vbdev.module_methods import RpcError
+from vbdev.wire.jsonrpc import METHOD_NOT_FOUND
 
 
 def add_socket_argument(parser: argparse.ArgumentParser) -> None:
@@ -26,31 +30,46 @@ def add_socket_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vbdev rpc`."""
+    parser.add_argument(
+        "-h",
+        "--help",
+        action="store_true",
+        help="show this and all methods; behind a METHOD, what it takes and answers",
+    )
     add_socket_argument(parser)
     parser.add_argument(
         "--timeout", type=float, default=60, metavar="SECONDS", help="default: %(default)g"
     )
-    parser.add_argument("method", metavar="METHOD", help="see: vbdev rpc rpc_get_methods")
+    parser.add_argument("method", metavar="METHOD", nargs="?", help="what to call")
     parser.add_argument(
         "params",
         nargs="*",
         metavar="key=value",
-        help="parameters; a value that is JSON (8, true, [1]) is taken as JSON, else as text",
+        help="parameters; text where the method declares text, else JSON (8, true, [1])",
     )
+    parser.set_defaults(parser=parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Call and print; 1 when the daemon answers with an error or is not there."""
-    params: dict[str, Any] = {}
+    if arguments.help:
+        return show_help(arguments)
+    if arguments.method is None:
+        print("vbdev rpc: which METHOD? `vbdev rpc --help` lists them", file=sys.stderr)
+        return 2
+    words: dict[str, str] = {}
     for word in arguments.params:
         key, equals, value = word.partition("=")
         if not equals or not key:
             print(f"vbdev rpc: {word!r} is not key=value", file=sys.stderr)
             return 2
-        params[key] = value_of(value)
+        if key in words:
+            print(f"vbdev rpc: {key} is given twice", file=sys.stderr)
+            return 2
+        words[key] = value
     try:
-        with RpcClient(arguments.rpc_socket, arguments.timeout) as client:
-            result = client.call(arguments.method, **params)
+        with Connection(arguments.rpc_socket, arguments.timeout) as connection:
+            result = call(connection, arguments.method, words)
     except (RpcError, ConnectionError, TimeoutError, ListenError) as error:
         print(f"vbdev rpc: {arguments.method}: {error}", file=sys.stderr)
         return 1
@@ -58,9 +77,72 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def value_of(text: str) -> Any:
+def show_help(arguments: argparse.Namespace) -> int:
+    """Print help on all, or on one method."""
+    from vbdev.cli.rpc_help import show_method, show_methods
+
+    if arguments.method is not None:
+        return show_method(arguments.rpc_socket, arguments.method)
+    arguments.parser.print_help()
+    print()
+    return show_methods(arguments.rpc_socket)
+
+
+def call(connection: Connection, method: str, words: dict[str, str]) -> Any:
+    """Call a method with parameters as they were typed. Failures are Connection.call's."""
+    params = {key: json_or_text(word) for key, word in words.items()}
+    # What is JSON may be meant as text all the same: a bdev may be called 123.
+    doubtful = [key for key, value in params.items() if value is None or not isinstance(value, str)]
+    if doubtful:
+        is_text = text_parameters(connection, method)
+        params |= {key: words[key] for key in doubtful if key in is_text}
+    try:
+        return connection.call(method, **params)
+    except RpcError as error:
+        if error.code != METHOD_NOT_FOUND:
+            raise
+        from vbdev.rpc.schema_words import near
+
+        alike = near(method, connection.call("rpc_get_methods"))
+        hint = f"did you mean {', '.join(alike)}?" if alike else method
+        raise RpcError(error.code, error.message, hint) from error
+
+
+def text_parameters(connection: Connection, method: str) -> set[str]:
+    """Return the parameters of a method that are declared to be text.
+
+    Of our own methods the typed client knows; of a module's the daemon does.
+    """
+    from vbdev.client.methods import Methods
+
+    declared = getattr(Methods, method, None)
+    if declared is not None:
+        text = ("str", "UUID", 'Literal["')
+        return {
+            name
+            for name, annotation in declared.__annotations__.items()
+            if annotation.startswith(text)
+        }
+    try:
+        document = connection.call("rpc_get_schema")
+    except RpcError:
+        return set()  # no vbdev daemon, or an old one
+    for one in document["methods"]:
+        if one["name"] == method:
+            return {param["name"] for param in one["params"] if is_text(param["schema"])}
+    return set()
+
+
+def is_text(schema: dict[str, Any]) -> bool:
+    """Say whether a schema takes strings and nothing else."""
+    if "enum" in schema:
+        return all(isinstance(value, str) for value in schema["enum"])
+    return schema.get("type") == "string"
+
+
+def json_or_text(text: str) -> Any:
     """Return what a word means: JSON where it is JSON, text otherwise."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
