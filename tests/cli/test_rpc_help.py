@@ -177,15 +177,12 @@ def test_a_call_imports_nothing_that_it_does_not_need(daemon):
         timeout=60,
         check=True,
     )
-    assert "No such device" in done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(
     ("schema", "words"),
     [
-        ({"type": "array", "items": STRING, "maxItems": 3}, "list of strings, at most 3"),
-        ({"type": "array", "items": ABOVE_4}, "list of integers, 5 or more"),
         ({"type": "integer", "minimum": 0, "maximum": 255}, "integer, 0 to 255"),
         ({"type": "integer", "minimum": 0, "maximum": 2**64 - 1}, "integer, 0 to 2^64 - 1"),
         ({"type": "integer", "minimum": -(2**31), "maximum": 5}, "integer, -2^31 to 5"),
@@ -193,8 +190,8 @@ def test_a_call_imports_nothing_that_it_does_not_need(daemon):
         ({"type": "number", "minimum": 0, "maximum": 1.5}, "number, 0 to 1.5"),
         ({"enum": ["a", 5]}, "one of a, 5"),
         ({"type": "string", "x-names": "bdev"}, "name of a bdev"),
-        ("list of integers, 0 or more",),
-        ("list of strings, at most 3",),
+        ({"type": "array", "items": ABOVE_4}, "list of integers, 5 or more"),
+        ({"type": "array", "items": STRING, "maxItems": 3}, "list of strings, at most 3"),
         ({"type": "object", "additionalProperties": {"type": "integer"}}, "object of integers"),
         ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "string or null"),
         ({"$ref": "#/components/schemas/BdevInfo"}, "BdevInfo"),
