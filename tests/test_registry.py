@@ -770,16 +770,16 @@ def test_fault_06_waiting_creations_are_saved(stack):
     stack.layer(name="Waits", base="Absent")
     stack.disk(uuid=U1)
     stack.layer(uuid=U2)
+    disk = {"name": "Disk", "num_blocks": 1024, "block_size": 512, "physical_block_size": 512}
+    disk |= {"uuid": str(U1), "optimal_io_boundary": 0, "md_size": 0, "dif_type": 0}
+    disk |= {"dif_is_head_of_md": False, "dif_pi_format": 0, "numa_id": -1}
     assert stack.registry.config() == [
-        {
-            "method": "bdev_malloc_create",
-            "params": {"name": "Disk", "uuid": str(U1), "num_blocks": 1024, "block_size": 512},
-        },
         {"method": "bdev_passthru_create", "params": {"name": "Waits", "base_bdev_name": "Absent"}},
         {
             "method": "bdev_passthru_create",
             "params": {"name": "Top", "uuid": str(U2), "base_bdev_name": "Disk"},
         },
+        {"method": "bdev_malloc_create", "params": disk},
     ]
     stack.delete("Disk")
     assert [call["params"]["name"] for call in stack.registry.config()] == ["Waits", "Top"]

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from vbdev.options import BdevOptions
 from vbdev.params import ParamsError, decode_params
 from vbdev.reactor import Reactor
 from vbdev.reactors import Reactors
-from vbdev.registry import Registry
+from vbdev.registry import Registry, subsystem_calls
 from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
 from vbdev.rpc.dispatch import Dispatcher, State
 from vbdev.rpc.examine_methods import register_examine_methods
@@ -119,7 +120,7 @@ class App:
         register_scheduler_methods(self.dispatcher, self.reactors)
         self.subsystems: Subsystems = {
             "scheduler": ([], scheduler_config),
-            "bdev": ([], self._bdev_config),
+            "bdev": ([], partial(subsystem_calls, self.registry)),
             "nbd": (["bdev"], lambda: [*self.nbd.config(), *self.nbd_disks.config()]),
         }
         register_framework_methods(self.dispatcher, self.subsystems)
@@ -145,13 +146,6 @@ class App:
         engine.on_module_error = report_module_error
         Watchdog(engine)
         return engine
-
-    def _bdev_config(self) -> list[dict[str, Any]]:
-        """Return the calls that make the same bdevs again, the wait for what they bring about last.
-
-        So whoever loads them may go on to what stands on examined bdevs.
-        """
-        return [*self.registry.config(), {"method": "bdev_wait_for_examine"}]
 
     # Modules
 

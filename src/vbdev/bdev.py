@@ -171,6 +171,8 @@ class Bdev:
     product_name: as `bdev_get_bdevs` shows it.
     auto_name: prefix of the names of bdevs whose creator gave none; "" if one must be given.
     Params: what `bdev_<kind>_create` takes, with a docstring for each field.
+    saved_params: those that are saved whatever they are, in this order; the others follow where
+        they are not the defaults.
     ops: the I/O types that `submit` handles. Others are refused before they arrive.
     undecoded: code and text of an RPC answer to parameters that do not decode.
     create_failure: code and text of the answer to a create that failed, `{reason}` in the text
@@ -182,6 +184,7 @@ class Bdev:
     product_name: ClassVar[str]
     auto_name: ClassVar[str] = ""
     Params: ClassVar[type[BdevParams]] = BdevParams
+    saved_params: ClassVar[tuple[str, ...]] = ()
     ops: frozenset[Op] = BASIC_OPS
     undecoded: ClassVar[tuple[int, str]] = INVALID_PARAMETERS
     create_failure: ClassVar[tuple[int, str] | None] = None
@@ -335,11 +338,20 @@ class Bdev:
     def reset_stat(self) -> None:
         """Set back what `dump_stat` shows."""
 
+    def current_params(self) -> BdevParams:
+        """Return the parameters that make the same bdev again, with what has changed since."""
+        return msgspec.structs.replace(self.params, uuid=self.uuid)
+
     def config_params(self) -> dict[str, Any]:
-        """Return the parameters with which `bdev_<kind>_create` makes the same bdev again."""
-        # In the order of the fields, wherever the UUID came from.
-        params = msgspec.to_builtins(msgspec.structs.replace(self.params, uuid=self.uuid))
-        return {key: value for key, value in params.items() if value is not None}
+        """Return what `bdev_<kind>_create` is saved with. Nothing that is not there: no nulls."""
+        params = self.current_params()
+        first = {name: getattr(params, name) for name in self.saved_params}
+        saved = msgspec.to_builtins(first) | msgspec.to_builtins(params)
+        return {key: value for key, value in saved.items() if value is not None}
+
+    def config_calls(self) -> Sequence[dict[str, Any]]:
+        """Return the RPC calls that are saved behind its create: what was set on it since."""
+        return ()
 
     @classmethod
     def examine_config(cls, registry: Registry, bdev: Bdev) -> None:
@@ -632,6 +644,13 @@ class VirtualBdev(Bdev):
         """Return the RPC calls that ask for a creation again; `vbdevs`: what there is of it."""
         source = vbdevs[0] if vbdevs else cls(params)
         return [{"method": f"bdev_{cls.kind}_create", "params": source.config_params()}]
+
+    def config_params(self) -> dict[str, Any]:
+        """Return what it is saved with; the base first, as in SPDK, unless the module says else."""
+        params = super().config_params()
+        if self.base_param not in params or self.saved_params:
+            return params
+        return {self.base_param: params.pop(self.base_param), **params}
 
     def inherit(self) -> None:
         """Take geometry, limits and ops over from the base; again when the base is resized."""

@@ -40,7 +40,7 @@ def test_subsystems_and_their_configuration(serve):
 
 @pytest.mark.rule("A.22.3")
 def test_the_order_of_a_saved_configuration(serve, tmp_path):
-    """Options, then bdevs, then what is on them; whoever loads it waits for examination last."""
+    """Options, vbdevs, then bdevs and what is set on them; the wait for examination last."""
     options = {"method": "bdev_set_options", "params": {"bdev_auto_examine": False}}
     config = {"subsystems": [{"subsystem": "bdev", "config": [options]}]}
     (tmp_path / "c.json").write_text(json.dumps(config))
@@ -53,8 +53,8 @@ def test_the_order_of_a_saved_configuration(serve, tmp_path):
     assert [call["method"] for call in calls] == [
         "bdev_set_options",
         "bdev_examine",
-        "bdev_malloc_create",
         "bdev_passthru_create",
+        "bdev_malloc_create",
         "bdev_set_qos_limit",
         "bdev_wait_for_examine",
     ]

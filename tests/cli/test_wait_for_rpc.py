@@ -65,7 +65,13 @@ def test_options_come_first(tmp_path):
     assert early.call("framework_wait_init") is True
     assert early.call("framework_get_config", name="bdev")[0] == {
         "method": "bdev_set_options",
-        "params": {"bdev_io_pool_size": 5, "bdev_io_cache_size": 1, "bdev_auto_examine": False},
+        "params": {
+            "bdev_io_pool_size": 5,
+            "bdev_io_cache_size": 1,
+            "bdev_auto_examine": False,
+            "iobuf_small_cache_size": 128,
+            "iobuf_large_cache_size": 16,
+        },
     }
     daemon.stop()
 

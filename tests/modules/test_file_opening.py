@@ -238,7 +238,12 @@ def test_the_configuration_makes_the_same_bdev_again(stack, cls, params):
 def test_the_plain_configuration_is_spdk_s(stack):
     path = stack.path(1 << 20)
     bdev = stack.create(path)
-    assert bdev.config_params() == {"name": "U0", "uuid": str(bdev.uuid), "filename": path}
+    assert bdev.config_params() == {
+        "name": "U0",
+        "block_size": bdev.block_size,
+        "filename": path,
+        "uuid": str(bdev.uuid),
+    }
     assert bdev.dump_info() == {"uring": {"filename": path}}
 
 

@@ -12,6 +12,7 @@ from support.told import as_json
 from vbdev.cli.ls import lines
 from vbdev.modules import MODULES
 from vbdev.options import BdevOptions
+from vbdev.registry import subsystem_calls
 from vbdev.registry.claims import claim_descriptor
 from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
 from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, State
@@ -88,12 +89,18 @@ def test_options(control):
     assert control.registry.examiner.auto is False
     for bad in ({"bdev_io_pool_size": 1 << 32}, {"bdev_auto_examine": 1}, {"small_buf": 1}):
         assert control.fails("bdev_set_options", **bad)[:2] == (-32602, "Invalid parameters")
-    assert control.registry.config() == [
-        {
-            "method": "bdev_set_options",
-            "params": {"bdev_io_pool_size": 768, "bdev_auto_examine": False},
-        }
+    options = {
+        "bdev_io_pool_size": 768,
+        "bdev_io_cache_size": 256,
+        "bdev_auto_examine": False,
+        "iobuf_small_cache_size": 128,
+        "iobuf_large_cache_size": 16,
+    }
+    assert subsystem_calls(control.registry) == [
+        {"method": "bdev_set_options", "params": options},
+        {"method": "bdev_wait_for_examine"},
     ]
+    assert list(subsystem_calls(control.registry)[0]["params"]) == list(options)
     control.stack.disk()
     assert control.fails("bdev_set_options", bdev_auto_examine=True)[0] == -errno.EPERM
 

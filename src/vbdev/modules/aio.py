@@ -7,6 +7,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from vbdev.bdev import BdevError, BdevParams
 from vbdev.module_methods import DECODE_OBJECT_FAILED
 from vbdev.modules.file.disk import FileBdev
@@ -34,6 +36,7 @@ class Aio(FileBdev):
     kind = "aio"
     product_name = "AIO disk"
     Params = AioParams
+    saved_params = ("name", "block_size", "filename", "readonly", "fallocate", "uuid", "nowait")
     undecoded = DECODE_OBJECT_FAILED
     params: AioParams
 
@@ -53,6 +56,11 @@ class Aio(FileBdev):
             direct=None,
             deallocate=params.fallocate,
         )
+
+    def current_params(self) -> BdevParams:
+        """Return the parameters, without a block size that nobody gave: clients send 0 then."""
+        block_size = self.params.block_size or None
+        return msgspec.structs.replace(super().current_params(), block_size=block_size)
 
     def dump_info(self) -> dict[str, Any]:
         """Return `driver_specific` of `bdev_get_bdevs`."""

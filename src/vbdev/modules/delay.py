@@ -153,6 +153,7 @@ class Delay(VirtualBdev):
     product_name = "delay"
     uuid_namespace = uuid.UUID("4009b574-6430-4f1b-bc40-ace811091027")
     Params = DelayParams
+    saved_params = ("name", "base_bdev_name", "uuid")
     undecoded = DECODE_OBJECT_FAILED
     ops = ALL_OPS
     gives_read_buffers = True
@@ -209,13 +210,15 @@ class Delay(VirtualBdev):
                 if those:
                     held.queues[kind].hold(those, getattr(self.params, f"{kind}_latency"))
 
-    def config_params(self) -> dict[str, Any]:
+    def current_params(self) -> BdevParams:
         """Return what creates it again: a p99 that was updated to less than its average is not."""
-        params = super().config_params()
-        for verb in ("read", "write"):
-            average = params[f"avg_{verb}_latency"]
-            params[f"p99_{verb}_latency"] = max(params[f"p99_{verb}_latency"], average)
-        return params
+        params = super().current_params()
+        assert isinstance(params, DelayParams)
+        return msgspec.structs.replace(
+            params,
+            p99_read_latency=max(params.p99_read_latency, params.avg_read_latency),
+            p99_write_latency=max(params.p99_write_latency, params.avg_write_latency),
+        )
 
     def dump_info(self) -> dict[str, Any]:
         """Return what `bdev_get_bdevs` shows as `driver_specific`."""

@@ -167,7 +167,7 @@ class Error(VirtualBdev):
 
     @classmethod
     def creation_config(cls, params: BdevParams, vbdevs: list[VirtualBdev]) -> list[dict[str, Any]]:
-        """Return the call for what was asked for. Injections are not saved, as in SPDK."""
+        """Return the call for what was asked for. Injections are saved behind it."""
         assert isinstance(params, ErrorParams)
         call = {"base_name": params.base_name}
         if params.uuid:
@@ -175,6 +175,25 @@ class Error(VirtualBdev):
         if params.name and params.name != f"EE_{params.base_name}":
             call["name"] = params.name
         return [{"method": "bdev_error_create", "params": call}]
+
+    def config_calls(self) -> Sequence[dict[str, Any]]:
+        """Return what is injected, for as many I/Os as are left. A chance begins anew."""
+        with self._lock:
+            left = [
+                (name, injection.params, injection.left)
+                for name, op in TYPES.items()
+                for injection in self.injections.get(op, ())
+            ]
+        calls = []
+        for io_type, params, num in left:
+            saved = msgspec.structs.replace(params, name=self.name, io_type=io_type, num=num)
+            given = {
+                field.name: getattr(saved, field.name)
+                for field in msgspec.structs.fields(saved)
+                if getattr(saved, field.name) != field.default
+            }
+            calls.append({"method": "bdev_error_inject_error", "params": given})
+        return calls
 
     def inherit(self) -> None:
         """Be like the base. The UUID is the one of a part of it that is all of it."""

@@ -6,7 +6,9 @@ import errno
 import os
 from pathlib import Path
 
-from vbdev.bdev import Bdev, BdevError
+import msgspec
+
+from vbdev.bdev import Bdev, BdevError, BdevParams
 from vbdev.core.batch import IOBatch
 from vbdev.core.channel import Channel
 from vbdev.core.ram import RamDisk
@@ -40,6 +42,19 @@ class Malloc(Bdev):
     product_name = "Malloc disk"
     auto_name = "Malloc"
     Params = MallocParams
+    saved_params = (
+        "name",
+        "num_blocks",
+        "block_size",
+        "physical_block_size",
+        "uuid",
+        "optimal_io_boundary",
+        "md_size",
+        "dif_type",
+        "dif_is_head_of_md",
+        "dif_pi_format",
+        "numa_id",
+    )
     undecoded = DECODE_OBJECT_FAILED
     ops = frozenset(
         {
@@ -98,6 +113,14 @@ class Malloc(Bdev):
         for offset in range(0, self.num_blocks, blocks):
             self._ram.format(offset, min(blocks, self.num_blocks - offset))
             await self.reactor.sleep(0)
+
+    def current_params(self) -> BdevParams:
+        """Return the parameters, those that were left out too."""
+        return msgspec.structs.replace(
+            super().current_params(),
+            physical_block_size=self.phys_block_size,
+            optimal_io_boundary=self.optimal_io_boundary,
+        )
 
     def submit(self, channel: Channel, ios: IOBatch) -> None:
         """Copy, compare, clear; everything completes here."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from typing import Any
 
-from vbdev.bdev import Bdev, BdevError
+import msgspec
+
+from vbdev.bdev import Bdev, BdevError, BdevParams
 from vbdev.core.batch import IOBatch
 from vbdev.core.channel import Channel
 from vbdev.core.ram import ZeroRegion
@@ -59,6 +60,17 @@ class Null(Bdev):
     kind = "null"
     product_name = "Null disk"
     Params = NullParams
+    saved_params = (
+        "name",
+        "num_blocks",
+        "block_size",
+        "physical_block_size",
+        "md_size",
+        "dif_type",
+        "dif_is_head_of_md",
+        "dif_pi_format",
+        "uuid",
+    )
     undecoded = DECODE_OBJECT_FAILED
     ops = frozenset({Op.READ, Op.WRITE, Op.WRITE_ZEROES, Op.RESET, Op.ABORT})
     gives_read_buffers = True
@@ -80,9 +92,13 @@ class Null(Bdev):
         """Complete everything."""
         self._zeroes.execute(ios, self.block_size, self._dif)
 
-    def config_params(self) -> dict[str, Any]:
-        """Return the parameters with the size as it is now."""
-        return {**super().config_params(), "num_blocks": self.num_blocks}
+    def current_params(self) -> BdevParams:
+        """Return the parameters, with the size as it is now."""
+        return msgspec.structs.replace(
+            super().current_params(),
+            num_blocks=self.num_blocks,
+            physical_block_size=self.phys_block_size,
+        )
 
     @classmethod
     def rpc_methods(cls) -> Sequence[ModuleMethod]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from vbdev.bdev import BdevParams
 from vbdev.module_methods import DECODE_OBJECT_FAILED
 from vbdev.modules.file.disk import FileBdev
@@ -30,6 +32,7 @@ class Uring(FileBdev):
     kind = "uring"
     product_name = "URING bdev"
     Params = UringParams
+    saved_params = ("name", "block_size", "filename", "uuid")
     undecoded = DECODE_OBJECT_FAILED
     create_failure = (INTERNAL_ERROR, "Unable to create URING bdev.")  # SPDK has no other
     params: UringParams
@@ -43,6 +46,10 @@ class Uring(FileBdev):
             direct=self.params.direct,
             deallocate=True,
         )
+
+    def current_params(self) -> BdevParams:
+        """Return the parameters, with the block size that the file has asked for."""
+        return msgspec.structs.replace(super().current_params(), block_size=self.block_size)
 
     def dump_info(self) -> dict[str, Any]:
         """Return `driver_specific` of `bdev_get_bdevs`."""

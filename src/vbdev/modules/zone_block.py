@@ -148,6 +148,7 @@ class ZoneBlock(VirtualBdev):
     uuid_namespace = uuid.UUID("5f3f485a-d6bb-4443-9de7-023683b77389")
     base_param = "base_bdev"
     Params = ZoneBlockParams
+    saved_params = ("base_bdev", "name", "zone_capacity", "optimal_open_zones")
     create_failure = (INTERNAL_ERROR, "Failed to create block zoned vbdev: {reason}")
     ops = frozenset({Op.READ, Op.WRITE}) | FORWARDED
     gives_read_buffers = True
@@ -193,6 +194,10 @@ class ZoneBlock(VirtualBdev):
         with self.zones.lock:
             self.zones.grow(num_zones)
         self.notify_blockcnt_change(num_zones * self.zones.size)
+
+    def current_params(self) -> BdevParams:
+        """Return what was asked for: SPDK saves no UUID that follows from the base's."""
+        return self.params
 
     async def start(self) -> None:
         """Every batch is looked at by its columns."""

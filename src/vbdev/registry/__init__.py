@@ -4,7 +4,7 @@ Rooms, from the top down: `registry` puts them together; `removal` takes bdevs d
 looks at new ones; `creations` remembers which vbdevs were asked for, and builds them; `holds` is
 a base opened and claimed for those who stand on it; `claims` says who may write; `names` is the
 one name space; `media` hands media events to writers; `notifications` tells who asks what came and
-went.
+went; `saved` tells what makes it all again.
 """
 
 from __future__ import annotations
@@ -12,5 +12,6 @@ from __future__ import annotations
 from vbdev.registry.creations import Creation
 from vbdev.registry.holds import BaseHold
 from vbdev.registry.registry import Registry
+from vbdev.registry.saved import subsystem_calls
 
-__all__ = ["BaseHold", "Creation", "Registry"]
+__all__ = ["BaseHold", "Creation", "Registry", "subsystem_calls"]

@@ -61,10 +61,14 @@ class Examiner:
         """Return the kinds of the modules that examine a bdev just now."""
         return [one.module for one in self._running if one.bdev is bdev]
 
+    def wants(self, bdev: Bdev) -> bool:
+        """Say whether a bdev is examined when it comes."""
+        named = any(name in self.requested for name in (bdev.name, *bdev.aliases))
+        return (self.auto or named) and Op.READ in bdev.ops
+
     async def examine(self, bdev: Bdev) -> None:
         """Examine a new bdev; return when the first phase has ended."""
-        wanted = self.auto or any(n in self.requested for n in (bdev.name, *bdev.aliases))
-        if not wanted or Op.READ not in bdev.ops:
+        if not self.wants(bdev):
             return
         running = self._begin(bdev, "configuration")
         try:

@@ -17,9 +17,7 @@ from vbdev.bdev import Bdev, BdevError, BdevEvent, BdevParams, BdevState, Virtua
 from vbdev.control import Control
 from vbdev.descriptor import Descriptor
 from vbdev.geometry import check_geometry
-from vbdev.histograms import histogram_config
 from vbdev.options import BdevOptions
-from vbdev.qos import qos_config
 from vbdev.reactor import Reactor
 from vbdev.registry.creations import Creation, build, build_creation
 from vbdev.registry.examine import Examiner
@@ -27,6 +25,7 @@ from vbdev.registry.holds import BaseHold
 from vbdev.registry.names import Names
 from vbdev.registry.notifications import Notifications
 from vbdev.registry.removal import Removal, remove
+from vbdev.registry.saved import saved_calls
 from vbdev.task import Future, wake
 from vbdev.vocab import (
     ClaimType,
@@ -452,32 +451,6 @@ class Registry:
     def config(self) -> list[dict[str, Any]]:
         """Return the RPC calls that make the same bdevs and waiting creations again.
 
-        Options that are not the defaults come first, the modules' too, since they decide what
-        examination finds; then what was examined on request; then the bdevs, then the vbdevs, then
-        the rate limits and histograms of all.
+        They stand behind `bdev_set_options`, whose options are `options`.
         """
-        options = msgspec.to_builtins(self.options)
-        calls: list[dict[str, Any]] = []
-        if options:
-            calls.append({"method": "bdev_set_options", "params": options})
-        for kind, given in self.module_options.items():
-            params = msgspec.to_builtins(given)
-            params = {key: value for key, value in params.items() if value is not None}
-            calls.append({"method": f"bdev_{kind}_set_options", "params": params})
-        calls += [
-            {"method": "bdev_examine", "params": {"name": name}} for name in self.examiner.requested
-        ]
-        for bdev in self.bdevs.values():
-            if not isinstance(bdev, VirtualBdev):
-                try:
-                    params = bdev.config_params()
-                except Exception:
-                    log.exception("bdev %s (%s): config_params failed", bdev.name, bdev.kind)
-                    params = Bdev.config_params(bdev)
-                calls.append({"method": f"bdev_{bdev.kind}_create", "params": params})
-        for creation in self.creations.values():
-            calls += creation.config()
-        # Behind all that makes bdevs: whichever of them wait for a base, it is there by then.
-        for bdev in self.bdevs.values():
-            calls += [*qos_config(bdev), *histogram_config(bdev)]
-        return calls
+        return list(saved_calls(self))

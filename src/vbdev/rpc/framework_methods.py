@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -15,8 +16,12 @@ from vbdev.rpc.results import ConfigCall, Subsystem, Version, VersionFields
 
 __all__ = ["VERSION", "Subsystems", "register_framework_methods"]
 
-Subsystems = dict[str, tuple[list[str], Callable[[], list[dict[str, Any]]]]]
-"""{name: (what it depends on, its configuration as RPC calls)}, in the order of initialisation."""
+Subsystems = dict[str, tuple[list[str], Callable[[], list[dict[str, Any]]] | None]]
+"""{name: (what it depends on, its configuration as RPC calls, if it has one)}, in the order of
+initialisation."""
+
+BATCHED = frozenset({"bdev_malloc_create", "bdev_null_create"})
+"""Methods whose calls may run together, as SPDK groups them."""
 
 SPDK_MAJOR, SPDK_MINOR = 26, 9
 """The SPDK release whose RPC methods are served."""
@@ -40,7 +45,7 @@ class GetConfigParams(Params, kw_only=True, frozen=True):
     name: str
     """Name of the subsystem."""
     with_batches: bool = False
-    """Allow calls that may run together to be grouped; they never are here."""
+    """Put calls that may run together into an array of their own."""
 
 
 def register_framework_methods(dispatcher: Dispatcher, subsystems: Subsystems) -> None:
@@ -63,14 +68,20 @@ def register_framework_methods(dispatcher: Dispatcher, subsystems: Subsystems) -
             for name, (depends_on, _) in subsystems.items()
         ]
 
-    async def get_config(params: GetConfigParams) -> list[ConfigCall]:
+    async def get_config(
+        params: GetConfigParams,
+    ) -> list[ConfigCall | list[ConfigCall]] | None:
         if params.name not in subsystems:
             raise RpcError(
                 INVALID_PARAMS,
                 f"Subsystem '{params.name}' not found",
                 f"subsystems: {', '.join(subsystems)}",
             )
-        return msgspec.convert(subsystems[params.name][1](), list[ConfigCall])
+        config = subsystems[params.name][1]
+        if config is None:
+            return None
+        calls = msgspec.convert(config(), list[ConfigCall])
+        return in_batches(calls) if params.with_batches else [*calls]
 
     both = State.STARTUP | State.RUNTIME
     for method in (
@@ -93,7 +104,19 @@ def register_framework_methods(dispatcher: Dispatcher, subsystems: Subsystems) -
             get_config,
             GetConfigParams,
             decode_error_text="Invalid arguments",
-            result=list[ConfigCall],
+            result=list[ConfigCall | list[ConfigCall]] | None,
         ),
     ):
         dispatcher.register(method)
+
+
+def in_batches(calls: Iterable[ConfigCall]) -> list[ConfigCall | list[ConfigCall]]:
+    """Return calls with those in arrays that stand together and may run together."""
+    grouped: list[ConfigCall | list[ConfigCall]] = []
+    for may, some in groupby(calls, lambda call: call.method in BATCHED):
+        together = list(some)
+        if may and len(together) > 1:
+            grouped.append(together)
+        else:
+            grouped.extend(together)
+    return grouped

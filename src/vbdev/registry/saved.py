@@ -1,0 +1,139 @@
+"""What is saved: the RPC calls that make the same bdevs, and the same wishes for bdevs, again.
+
+First what each module was asked for, vbdevs above all, which wait for their bases; then bdev after
+bdev, from each base up: what makes it, unless a module's wish does, and what was set on it. So
+nothing stands before what it is about. Whoever loads the calls and saves again has the same calls:
+their order follows from what was asked for, not from the order in which it came true.
+(SPDK: spdk_bdev_subsystem_config_json.)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from vbdev.bdev import Bdev, BdevState, VirtualBdev
+from vbdev.histograms import histogram_config
+from vbdev.qos import qos_config
+from vbdev.registry.creations import Creation
+
+if TYPE_CHECKING:
+    from vbdev.registry.registry import Registry
+
+__all__ = ["saved_calls", "subsystem_calls"]
+
+log = logging.getLogger(__name__)
+
+Call = dict[str, Any]
+
+WAIT_FOR_EXAMINE = "bdev_wait_for_examine"
+
+
+def subsystem_calls(registry: Registry) -> list[Call]:
+    """Return all calls of the subsystem `bdev`: options first, the wait for what comes of it last.
+
+    So whoever loads them may go on to what stands on bdevs that are found on disks.
+    """
+    options = {"method": "bdev_set_options", "params": msgspec.structs.asdict(registry.options)}
+    return [options, *saved_calls(registry), {"method": WAIT_FOR_EXAMINE}]
+
+
+def saved_calls(registry: Registry) -> Iterator[Call]:
+    """Yield the calls, in their order. The options of the bdev layer are not among them."""
+    for name in registry.examiner.requested:
+        yield {"method": "bdev_examine", "params": {"name": name}}
+    wishes = sorted(registry.creations.values(), key=_module_order(registry))
+    late = [wish for wish in wishes if _comes_late(registry, wish)]
+    # Who lost its base to another one shall lose it again.
+    losing = [wish for wish in wishes if not wish.vbdevs and registry.find(wish.base_name)]
+    first = [wish for wish in wishes if wish not in late and wish not in losing]
+    for kind in registry.module_options:
+        yield from _options(registry, kind)
+    for wish in (*first, *losing):
+        yield from wish.config()
+    standing = _Standing(registry, wishes, late)
+    for bdev in registry:
+        if not isinstance(bdev, VirtualBdev):
+            yield from standing.on(bdev)
+
+
+def _module_order(registry: Registry) -> Callable[[Creation], int]:
+    kinds = [module.kind for module in registry.examiner.modules]
+    rank = {kind: number for number, kind in enumerate(kinds)}
+    return lambda creation: rank.get(creation.cls.kind, len(rank))
+
+
+def _comes_late(registry: Registry, creation: Creation) -> bool:
+    """Say whether a creation can not wait for its base, since nobody will look at that."""
+    return bool(creation.vbdevs) and not registry.examiner.wants(creation.vbdevs[0].base)
+
+
+def _options(registry: Registry, kind: str) -> Iterator[Call]:
+    given = registry.module_options.get(kind)
+    if given is not None:
+        params = msgspec.to_builtins(given)
+        yield {
+            "method": f"bdev_{kind}_set_options",
+            "params": {key: value for key, value in params.items() if value is not None},
+        }
+
+
+class _Standing:
+    """Goes up from each base, in the order in which the load of a saved configuration will."""
+
+    def __init__(
+        self, registry: Registry, creations: Iterable[Creation], late: Collection[Creation]
+    ) -> None:
+        self._above: dict[Bdev, list[VirtualBdev]] = {}
+        self._late = late
+        self._examined = True
+        """Whether whoever loads what was yielded has waited for all that it made."""
+        wished = [vbdev for creation in creations for vbdev in creation.vbdevs]
+        found = [b for b in registry if isinstance(b, VirtualBdev) and b.creation is None]
+        for vbdev in (*wished, *found):
+            self._above.setdefault(vbdev.base, []).append(vbdev)
+
+    def on(self, bdev: Bdev, *, on_disk: bool = False) -> Iterator[Call]:
+        """Yield what is saved of a bdev, and of what stands on it.
+
+        on_disk: it is there only when the data of a bdev below it was examined.
+        """
+        if bdev.state is not BdevState.READY:
+            return  # it goes, and so does all above it
+        if not isinstance(bdev, VirtualBdev):
+            yield {"method": f"bdev_{bdev.kind}_create", "params": _params(bdev)}
+            self._examined = False
+        elif bdev.creation is None:
+            on_disk = True
+        for call in _settings(bdev):
+            if on_disk and not self._examined:
+                yield {"method": WAIT_FOR_EXAMINE}
+                self._examined = True
+            yield call
+        above = self._above.get(bdev, [])
+        for creation in self._late:
+            if creation.vbdevs[0] in above:
+                yield from creation.config()
+        for vbdev in above:
+            yield from self.on(vbdev, on_disk=on_disk)
+
+
+def _params(bdev: Bdev) -> dict[str, Any]:
+    try:
+        return bdev.config_params()
+    except Exception:
+        log.exception("bdev %s (%s): config_params failed", bdev.name, bdev.kind)
+        return Bdev.config_params(bdev)
+
+
+def _settings(bdev: Bdev) -> list[Call]:
+    """Return what was set on a bdev since it was made."""
+    try:
+        own = list(bdev.config_calls())
+    except Exception:
+        log.exception("bdev %s (%s): config_calls failed", bdev.name, bdev.kind)
+        own = []
+    return [*own, *qos_config(bdev), *histogram_config(bdev)]
