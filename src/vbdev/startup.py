@@ -22,6 +22,8 @@ __all__ = ["Startup"]
 
 log = logging.getLogger(__name__)
 
+ABSENT = "The requested bdev does not exist."
+"""How bdev_delay_update_latency says ENODEV."""
 UNDOING = ("_delete", "_remove", "_stop", "_stop_disk", "_unregister")
 """How methods end that take something away; later there would be something else to take."""
 
@@ -87,7 +89,7 @@ class Startup:
                 error = await self._call(call)
                 if error is None:
                     continue
-                if error.code == -errno.ENODEV and not call.method.endswith(UNDOING):
+                if _is_absence(error) and not call.method.endswith(UNDOING):
                     put_off.append((call, error))
                 else:
                     self._failed(call, error)
@@ -110,3 +112,7 @@ class Startup:
         except RpcError as error:
             return error
         return None
+
+
+def _is_absence(error: RpcError) -> bool:
+    return error.code == -errno.ENODEV or error.message == ABSENT

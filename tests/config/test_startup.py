@@ -80,6 +80,7 @@ def test_any_order_will_do(app, tmp_path):
         ("bdev_enable_histogram", {"name": "P", "enable": True}),
         ("nbd_export_add", {"bdev_name": "P"}),
     ]
+    assert len(calls) == 5, "120 orders"
     for order in itertools.permutations(calls):
         app = App()
         try:
@@ -177,3 +178,21 @@ def test_what_takes_away_is_not_put_off(load, method):
 def test_a_big_file_is_read_in_linear_time(load):
     names = [f"N{number}" for number in range(3000)]
     assert load([bdev(*map(null, names))]) == names
+
+
+def test_a_latency_may_stand_before_its_bdev(app, load):
+    """Its method has another way to say that there is no such bdev."""
+    latencies = dict.fromkeys(
+        ("avg_read_latency", "p99_read_latency", "avg_write_latency", "p99_write_latency"), 5
+    )
+    update = {"delay_bdev_name": "D", "latency_type": "p99_read", "latency_us": 1}
+    load(
+        [
+            bdev(
+                ("bdev_delay_update_latency", update),
+                ("bdev_delay_create", {"name": "D", "base_bdev_name": "N", **latencies}),
+                null(),
+            )
+        ]
+    )
+    assert app.registry.get("D").params.p99_read_latency == 1
