@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import textwrap
 
-from declared import by_group, component, name_of
+from declared import component, document, name_of
 
 from vbdev.rpc import results
+from vbdev.rpc.schema_words import by_group
 
 WIDTH = 100
 NAMES = {"integer": "int", "number": "float", "boolean": "bool", "string": "str"}
@@ -51,7 +52,7 @@ class Writer:
 
     def module(self):
         """Return the whole text."""
-        methods = [self.method(one) for _, some in by_group() for one in some]
+        methods = [self.method(one) for _, some in by_group(document()) for one in some]
         dicts = "".join(self.dicts.values())
         kind = "AsyncClient" if self.is_async else "Client"
         imports = [f"from collections.abc import {', '.join(sorted(self.abc))}"]

@@ -21,16 +21,6 @@ def document():
         app.close()
 
 
-def by_group():
-    """Return [(group, its methods)]: what a client looks for first comes first, modules last."""
-    groups = {}
-    for method in document()["methods"]:
-        groups.setdefault(method["tags"][0]["name"], []).append(method)
-    modules = {name for name in groups if name.startswith("bdev_")}
-    order = ["bdev", *sorted(modules), *sorted(set(groups) - modules - {"bdev"})]
-    return [(name, sorted(groups[name], key=lambda one: one["name"])) for name in order]
-
-
 def component(reference):
     """Return the schema that a `$ref` stands for."""
     return document()["components"]["schemas"][name_of(reference)]

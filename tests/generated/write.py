@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import client_methods
+import rpc_page
 from declared import ROOT
 
 
@@ -20,6 +21,7 @@ def texts():
     return {
         client / "methods.py": client_methods.render(is_async=False),
         client / "async_methods.py": client_methods.render(is_async=True),
+        ROOT / "docs" / "rpc.md": rpc_page.render(),
     }
 
 

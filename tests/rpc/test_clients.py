@@ -352,7 +352,7 @@ def test_connect_gives_up(make, tmp_path):
 def test_connect_when_it_is_ready_and_when_it_answers(make, tmp_path):
     daemon = Daemon(tmp_path, "malloc:1MiB", "--wait-for-rpc")
     try:
-        daemon.start(until="waits for framework_start_init")
+        daemon.start()
         with pytest.raises(TimeoutError, match="framework_wait_init"):
             make.connect(daemon.rpc_socket, 0.2)
         with make.connect(daemon.rpc_socket, 20, initialized=False) as client:

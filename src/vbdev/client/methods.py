@@ -945,12 +945,11 @@ class Methods:
         *,
         name: str,
         with_batches: bool | None = None,
-    ) -> list[ConfigCall]:
+    ) -> list[list[ConfigCall] | ConfigCall] | None:
         """The configuration of a subsystem, as the RPC calls that make it again.
 
         name: Name of the subsystem.
-        with_batches: Allow calls that may run together to be grouped; they never are here. Default:
-            False.
+        with_batches: Put calls that may run together into an array of their own. Default: False.
         """
         return self._typed(
             Methods.framework_get_config,
