@@ -68,6 +68,7 @@ class Case:
     params: a valid call with every parameter that goes with the others; `more` has the rest.
     result: the shape of the answer. also: what a shape can not say (returns the problem, or "").
     echoes: the parameter that the result repeats where it is given.
+    shows: a bdev, and fields that bdev_get_bdevs has of it after a call with every parameter.
     least: a valid call with as little as can be, where that is more than what is required.
     untried: why no valid call is made here.
     undecoded: code and text for parameters that do not decode.
@@ -89,6 +90,7 @@ class Case:
     result: Any = TRUE
     also: Callable[[Any], str] | None = None
     echoes: str = ""
+    shows: tuple[str, dict[str, Any]] | None = None
     least: dict[str, Any] | None = None
     untried: str = ""
     undecoded: tuple[int, str] = INVALID_PARAMETERS

@@ -453,6 +453,17 @@ CASES = (
         more=({"name": "M", "rw_ios_per_sec": 0},),
         undecoded=OBJECT_FAILED,
         least={"name": "M", "rw_ios_per_sec": 20000},
+        shows=(
+            "M",
+            {
+                "assigned_rate_limits": {
+                    "rw_ios_per_sec": 20000,
+                    "rw_mbytes_per_sec": 100,
+                    "r_mbytes_per_sec": 50,
+                    "w_mbytes_per_sec": 50,
+                }
+            },
+        ),
         **WITH_MALLOC,
         refused=(
             Refused(

@@ -78,6 +78,21 @@ def files(kind: str) -> tuple[Case, ...]:
     more = () if uring else ({"name": "F", "filename": "$DIR/disk", "nowait": False},)
     if not uring:
         params |= {"readonly": False, "fallocate": False}
+    nowait = Refused(
+        "nowait for what is no block device",
+        {"name": "F", "filename": "$DIR/disk", "block_size": 512, "nowait": True},
+        (-95, "Operation not supported"),
+        words=("$DIR/disk", "F", "512", "--no-wait"),
+    )
+    nowait = () if uring else (nowait,)
+    shown = {"block_size": 512, "num_blocks": 2048, "uuid": U1}
+    told = {"filename": "$DIR/disk"}
+    if uring:
+        shown |= {"product_name": "URING bdev", "driver_specific": {"uring": told}}
+    else:
+        told |= dict.fromkeys(("readonly", "fallocate", "nowait"), False)
+        told["block_size_override"] = True
+        shown |= {"product_name": "AIO disk", "driver_specific": {"aio": told}}
     made = (create, {"name": "F", "filename": "$DIR/disk", "block_size": 512})
     return (
         Case(
@@ -85,6 +100,7 @@ def files(kind: str) -> tuple[Case, ...]:
             params,
             more=more,
             result=Is("F"),
+            shows=("F", shown),
             undecoded=OBJECT_FAILED,
             after=(gone,),
             refused=(
@@ -100,6 +116,7 @@ def files(kind: str) -> tuple[Case, ...]:
                     failed if uring else INVALID_ARGUMENT,
                     words=("$DIR/disk", "F", "100"),
                 ),
+                *nowait,
                 Refused(
                     "a name that is taken",
                     {"name": "M", "filename": "$DIR/disk", "block_size": 512},
@@ -151,6 +168,23 @@ CASES = (
         more=({"name": "X", **SIZE},),
         result="str",
         echoes="name",
+        shows=(
+            "X",
+            {
+                "aliases": [U1],
+                "product_name": "Malloc disk",
+                "block_size": 528,
+                "num_blocks": 2048,
+                "uuid": U1,
+                "numa_id": -1,
+                "md_size": 16,
+                "md_interleave": True,
+                "dif_type": 1,
+                "dif_is_head_of_md": True,
+                "enabled_dif_check_types": {"reftag": True, "apptag": False, "guard": True},
+                "dif_pi_format": 0,
+            },
+        ),
         undecoded=OBJECT_FAILED,
         after=(("bdev_malloc_delete", {"name": "$RESULT"}),),
         refused=(
@@ -197,6 +231,25 @@ CASES = (
             "preferred_unmap_alignment": 8,
         },
         result=Is("X"),
+        shows=(
+            "X",
+            {
+                "product_name": "Null disk",
+                "block_size": 528,
+                "num_blocks": 2048,
+                "preferred_write_alignment": 8,
+                "preferred_write_granularity": 8,
+                "optimal_write_size": 8,
+                "preferred_unmap_alignment": 8,
+                "preferred_unmap_granularity": 8,
+                "uuid": U1,
+                "md_size": 16,
+                "md_interleave": True,
+                "dif_type": 1,
+                "dif_is_head_of_md": True,
+                "dif_pi_format": 0,
+            },
+        ),
         undecoded=OBJECT_FAILED,
         after=(("bdev_null_delete", {"name": "X"}),),
         refused=(
@@ -224,10 +277,21 @@ CASES = (
     Case(
         "bdev_null_resize",
         {"name": "N", "new_size": 8},
+        shows=("N", {"num_blocks": 16384}),
         undecoded=OBJECT_FAILED,
         before=(("bdev_null_create", {"name": "N", **SIZE}),),
         after=(("bdev_null_delete", {"name": "N"}),),
-        refused=(absent(new_size=8),),
+        refused=(
+            absent(new_size=8),
+            Refused(
+                "another module's",
+                {"name": "M", "new_size": 8},
+                INVALID_ARGUMENT,
+                before=(MALLOC,),
+                after=(MALLOC_GONE,),
+                words=("M", "8"),
+            ),
+        ),
         words=("N", "8"),
     ),
     *files("aio"),
@@ -236,6 +300,16 @@ CASES = (
         "bdev_passthru_create",
         {"name": "P", "base_bdev_name": "M", "uuid": U1},
         result=Is("P"),
+        shows=(
+            "P",
+            {
+                "aliases": [U1],
+                "product_name": "passthru",
+                "num_blocks": 2048,
+                "uuid": U1,
+                "driver_specific": {"passthru": {"name": "P", "base_bdev_name": "M"}},
+            },
+        ),
         undecoded=OBJECT_FAILED,
         before=(MALLOC,),
         after=(PASSTHRU_GONE, MALLOC_GONE),
@@ -280,6 +354,14 @@ CASES = (
         "bdev_delay_create",
         {"name": "D", "base_bdev_name": "M", **LATENCY, "uuid": U1},
         result=Is("D"),
+        shows=(
+            "D",
+            {
+                "product_name": "delay",
+                "uuid": U1,
+                "driver_specific": {"delay": {"name": "D", "base_bdev_name": "M", **LATENCY}},
+            },
+        ),
         undecoded=OBJECT_FAILED,
         before=(MALLOC,),
         after=(DELAY_GONE, MALLOC_GONE),
@@ -313,6 +395,7 @@ CASES = (
     Case(
         "bdev_delay_update_latency",
         {"delay_bdev_name": "D", "latency_type": "p99_read", "latency_us": 50},
+        shows=("D", {"driver_specific": {"delay": {**LATENCY, "p99_read_latency": 50}}}),
         undecoded=OBJECT_FAILED,
         before=(MALLOC, DELAY),
         after=(DELAY_GONE, MALLOC_GONE),
@@ -347,6 +430,14 @@ CASES = (
     Case(
         "bdev_error_create",
         {"base_name": "M", "uuid": U1},
+        shows=(
+            "EE_M",
+            {
+                "product_name": "Error Injection Disk",
+                "uuid": U1,
+                "driver_specific": {"error_disk": {"base_bdev": "M"}},
+            },
+        ),
         undecoded=OBJECT_FAILED_PARAMS,
         before=(MALLOC,),
         after=(ERROR_GONE, MALLOC_GONE),
@@ -445,6 +536,14 @@ CASES = (
         "bdev_split_create",
         {"base_bdev": "M", "split_count": 2, "split_size_mb": 0},
         result=Is(["Mp0", "Mp1"]),
+        shows=(
+            "Mp1",
+            {
+                "product_name": "Split Disk",
+                "num_blocks": 1024,
+                "driver_specific": {"split": {"base_bdev": "M", "offset_blocks": 1024}},
+            },
+        ),
         before=(MALLOC,),
         after=(("bdev_split_delete", {"base_bdev": "M"}), MALLOC_GONE),
         refused=(
@@ -486,6 +585,16 @@ CASES = (
         "bdev_zone_block_create",
         ZONES,
         result=Is("Z"),
+        shows=(
+            "Z",
+            {
+                "product_name": "zone_block",
+                "zoned": True,
+                "zone_size": 64,
+                "max_open_zones": 0,
+                "optimal_open_zones": 1,
+            },
+        ),
         before=(MALLOC,),
         after=(ZONE_GONE, MALLOC_GONE),
         refused=(

@@ -14,7 +14,7 @@ from typing import Any
 from spdk_client import cases_bdev, cases_framework, cases_modules, requests
 from spdk_client.case import AFTER_INIT, BEFORE_INIT, Case, Refused
 from spdk_client.facts import METHODS
-from spdk_client.shapes import mismatch
+from spdk_client.shapes import lacking, mismatch
 from spdk_client.talk import Problem, Refusal, SpdkRpc, Target
 
 CASES = {
@@ -157,6 +157,8 @@ class Run:
         if not (case.untried or case.once):
             for what, params in _valid(case):
                 self._taken(case, target, what, params)
+            if case.shows:
+                self._check(method, "valid", "what it has done", self._shown, case, target)
         for what, params in _undecodable(case):
             self._undecodable(case, target, what, params)
         for one in case.refused:
@@ -194,6 +196,22 @@ class Run:
         try:
             result = ask()
             return _judge(case, result, json.loads(params) if params else None)
+        except Refusal as error:
+            return f"refused: {error.answer}"
+        finally:
+            for call in case.after:
+                target.must(call, result)
+
+    def _shown(self, case: Case, target: Target) -> str:
+        """Look at the bdev that a call with every parameter has made or changed."""
+        name, fields = case.shows
+        for call in case.before:
+            target.must(call)
+        result = None
+        try:
+            result = target.ask(case.method, requests.text(case.params))
+            (bdev,) = target.ask("bdev_get_bdevs", requests.text({"name": name}))
+            return lacking(bdev, target.fill(fields), name)
         except Refusal as error:
             return f"refused: {error.answer}"
         finally:

@@ -80,6 +80,19 @@ def mismatch(value: Any, shape: Any, at: str = "result") -> str:
     return _scalar_mismatch(value, shape, at)
 
 
+def lacking(value: Any, fields: dict[str, Any], at: str) -> str:
+    """Return which of these fields an object has not, or an empty string; it may have more."""
+    for key, expected in fields.items():
+        told = value.get(key) if isinstance(value, dict) else None
+        if isinstance(expected, dict):
+            problem = lacking(told, expected, f"{at}.{key}")
+        else:
+            problem = mismatch(told, Is(expected), f"{at}.{key}")
+        if problem:
+            return problem
+    return ""
+
+
 def _object_mismatch(value: Any, shape: dict[str, Any], at: str) -> str:
     if not isinstance(value, dict):
         return f"{at}: {value!r} is no object"

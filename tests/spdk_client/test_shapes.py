@@ -5,7 +5,7 @@ import pytest
 from spdk_client import requests
 from spdk_client.facts import METHODS
 from spdk_client.run import CASES
-from spdk_client.shapes import Is, OneOf, Rest, mismatch
+from spdk_client.shapes import Is, OneOf, Rest, lacking, mismatch
 
 SHAPE = {"name": "str", "size?": "u32", "on": "bool"}
 
@@ -49,6 +49,21 @@ def test_what_fits(value, shape):
 )
 def test_what_does_not(value, shape, problem):
     assert problem in mismatch(value, shape)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"a": 1}, ""),
+        ({"b": {"c": True}}, ""),
+        ({"a": 2}, "x.a: 1, not 2"),
+        ({"b": {"c": 1}}, "x.b.c: True, not 1"),
+        ({"d": 1}, "x.d: None, not 1"),
+        ({"a": {"c": 1}}, "x.a.c: None, not 1"),
+    ],
+)
+def test_fields_that_are_lacking(fields, problem):
+    assert lacking({"a": 1, "b": {"c": True}}, fields, "x") == problem
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
