@@ -44,6 +44,7 @@ def render(report: Report) -> str:
         _by_group(report),
         _differences(report),
         _absent(report),
+        _own(report),
         _planes(report),
         _CLI,
         _MCP,
@@ -106,6 +107,21 @@ def _absent(report: Report) -> str:
         assert not there, f"{there} are served, and listed among what is not"
         items.append(_item(f"{', '.join(f'`{name}`' for name in methods.split())}: {why}"))
     return "## What has no meaning here\n\n" + "".join(items)
+
+
+def _own(report: Report) -> str:
+    more = [
+        f"`{method}`: {', '.join(f'`{name}`' for name in names)}"
+        for method, names in report.more.items()
+    ]
+    return (
+        "## More than SPDK\n\n"
+        + _item(
+            f"{len(report.own)} methods are vbdev's own:"
+            f" {', '.join(f'`{name}`' for name in sorted(report.own))}."
+        )
+        + (_item(f"Methods of SPDK's take more parameters. {'; '.join(more)}.") if more else "")
+    )
 
 
 def _item(text: str) -> str:
@@ -211,13 +227,13 @@ found`. `/nvmf`, `/vhost` and `/iscsi` are not drawn: it looks for those subsyst
 _MCP = """\
 ## spdk-mcp
 
-`spdk-mcp` of 26.9 does not start, with SPDK as with vbdev: it imports `spdk.rpc.bdev`, which the
-package has not had since 26.1 (and `mcp.server.fastmcp`, which `mcp` 2 has no longer); the command
-itself names a module where a function belongs. That of 25.9 starts as `python -m spdk.mcp.server`,
-and offers two tools, one of them called `wrap`. So the test gives the server of 26.9 the module
-that it looks for (`tests/spdk_client/mcp_server.py`: a function for each `bdev_*` method, out of
-SPDK's own declaration) and changes nothing else; an MCP client then lists the bdevs of a running
-vbdev through it.
+`spdk-mcp` of 26.9 does not start, whatever it is to talk to: it imports `spdk.rpc.bdev`, which the
+package has not had since 26.1; the command names a module where a function belongs; and it needs
+`mcp` before 2. In 25.9 the module is there, and the command fails all the same; its server, started
+as `python -m spdk.mcp.server`, has two tools, one of them called `wrap`. So
+[examples/spdk_mcp.py](../examples/spdk_mcp.py) makes the module, a function for each `bdev_*`
+method that the daemon says it has, and runs the server of 26.9 as it is. The tests list the bdevs
+of a running vbdev through it, with MCP's own client, make one, and are refused one.
 """
 
 assert set(HEADS) == set(KINDS) - {"absent"}

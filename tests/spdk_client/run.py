@@ -42,9 +42,15 @@ class Check:
 
 @dataclass
 class Report:
-    """All that was checked."""
+    """All that was checked.
+
+    served: methods of SPDK's. own: methods that are not SPDK's. more: parameters that are not
+    SPDK's, of methods that are.
+    """
 
     served: list[str]
+    own: list[str] = field(default_factory=list)
+    more: dict[str, list[str]] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
 
     def of(self, method: str) -> list[Check]:
@@ -100,11 +106,7 @@ class Run:
     def __call__(self) -> Report:
         """Ask everything."""
         try:
-            self.report.served = [
-                name
-                for name in self._target("runtime").ask("rpc_get_methods", None)
-                if name in METHODS
-            ]
+            self._ask_what_is_there()
             for method in METHODS:
                 if method not in self.report.served:
                     self._check(method, "absent", "a call", self._absent, method)
@@ -117,6 +119,18 @@ class Run:
             for target in self._targets.values():
                 target.close()
         return self.report
+
+    def _ask_what_is_there(self) -> None:
+        target = self._target("runtime")
+        names = target.ask("rpc_get_methods", None)
+        self.report.served = [name for name in names if name in METHODS]
+        self.report.own = [name for name in names if name not in METHODS]
+        for method in target.ask("rpc_get_schema", None)["methods"]:
+            if fact := METHODS.get(method["name"]):
+                known = {param.name for param in fact.params}
+                more = [one["name"] for one in method["params"] if one["name"] not in known]
+                if more:
+                    self.report.more[fact.name] = more
 
     # Who is asked
 

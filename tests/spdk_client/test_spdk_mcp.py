@@ -1,7 +1,7 @@
 """spdk-mcp lists the bdevs of a running vbdev, through MCP's own client.
 
-As it is published it does not start (see docs/rpc-coverage.md), so it is given the one module that
-it misses; the first test fails on the day when it does not miss it any more.
+As it is published it does not start (see docs/rpc-coverage.md); examples/spdk_mcp.py gives it the
+one module that it misses. The first test fails on the day when it does not miss it any more.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from support.clients import find, missing, run
 
 pytestmark = pytest.mark.client
 
-SERVER = Path(__file__).with_name("mcp_server.py")
+SERVER = Path(__file__).parents[2] / "examples" / "spdk_mcp.py"
 
 
 @pytest.fixture
