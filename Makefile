@@ -61,6 +61,7 @@ clients:
 bench: $(VENV)/release
 	$(BIN)/python bench/layer_cost.py
 	$(BIN)/python bench/nbd_peers.py
+	$(BIN)/python bench/rpc.py
 
 rpc-coverage: $(VENV)/release $(VENV)/tools
 	PYTHONPATH=tests $(BIN)/python -m spdk_client

@@ -8,6 +8,7 @@ what it holds. A stop that can not finish says who is in its way.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.metadata
 import importlib.util
 import logging
@@ -289,6 +290,7 @@ class App:
         self._running = True
         wake(self.initialized)
         self.rpc.release()
+        gc.freeze()  # what is there now stays; full collections would look at it for 10 ms each
         if self._stopping:
             self.reactor.spawn(self.stop(), "stop")
         with self._woken_by_signals():

@@ -290,7 +290,7 @@ def test_requests_in_flight_while_it_stops(daemon, connect):
     assert patient.rest() == []
     assert half.rest() == []
     assert hasty.rest() == []
-    assert daemon.process.wait(20) == 0
+    assert daemon.wait(20) == 0
     assert time.monotonic() - start < DRAIN_TIMEOUT_S + 5
     assert "stops with requests in flight" in daemon.stderr
     assert "Traceback" not in daemon.stderr

@@ -127,6 +127,14 @@ def raw(daemon):
         yield connect
 
 
+def ipv6():
+    """Whether this machine has an IPv6 address to listen on."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        return True
+    return False
+
+
 def until(condition):
     deadline = time.monotonic() + 10
     while not condition():
@@ -523,3 +531,17 @@ def test_spdk_s_client(daemon):
         results, errors = client.handle_batch_response(client.recv())
         assert results == ["a"]
         assert [error["code"] for error in errors] == [-19]
+
+
+@pytest.mark.client
+@pytest.mark.rule("A.23.1")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_spdk_s_client_over_tcp(daemon, host):
+    spdk_client = pytest.importorskip("spdk.rpc.client")
+    written = f"[{host}]:0" if ":" in host else f"{host}:0"
+    if ":" in host and not ipv6():
+        pytest.skip("no IPv6 here")
+    address = daemon.ask(lambda: daemon.server.listen(written))
+    with spdk_client.JSONRPCClient(host, address.port, timeout=10) as client:
+        assert client.call("echo", {"text": "a"}) == "a"
+        assert client.big(size=200_000) == "x" * 200_000

@@ -86,4 +86,5 @@ def test_pairs_over_one_connection_take_no_more_memory_or_descriptors(serve):
         assert [bdev["name"] for bdev in client.call("bdev_get_bdevs")["result"]] == ["Disk"]
         stats = client.call("thread_get_io_channels")["result"]["threads"]
         assert "Top" not in json.dumps(stats)
+        assert not daemon.stderr, "each pair says something in the log"
     daemon.stop()

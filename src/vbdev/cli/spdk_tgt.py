@@ -275,6 +275,7 @@ def _serve(arguments: argparse.Namespace, cores: list[Core], logs: Logs) -> int:
             app.dispatcher.allow(names)
         if not arguments.no_rpc_server:
             app.rpc.listen(arguments.rpc_socket)
+            app.rpc.hold()
         if config is not None:
             app.begin_config(config, ignore_errors=arguments.json_ignore_init_errors)
         if arguments.wait_for_rpc:

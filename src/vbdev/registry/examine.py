@@ -93,7 +93,8 @@ class Examiner:
 
     async def _taste(self, module: type[Bdev], running: Examination) -> None:
         try:
-            await module.examine_disk(self._registry, running.bdev)
+            if running.bdev.state is BdevState.READY:
+                await module.examine_disk(self._registry, running.bdev)
         except Exception as error:  # noqa: BLE001 - logged: no fault of the bdev's
             _report(error, module.kind, running.bdev)
         finally:
@@ -156,7 +157,9 @@ def _overrides(module: type[Bdev]) -> bool:
 
 def _report(error: Exception, module: str, bdev: Bdev) -> None:
     if isinstance(error, (BdevError, OSError)):
-        log.warning("examination failed bdev=%s module=%s error=%s", bdev.name, module, error)
+        # One that is deleted meanwhile is no failure, and no news.
+        level = logging.WARNING if bdev.state is BdevState.READY else logging.DEBUG
+        log.log(level, "examination failed bdev=%s module=%s error=%s", bdev.name, module, error)
     else:
         log.error(
             "examination failed bdev=%s module=%s error=%r",
