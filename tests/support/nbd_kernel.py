@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import socket
 import threading
 
@@ -71,6 +72,7 @@ class Device(NbdClient):
             return errno.EBUSY
         if self.socket is None:
             return errno.EINVAL
+        self.signals_blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
         scan = self.start(Command.READ, 0, PAGE_BYTES) if self.scan else None
         if scan is None:
             self._run()

@@ -7,6 +7,7 @@ the same protocol. What is said to the real kernel is held against its header; i
 import errno
 import logging
 import random
+import signal
 import threading
 import time
 from pathlib import Path
@@ -107,6 +108,7 @@ def test_a_bdev_becomes_a_device_and_ceases_to_be_one(machine):
     shown = [{"nbd_device": "/dev/nbd0", "bdev_name": "Disk"}]
     assert told(machine.call("nbd_get_disks")) == shown
     assert told(machine.call("nbd_get_disks", nbd_device="/dev/nbd0")) == shown
+    assert {signal.SIGTERM, signal.SIGINT} <= device.signals_blocked
     device.write(4096, b"\5" * 8192)
     assert device.read(0, 16384) == bytes(4096) + b"\5" * 8192 + bytes(4096)
     device.write(512, b"\6" * 512, CommandFlag.FUA)
@@ -531,7 +533,7 @@ def test_real_calls_that_fail_say_what_was_asked(tmp_path):
         with pytest.raises(BdevError, match="no device of the kernel's nbd driver") as caught:
             call()
         assert caught.value.errno == errno.ENOTTY
-    with pytest.raises(BdevError, match="NBD_SET_BLKSIZE of 512"):
+    with pytest.raises(BdevError, match="NBD_SET_BLKSIZE of 512.*powers of two"):
         device.set_up(setup)
     assert kernel.call_ioctl(device._fd, kernel.NBD_SET_SIZE_BLOCKS, (1 << 64) - 1) == errno.ENOTTY
     device.close()

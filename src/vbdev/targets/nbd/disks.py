@@ -12,6 +12,7 @@ import errno
 import itertools
 import logging
 import re
+import signal
 import socket
 import threading
 import time
@@ -147,6 +148,8 @@ class NbdDisk:
     # On its thread
 
     def _work(self, setup: Setup) -> None:
+        # One that reached this thread would end the device in the middle of its I/O.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         failure: BdevError | None = None
         mine = False
         try:

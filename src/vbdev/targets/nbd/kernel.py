@@ -60,6 +60,7 @@ HINTS: Final = {
     errno.ENXIO: NO_DRIVER,
     errno.ENOTTY: "it is no device of the kernel's nbd driver",
 }
+BLKSIZE_HINT: Final = "it takes powers of two from 512 to the size of a page"
 
 
 class Setup:
@@ -125,7 +126,7 @@ class KernelDevice:
     def _call(self, request: int, value: int = 0) -> None:
         number = self.ioctl(request, value)
         if number:
-            hint = HINTS.get(number)
+            hint = BLKSIZE_HINT if request == NBD_SET_BLKSIZE else HINTS.get(number)
             raise BdevError(
                 number,
                 f"{self.path}: {NAMES[request]} of {value}: {os.strerror(number)}"
@@ -158,8 +159,9 @@ class KernelNbd:
     def users(self, number: int) -> list[str]:
         """Say who uses /dev/nbd<number>: where it is mounted, what stands on it."""
         block = Path(f"/sys/block/nbd{number}")
-        names = {f"nbd{number}"} | {one.name for one in block.glob(f"nbd{number}p*")}
-        found = [f"device {one.name}" for one in sorted(block.glob("**/holders/*"))]
+        disks = [block, *sorted(block.glob(f"nbd{number}p*"))]
+        names = {disk.name for disk in disks}
+        found = [f"device {one.name}" for disk in disks for one in disk.glob("holders/*")]
         try:
             mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
         except OSError:
