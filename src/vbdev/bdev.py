@@ -177,6 +177,7 @@ class Bdev:
     undecoded: code and text of an RPC answer to parameters that do not decode.
     create_failure: code and text of the answer to a create that failed, `{reason}` in the text
         standing for strerror; without it, -errno and strerror.
+    create_errnos: the errnos that a create is known to fail with, for help and schema.
 
     """
 
@@ -188,6 +189,7 @@ class Bdev:
     ops: frozenset[Op] = BASIC_OPS
     undecoded: ClassVar[tuple[int, str]] = INVALID_PARAMETERS
     create_failure: ClassVar[tuple[int, str] | None] = None
+    create_errnos: ClassVar[tuple[int, ...]] = (errno.EEXIST, errno.EINVAL)
 
     # Geometry and limits, in blocks unless they say otherwise; 0 means "no limit" or "none".
     block_size: int = 512
@@ -600,6 +602,7 @@ class VirtualBdev(Bdev):
     Params: ClassVar[type[BdevParams]] = VirtualBdevParams
     base_param: ClassVar[str] = "base_bdev_name"
     """The parameter that names the base bdev."""
+    create_errnos: ClassVar[tuple[int, ...]] = (errno.EEXIST, errno.EINVAL, errno.EPERM)
     is_layer: ClassVar[bool] = True
     """One is all of its base, so that `vbdev serve --layer` can put it there."""
     uuid_namespace: ClassVar[UUID] = UUID("5d0e5f2e-0f0b-4c0b-9d6b-2c2d8a2e6b61")

@@ -7,6 +7,7 @@ where a row can not show them. Expected values are SPDK's unless a comment says 
 
 import errno
 import os
+import re
 
 import pytest
 
@@ -259,11 +260,19 @@ def control():
     made.stack.close()
 
 
+def is_declared(failure, declared):
+    """Whether a failure is one that its method declares; `{words}` stand for anything."""
+    pattern = re.sub(r"\\{.*?\\}", ".*", re.escape(declared[1]))
+    return failure[0] == declared[0] and re.fullmatch(pattern, failure[1]) is not None
+
+
 @pytest.mark.parametrize(("method", "params", "failure"), REFUSED)
 def test_refusals(control, method, params, failure):
     before = control.call("bdev_get_bdevs"), control.registry.config()
     assert control.fails(method, params) == failure
     assert control.detail, "what is wrong is told in the error's data"
+    declared = control.dispatcher.get(method).failures()
+    assert any(is_declared(failure, one) for one in declared), declared
     assert (control.call("bdev_get_bdevs"), control.registry.config()) == before
 
 

@@ -533,7 +533,7 @@ def test_real_calls_that_fail_say_what_was_asked(tmp_path):
         with pytest.raises(BdevError, match="no device of the kernel's nbd driver") as caught:
             call()
         assert caught.value.errno == errno.ENOTTY
-    with pytest.raises(BdevError, match="NBD_SET_BLKSIZE of 512.*powers of two"):
+    with pytest.raises(BdevError, match=r"NBD_SET_BLKSIZE of 512.*powers of two"):
         device.set_up(setup)
     assert kernel.call_ioctl(device._fd, kernel.NBD_SET_SIZE_BLOCKS, (1 << 64) - 1) == errno.ENOTTY
     device.close()

@@ -38,6 +38,14 @@ class Aio(FileBdev):
     Params = AioParams
     saved_params = ("name", "block_size", "filename", "readonly", "fallocate", "uuid", "nowait")
     undecoded = DECODE_OBJECT_FAILED
+    create_errnos = (
+        *FileBdev.create_errnos,
+        errno.ENOENT,
+        errno.EACCES,
+        errno.EISDIR,
+        errno.EBUSY,
+        errno.EOPNOTSUPP,
+    )
     params: AioParams
 
     async def start(self) -> None:

@@ -33,6 +33,9 @@ SLOW_SHARE = 0.01
 LOOK_AGAIN_US = 3_600_000_000
 """Longest that a timer is set for: I/O may be held longer than a kernel can be told to sleep."""
 
+NO_SUCH_BDEV = (INVALID_PARAMS, "The requested bdev does not exist.")
+NO_DELAY_BDEV = (INVALID_REQUEST, "The requested bdev is not a delay bdev.")
+
 Microseconds = Uint64
 
 
@@ -252,20 +255,23 @@ class Delay(VirtualBdev):
     @classmethod
     def rpc_methods(cls) -> Sequence[ModuleMethod]:
         """Return `bdev_delay_update_latency`."""
-        return (ModuleMethod("bdev_delay_update_latency", UpdateLatencyParams, update_latency),)
+        return (
+            ModuleMethod(
+                "bdev_delay_update_latency",
+                UpdateLatencyParams,
+                update_latency,
+                errors=(NO_SUCH_BDEV, NO_DELAY_BDEV),
+            ),
+        )
 
 
 async def update_latency(registry: Registry, params: UpdateLatencyParams) -> bool:
     """Give a delay bdev another latency, for the I/Os that come. As in SPDK, any: p99 below avg."""
     bdev = registry.find(params.delay_bdev_name)
     if bdev is None:
-        raise RpcError(INVALID_PARAMS, "The requested bdev does not exist.", params.delay_bdev_name)
+        raise RpcError(*NO_SUCH_BDEV, params.delay_bdev_name)
     if not isinstance(bdev, Delay):
-        raise RpcError(
-            INVALID_REQUEST,
-            "The requested bdev is not a delay bdev.",
-            f"{params.delay_bdev_name} is a {bdev.kind} bdev",
-        )
+        raise RpcError(*NO_DELAY_BDEV, f"{params.delay_bdev_name} is a {bdev.kind} bdev")
     changed = {f"{params.latency_type}_latency": params.latency_us}
     bdev.params = msgspec.structs.replace(bdev.params, **changed)
     return True

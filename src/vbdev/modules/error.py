@@ -23,13 +23,17 @@ from vbdev.bdev import ALL_OPS, BdevError, BdevParams, VirtualBdev
 from vbdev.channels import after_each_channel, for_each_channel
 from vbdev.core.batch import IOBatch, load_columns
 from vbdev.core.channel import Channel
-from vbdev.module_methods import ModuleMethod, NamedParams, RpcError
+from vbdev.module_methods import ModuleMethod, NamedParams, RpcError, failures
 from vbdev.params import BdevName, Params, Uint8, Uint32, Uint64
 from vbdev.part import PART_NAMESPACE, part_uuid
 from vbdev.registry import Registry
 from vbdev.vocab import Op, Status
 from vbdev.wire.jsonrpc import INVALID_PARAMS
 
+STATUS_NEEDED = (
+    -errno.EINVAL,
+    "nvme_sct or nvme_sc should be specified for NVMe error injection",
+)
 TYPES = {"read": Op.READ, "write": Op.WRITE, "unmap": Op.UNMAP, "flush": Op.FLUSH}
 END = 1 << 64
 """Where a range without a length ends: behind every block."""
@@ -332,9 +336,21 @@ class Error(VirtualBdev):
     def rpc_methods(cls) -> Sequence[ModuleMethod]:
         """Return create, which answers true, and what lets I/Os fail."""
         return (
-            ModuleMethod("bdev_error_create", ErrorCreateParams, create),
-            ModuleMethod("bdev_error_inject_error", InjectParams, inject_error),
-            ModuleMethod("bdev_error_resume_pending", NamedParams, resume_pending),
+            ModuleMethod(
+                "bdev_error_create", ErrorCreateParams, create, errors=failures(*cls.create_errnos)
+            ),
+            ModuleMethod(
+                "bdev_error_inject_error",
+                InjectParams,
+                inject_error,
+                errors=(STATUS_NEEDED, *failures(errno.EINVAL, errno.ENODEV)),
+            ),
+            ModuleMethod(
+                "bdev_error_resume_pending",
+                NamedParams,
+                resume_pending,
+                errors=failures(errno.ENODEV),
+            ),
         )
 
 
@@ -359,8 +375,7 @@ async def inject_error(registry: Registry, params: InjectParams) -> bool:
     """Let I/Os of an error bdev fail."""
     if (params.error_type == "nvme_failure") != bool(params.nvme_sct or params.nvme_sc):
         raise RpcError(
-            -errno.EINVAL,
-            "nvme_sct or nvme_sc should be specified for NVMe error injection",
+            *STATUS_NEEDED,
             f"error_type {params.error_type}, nvme_sct {params.nvme_sct}, nvme_sc {params.nvme_sc}",
         )
     if max(params.nvme_sct, params.nvme_sc >> 5) > 7:

@@ -56,6 +56,7 @@ class Malloc(Bdev):
         "numa_id",
     )
     undecoded = DECODE_OBJECT_FAILED
+    create_errnos = (*Bdev.create_errnos, errno.ENOMEM)
     ops = frozenset(
         {
             Op.READ,

@@ -12,7 +12,7 @@ from vbdev.core.batch import IOBatch
 from vbdev.core.channel import Channel
 from vbdev.core.ram import ZeroRegion
 from vbdev.geometry import SizedParams, set_geometry
-from vbdev.module_methods import DECODE_OBJECT_FAILED, ModuleMethod
+from vbdev.module_methods import DECODE_OBJECT_FAILED, ModuleMethod, failures
 from vbdev.params import BdevName, Params, Uint32, Uint64
 from vbdev.registry import Registry
 from vbdev.vocab import MAX_SIZE_BYTES, DmaDeviceType, Op
@@ -103,7 +103,8 @@ class Null(Bdev):
     @classmethod
     def rpc_methods(cls) -> Sequence[ModuleMethod]:
         """Return `bdev_null_resize`."""
-        return (ModuleMethod("bdev_null_resize", ResizeParams, resize),)
+        errors = failures(errno.ENODEV, errno.EINVAL)
+        return (ModuleMethod("bdev_null_resize", ResizeParams, resize, errors=errors),)
 
 
 async def resize(registry: Registry, params: ResizeParams) -> bool:

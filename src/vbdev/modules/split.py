@@ -23,6 +23,12 @@ from vbdev.wire.jsonrpc import INVALID_PARAMS
 
 log = logging.getLogger(__name__)
 
+NOT_SPLIT = (
+    INVALID_PARAMS,
+    "Failed to create {split_count} split bdevs from '{base_bdev}': {reason}",
+)
+NOTHING_IS_SPLIT = (INVALID_PARAMS, os.strerror(errno.ENOENT))
+
 
 class SplitCreateParams(Params, kw_only=True, frozen=True):
     """Split a bdev into parts of one size."""
@@ -97,8 +103,16 @@ class Split(Part):
     def rpc_methods(cls) -> Sequence[ModuleMethod]:
         """Return create and delete, which are about a base and not about one bdev."""
         return (
-            ModuleMethod("bdev_split_create", SplitCreateParams, create, result=list[str]),
-            ModuleMethod("bdev_split_delete", SplitDeleteParams, delete),
+            ModuleMethod(
+                "bdev_split_create",
+                SplitCreateParams,
+                create,
+                result=list[str],
+                errors=(NOT_SPLIT,),
+            ),
+            ModuleMethod(
+                "bdev_split_delete", SplitDeleteParams, delete, errors=(NOTHING_IS_SPLIT,)
+            ),
         )
 
 
@@ -151,12 +165,13 @@ async def create(registry: Registry, request: SplitCreateParams) -> list[str]:
     try:
         creation = await registry.create_virtual(Split, checked(request))
     except BdevError as error:
-        raise RpcError(
-            INVALID_PARAMS,
-            f"Failed to create {request.split_count} split bdevs from '{request.base_bdev}':"
-            f" {os.strerror(error.errno)}",
-            str(error),
-        ) from error
+        code, text = NOT_SPLIT
+        told = text.format(
+            split_count=request.split_count,
+            base_bdev=request.base_bdev,
+            reason=os.strerror(error.errno),
+        )
+        raise RpcError(code, told, str(error)) from error
     return [vbdev.name for vbdev in creation.vbdevs]
 
 
@@ -165,8 +180,7 @@ async def delete(registry: Registry, params: SplitDeleteParams) -> bool:
     creation = registry.creations.get(creation_key(params.base_bdev))
     if creation is None:
         raise RpcError(
-            INVALID_PARAMS,
-            os.strerror(errno.ENOENT),
+            *NOTHING_IS_SPLIT,
             f"no bdev {params.base_bdev!r} is split, or to be split",
         )
     await registry.delete_creation(creation)

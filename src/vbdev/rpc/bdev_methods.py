@@ -106,7 +106,7 @@ def create_method(module: type[Bdev]) -> ModuleMethod:
     if "__doc__" not in vars(module.Params) or module.Params in (BdevParams, VirtualBdevParams):
         create.__doc__ = f"Create a {module.kind} bdev."
     if module.create_failure is None:
-        errors = failures(errno.EEXIST, errno.EINVAL)
+        errors = failures(*module.create_errnos)
     else:
         errors = (module.create_failure,)
     return ModuleMethod(

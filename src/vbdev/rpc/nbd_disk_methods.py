@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+
+from vbdev.module_methods import failures
 from vbdev.params import BdevName, Params
 from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method
 from vbdev.rpc.errors import INTERNAL_ERROR, RpcError
@@ -10,6 +13,9 @@ from vbdev.targets.nbd import NbdDisks
 from vbdev.targets.nbd.disks import IllegalDeviceError, NoDeviceError
 
 __all__ = ["register_nbd_disk_methods"]
+
+ILLEGAL_DEVICE = (-errno.ENODEV, "illegal nbd device {nbd_device}")
+NO_FREE_DEVICE = (-errno.ENODEV, "nbd device not found")
 
 
 class StartDiskParams(Params, kw_only=True, frozen=True):
@@ -43,10 +49,11 @@ def register_nbd_disk_methods(dispatcher: Dispatcher, disks: NbdDisks) -> None:
         try:
             return await disks.start(params.bdev_name, params.nbd_device)
         except IllegalDeviceError as error:
-            text = f"illegal nbd device {params.nbd_device}"
-            raise RpcError(-error.errno, text, str(error)) from error
+            code, text = ILLEGAL_DEVICE
+            told = text.format(nbd_device=params.nbd_device)
+            raise RpcError(code, told, str(error)) from error
         except NoDeviceError as error:
-            raise RpcError(-error.errno, "nbd device not found", str(error)) from error
+            raise RpcError(*NO_FREE_DEVICE, str(error)) from error
 
     async def stop(params: StopDiskParams) -> bool:
         """Take a block device away; the answer comes when the device and the bdev are free."""
@@ -64,8 +71,43 @@ def register_nbd_disk_methods(dispatcher: Dispatcher, disks: NbdDisks) -> None:
         ]
 
     undecoded = (INTERNAL_ERROR, DECODE_OBJECT_FAILED)
-    dispatcher.register(Method("nbd_start_disk", start, StartDiskParams, *undecoded, result=str))
-    dispatcher.register(Method("nbd_stop_disk", stop, StopDiskParams, *undecoded))
     dispatcher.register(
-        Method("nbd_get_disks", get, GetDisksParams, *undecoded, result=list[NbdDisk])
+        Method(
+            "nbd_start_disk",
+            start,
+            StartDiskParams,
+            *undecoded,
+            result=str,
+            errors=(
+                ILLEGAL_DEVICE,
+                NO_FREE_DEVICE,
+                *failures(
+                    errno.ENODEV,
+                    errno.EBUSY,
+                    errno.EPERM,
+                    errno.ENOENT,
+                    errno.EINVAL,
+                    errno.ETIMEDOUT,
+                ),
+            ),
+        )
+    )
+    dispatcher.register(
+        Method(
+            "nbd_stop_disk",
+            stop,
+            StopDiskParams,
+            *undecoded,
+            errors=failures(errno.ENODEV, errno.ETIMEDOUT),
+        )
+    )
+    dispatcher.register(
+        Method(
+            "nbd_get_disks",
+            get,
+            GetDisksParams,
+            *undecoded,
+            result=list[NbdDisk],
+            errors=failures(errno.ENODEV),
+        )
     )

@@ -16,7 +16,7 @@ from vbdev.bdev import Bdev, BdevError, BdevState
 from vbdev.core.batch import IOBatch
 from vbdev.core.channel import Channel
 from vbdev.core.filequeue import FilePath, OpenFile
-from vbdev.module_methods import ModuleMethod, NamedParams
+from vbdev.module_methods import ModuleMethod, NamedParams, failures
 from vbdev.modules.file.opening import (
     FileGeometry,
     FileLockedError,
@@ -135,7 +135,9 @@ class FileBdev(Bdev):
                 registry.reactor.spawn(registry.unregister(bdev), f"removal of {bdev.name}")
             return True
 
-        return (ModuleMethod(f"bdev_{cls.kind}_rescan", NamedParams, rescan),)
+        errors = failures(errno.ENODEV, errno.EBUSY, errno.EINVAL)
+        name = f"bdev_{cls.kind}_rescan"
+        return (ModuleMethod(name, NamedParams, rescan, errors=errors),)
 
     def file_size(self) -> int:
         """Return how many bytes the file has now."""
