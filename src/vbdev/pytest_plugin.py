@@ -1,7 +1,7 @@
 """The pytest plugin: daemons for tests of what talks to them.
 
     def test_it(vbdev_target, vbdev_client):
-        vbdev_client.call("bdev_null_create", name="N", num_blocks=8, block_size=512)
+        vbdev_client.bdev_null_create(name="N", num_blocks=8, block_size=512)
         my_program(vbdev_target.rpc_socket)
 
 `vbdev_target` is a `vbdev.testing.daemon.Daemon` for one test; options are given with the marker
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from vbdev.rpc.client import RpcClient
+    from vbdev.client import Client
     from vbdev.testing.daemon import Daemon
 
 __all__ = ["vbdev_client", "vbdev_target", "vbdev_target_factory"]
@@ -114,9 +114,9 @@ def _made(
 
 
 @pytest.fixture
-def vbdev_client(vbdev_target: Daemon) -> Iterator[RpcClient]:
+def vbdev_client(vbdev_target: Daemon) -> Iterator[Client]:
     """Connect a client to `vbdev_target`."""
-    from vbdev.rpc.client import RpcClient
+    from vbdev.client import Client
 
-    with RpcClient(vbdev_target.rpc_socket) as client:
+    with Client(vbdev_target.rpc_socket) as client:
         yield client

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from vbdev.rpc.client import RpcClient
+from vbdev.client import Client
 from vbdev.testing import daemon
 
 TIMEOUT_S = 20
@@ -43,7 +43,7 @@ class Daemon(daemon.Daemon):
     # What tests look at
 
     @property
-    def rpc(self) -> RpcClient:
+    def rpc(self) -> Client:
         """A client of its control plane."""
         return self.client
 

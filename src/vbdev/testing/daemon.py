@@ -28,8 +28,9 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from vbdev.address import MAX_UNIX_PATH_BYTES
-from vbdev.rpc.client import RpcClient
-from vbdev.rpc.errors import METHOD_NOT_FOUND, RpcError
+from vbdev.client import RpcError
+from vbdev.client.blocking import Client
+from vbdev.rpc.errors import METHOD_NOT_FOUND
 
 __all__ = ["Daemon", "DaemonError"]
 
@@ -48,7 +49,7 @@ class Daemon:
     """One vbdev process, and what is known of it.
 
     >>> with Daemon("-m", "0x1") as daemon:
-    ...     daemon.client.call("spdk_get_version")["fields"]["major"]
+    ...     daemon.client.spdk_get_version().fields.major
     26
 
     Parameters
@@ -93,7 +94,7 @@ class Daemon:
         self._env = os.environ | (env or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: int | None = None
-        self._client: RpcClient | None = None
+        self._client: Client | None = None
         self._ending = False
 
     def __enter__(self) -> Self:
@@ -158,7 +159,7 @@ class Daemon:
             if left_s <= 0:
                 raise self._error(f"it does not serve after {self.start_timeout_s:g} s")
             try:
-                with RpcClient(self.rpc_socket, left_s) as client:
+                with Client(self.rpc_socket, left_s) as client:
                     client.call(method)
             except RpcError as error:
                 if error.code != METHOD_NOT_FOUND:  # which --rpcs-allowed makes of any method
@@ -250,10 +251,10 @@ class Daemon:
     # What is known of it
 
     @property
-    def client(self) -> RpcClient:
+    def client(self) -> Client:
         """A client of its control plane, connected when it is first asked for."""
         if self._client is None:
-            self._client = RpcClient(self.rpc_socket)
+            self._client = Client(self.rpc_socket)
         return self._client
 
     @property
