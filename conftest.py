@@ -23,7 +23,11 @@ import pytest
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
-CLIENTS = ("nbdinfo", "qemu-io", "nbdcopy", "qemu-img")
+CLIENTS = ("nbdinfo", "qemu-io", "nbdcopy", "qemu-img", "spdk-rpc")
+# Commands of Python packages lie in the bin of their site-packages' environment.
+COMMANDS = [Path(sys.executable).parent]
+COMMANDS += [Path(p).parents[2] / "bin" for p in sys.path if p.endswith("site-packages")]
+PATH = os.pathsep.join([*map(str, COMMANDS), os.environ["PATH"]])
 END = "---end-of-command---"
 
 
@@ -37,7 +41,6 @@ class Page:
         command = binaries / "vbdev"
         command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m vbdev "$@"\n')
         command.chmod(0o755)
-        path = f"{binaries}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         self.shell = subprocess.Popen(
             ["bash"],
             stdin=subprocess.PIPE,
@@ -45,7 +48,12 @@ class Page:
             stderr=subprocess.STDOUT,
             cwd=self.directory,
             text=True,
-            env=os.environ | {"PATH": path, "XDG_RUNTIME_DIR": self.directory},
+            env=os.environ
+            | {
+                "PATH": f"{binaries}:{PATH}",
+                "XDG_RUNTIME_DIR": self.directory,
+                "PYTEST_PLUGINS": "vbdev.pytest_plugin",  # where vbdev is not installed
+            },
             start_new_session=True,
         )
 
@@ -73,7 +81,7 @@ class Page:
 
 def setup(namespace: dict[str, Any]) -> None:
     """Give a page its own directory and shell."""
-    missing = [name for name in CLIENTS if shutil.which(name) is None]
+    missing = [name for name in CLIENTS if shutil.which(name, path=PATH) is None]
     if missing and not os.environ.get("CI"):
         pytest.skip(f"not installed: {', '.join(missing)}")
     page = namespace["__page__"] = Page()

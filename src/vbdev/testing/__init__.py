@@ -6,6 +6,8 @@
 `layer, gather`  vbdevs made of a function
 `ContractSuite`, `LayerContractSuite`  what every module owes, as tests to subclass
 
+A daemon as a process, for tests of what talks to one, is `vbdev.testing.daemon`.
+
 Nothing here needs pytest. docs/testing.md shows how it goes together.
 """
 
