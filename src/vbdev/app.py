@@ -40,6 +40,7 @@ from vbdev.rpc.examine_methods import register_examine_methods
 from vbdev.rpc.framework_methods import Subsystems, register_framework_methods
 from vbdev.rpc.holder_methods import register_holder_methods
 from vbdev.rpc.init_methods import register_init_methods
+from vbdev.rpc.iobuf_methods import Iobuf, register_iobuf_methods
 from vbdev.rpc.log_methods import register_log_methods
 from vbdev.rpc.nbd_disk_methods import register_nbd_disk_methods
 from vbdev.rpc.nbd_methods import register_nbd_methods
@@ -61,6 +62,8 @@ log = logging.getLogger(__name__)
 
 STOP_US = 30_000_000
 """How long an orderly stop may take before it says who holds it up and gives up."""
+DEFAULT_BUFFER_BYTES = 256 << 20
+"""What the data buffers of one reactor may add up to, unless iobuf_set_options says otherwise."""
 ENTRY_POINTS = "vbdev.modules"
 
 
@@ -92,6 +95,7 @@ class App:
         num_reactors = len(cores) or num_reactors
         self.reactor = reactor or Reactor(core=cores[0] if cores else None)
         self._pool_size = BdevOptions().bdev_io_pool_size
+        self._iobuf = Iobuf()
         self.engine = self._make_engine()
         self.reactor.engine = self.engine
         try:
@@ -121,7 +125,8 @@ class App:
         register_scheduler_methods(self.dispatcher, self.reactors)
         self.subsystems: Subsystems = {
             "scheduler": ([], scheduler_config),
-            "bdev": ([], partial(subsystem_calls, self.registry)),
+            "iobuf": ([], self._iobuf.config),
+            "bdev": (["iobuf"], partial(subsystem_calls, self.registry)),
             "nbd": (["bdev"], lambda: [*self.nbd.config(), *self.nbd_disks.config()]),
         }
         register_framework_methods(self.dispatcher, self.subsystems)
@@ -134,6 +139,7 @@ class App:
             num_reactors=lambda: len(self.reactors),
             apply=self._apply_options,
         )
+        register_iobuf_methods(self.dispatcher, self.reactors, self._iobuf, self._renew_engines)
         register_holder_methods(self.dispatcher, self.registry)
         register_notify_methods(self.dispatcher, self.registry)
         register_stat_methods(self.dispatcher, self.registry)
@@ -143,7 +149,12 @@ class App:
             self.add_module(module)
 
     def _make_engine(self) -> Engine:
-        engine = Engine(pool_size=self._pool_size, virtual=self.reactor.clock.virtual)
+        buffers = self._iobuf.options.limit_bytes if self._iobuf.is_set else DEFAULT_BUFFER_BYTES
+        engine = Engine(
+            pool_size=self._pool_size,
+            buffer_limit_bytes=buffers,
+            virtual=self.reactor.clock.virtual,
+        )
         engine.on_module_error = report_module_error
         Watchdog(engine)
         return engine
@@ -242,8 +253,11 @@ class App:
             self._startup = None
 
     def _apply_options(self, options: BdevOptions) -> None:
-        # Nothing has a BdevIO yet: there is no bdev.
         self._pool_size = options.bdev_io_pool_size
+        self._renew_engines()
+
+    def _renew_engines(self) -> None:
+        # Nothing has a BdevIO or a buffer yet: there is no bdev.
         self.engine = self._make_engine()
         for reactor in self.reactors:  # those but the first do not run yet
             reactor.engine = self.engine if reactor is self.reactor else self._make_engine()

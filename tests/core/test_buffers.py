@@ -111,3 +111,26 @@ def test_the_limit_counts_whole_buffers():
         disk.complete()
         made.settle()
         disk.complete()
+
+
+def test_the_pool_counts_where_buffers_came_from():
+    with stack(buffer_limit_bytes=256 * KIB) as made:
+        stub = made.disk(Stub, block_size=BLOCK, num_blocks=1 << 20)
+        top = made.open("Disk")
+        pool = made.engine.buffers
+        for blocks in (1, 2, 1):
+            top.submit(Op.READ, 0, blocks)
+        assert pool.counts(0, 8 * KIB) == (0, 3, 0)
+        assert pool.counts(0, 4 * KIB) == (0, 2, 0)
+        assert pool.counts(4 * KIB, 1 << 63) == (0, 1, 0)
+        stub.complete()
+        made.settle()
+        top.submit(Op.READ, 0, 1)
+        assert pool.counts(0, 8 * KIB) == (1, 3, 0)
+        top.submit(Op.READ, 0, 64)  # 256 KiB beside the 4 that are out
+        assert pool.counts(8 * KIB, 1 << 63) == (0, 0, 1)
+        stub.complete()
+        made.settle()
+        assert pool.counts(8 * KIB, 1 << 63)[1] == 1
+        stub.complete()
+        made.settle()

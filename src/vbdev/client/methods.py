@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Histogram,
         HistogramBorders,
         Holders,
+        IobufModule,
         IoChannels,
         Iostat,
         NbdDisk,
@@ -1033,6 +1034,43 @@ class Methods:
     def framework_wait_init(self) -> bool:
         """Wait until all that was asked for at the start is there."""
         return self._typed(Methods.framework_wait_init, {})
+
+    def iobuf_get_stats(self) -> list[IobufModule]:
+        """Say how often a data buffer was asked for, and where it came from."""
+        return self._typed(Methods.iobuf_get_stats, {})
+
+    def iobuf_set_options(
+        self,
+        *,
+        small_pool_count: int | None = None,
+        large_pool_count: int | None = None,
+        small_bufsize: int | None = None,
+        large_bufsize: int | None = None,
+        enable_numa: bool | None = None,
+    ) -> bool:
+        """Bound the memory for data buffers, before the bdev layer starts. What is absent stays.
+
+        The buffers of each reactor may add up to as much as SPDK's two pools have together: 256 MiB
+        without this call, 196 MiB with SPDK's defaults. Sizes are powers of two, cut as needed.
+
+        small_pool_count: Small buffers, 64 at least; 8192 by default.
+        large_pool_count: Large buffers, 8 at least; 1024 by default.
+        small_bufsize: Bytes of a small one, 4096 at least; 8192 by default. What is up to this
+            counts as small in `iobuf_get_stats`.
+        large_bufsize: Bytes of a large one, 8192 at least; 135168 by default.
+        enable_numa: Memory near to who uses it: each reactor has its own anyway, on the node it
+            runs on.
+        """
+        return self._typed(
+            Methods.iobuf_set_options,
+            {
+                "small_pool_count": small_pool_count,
+                "large_pool_count": large_pool_count,
+                "small_bufsize": small_bufsize,
+                "large_bufsize": large_bufsize,
+                "enable_numa": enable_numa,
+            },
+        )
 
     def log_clear_flag(
         self,

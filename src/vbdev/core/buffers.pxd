@@ -21,6 +21,9 @@ cdef class BufferPool:
     cdef readonly uint64_t cached_large_bytes
     cdef readonly uint64_t live_buffers
     cdef readonly uint64_t failed_gets
+    cdef uint64_t reused[NUM_CLASSES]
+    cdef uint64_t fresh[NUM_CLASSES]
+    cdef uint64_t refused[NUM_CLASSES]
 
     cdef bint get(self, size_t size, bint beyond_limit, buffer_ref *out) noexcept nogil
     cdef bint can_ever_get(self, size_t size, bint beyond_limit) noexcept nogil

@@ -59,6 +59,18 @@ cdef class BufferPool:
             size_class -= 1
         return class_bytes(size_class)
 
+    def counts(self, uint64_t first_bytes, uint64_t last_bytes):
+        """Return how buffers were had, whose size lies above the first and up to the second:
+        (kept ones handed out again, new ones from the kernel, asked for in vain)."""
+        cdef int size_class
+        cdef uint64_t reused = 0, fresh = 0, refused = 0
+        for size_class in range(NUM_CLASSES):
+            if first_bytes < class_bytes(size_class) <= last_bytes:
+                reused += self.reused[size_class]
+                fresh += self.fresh[size_class]
+                refused += self.refused[size_class]
+        return reused, fresh, refused
+
     def __cinit__(self, uint64_t limit_bytes=256 << 20):
         self.limit_bytes = limit_bytes
 
@@ -87,10 +99,12 @@ cdef class BufferPool:
             return False
         if not beyond_limit and self.used_bytes + class_bytes(size_class) > self.limit_bytes:
             self.failed_gets += 1
+            self.refused[size_class] += 1
             return False
         buf = <free_buffer *>self.free_lists[size_class]
         if buf != NULL:
             self.free_lists[size_class] = buf.next
+            self.reused[size_class] += 1
             slab = buf.slab
             base = <char *>buf
             if slab < 0:
@@ -100,12 +114,15 @@ cdef class BufferPool:
                 or self._new_slab(size_class)):
             base = self.carve_next[size_class]
             slab = self.carve_slab[size_class]
+            self.fresh[size_class] += 1
             self.carve_next[size_class] += class_bytes(size_class)
         else:
             base = <char *>map_aligned(class_bytes(size_class), 4096)
             if base == NULL:
                 self.failed_gets += 1
+                self.refused[size_class] += 1
                 return False
+            self.fresh[size_class] += 1
         out.base = base
         out.size_class = size_class
         out.slab = slab

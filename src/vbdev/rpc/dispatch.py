@@ -74,6 +74,8 @@ class Method:
     group: str = ""
     unwanted: str | None = "{name} requires no parameters"
     """What parameters are answered with where the method has none (-32602); None: ignored."""
+    params_optional: bool = True
+    """Whether they may be left out altogether; else an empty object is the least."""
 
     def __post_init__(self) -> None:
         if not self.group:
@@ -105,6 +107,8 @@ class Method:
             if params is not None and self.unwanted is not None:
                 raise RpcError(INVALID_PARAMS, self.unwanted.format(name=self.name))
             return None
+        if params is None and not self.params_optional:
+            raise RpcError(self.decode_error_code, self.decode_error_text, "params: missing")
         try:
             return decode_params(self.params, params)
         except ParamsError as error:

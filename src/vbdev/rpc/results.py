@@ -30,6 +30,8 @@ __all__ = [
     "Holders",
     "IoChannel",
     "IoChannels",
+    "IobufModule",
+    "IobufPool",
     "Iostat",
     "LwThread",
     "MemoryDomain",
@@ -287,6 +289,31 @@ class Notification(Result, kw_only=True):
     """Name of the bdev that it happened to."""
     id: int
     """Number of the event; counts up from 0."""
+
+
+# iobuf_*
+
+
+class IobufPool(Result, kw_only=True):
+    """How often a buffer of some size was asked for, on all reactors."""
+
+    cache: int
+    """One that was in use before was handed out."""
+    main: int
+    """One was made of new memory."""
+    retry: int
+    """There was none to be had. Whoever asked waits, and asks again when others were given back."""
+
+
+class IobufModule(Result, kw_only=True):
+    """Data buffers of one user."""
+
+    module: str
+    """`bdev`; there is no other."""
+    small_pool: IobufPool
+    """Buffers up to `small_bufsize`."""
+    large_pool: IobufPool
+    """Larger ones."""
 
 
 # bdev_get_bdevs
