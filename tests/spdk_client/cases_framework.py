@@ -325,6 +325,7 @@ CASES = (
             "large_bufsize": 135168,
             "enable_numa": False,
         },
+        least={"small_pool_count": 8192},
         undecoded=OBJECT_FAILED_PARAMS,
         bare=False,
         refused=(

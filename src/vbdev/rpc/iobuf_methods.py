@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
 from vbdev.core.engine import Engine
+from vbdev.module_methods import failures
 from vbdev.options import IobufOptions
 from vbdev.params import Params, Uint32, Uint64
 from vbdev.reactor import Reactor
@@ -92,7 +94,7 @@ def register_iobuf_methods(
             INVALID_PARAMS,
             DECODE_OBJECT_FAILED,
             State.STARTUP,
-            errors=((-22, "Invalid argument"),),
+            errors=failures(errno.EINVAL),
             params_optional=False,
         )
     )
