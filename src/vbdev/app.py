@@ -274,6 +274,15 @@ class App:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, _frame: self.request_stop(number))
 
+    @staticmethod
+    def ignore_signals() -> None:
+        """Let no SIGINT or SIGTERM change the exit status any more, at the end of a command.
+
+        Python gives them back their default actions as it ends, unless they are ignored.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
     def start_reactors(self) -> None:
         """Let the reactors but the first run, before `run`; AppError where one does not."""
         try:

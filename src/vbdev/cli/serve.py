@@ -68,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"vbdev serve: {error}", file=sys.stderr)
         app.reactor.run_until_complete(app.stop())
         return 1
+    finally:
+        app.ignore_signals()
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

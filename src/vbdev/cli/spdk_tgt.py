@@ -292,6 +292,8 @@ def _serve(arguments: argparse.Namespace, cores: list[Core], logs: Logs) -> int:
         _say(str(error))
         app.reactor.run_until_complete(app.stop())
         return 1
+    finally:
+        app.ignore_signals()
 
 
 @contextlib.contextmanager

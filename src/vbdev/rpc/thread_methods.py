@@ -81,7 +81,7 @@ def register_thread_methods(dispatcher: Dispatcher, registry: Registry, reactors
         return ReactorList(
             tick_rate=TICK_RATE,
             pid=os.getpid(),
-            reactors=await reactors.for_each(reactor_info),
+            reactors=sorted(await reactors.for_each(reactor_info), key=lambda one: one.lcore),
         )
 
     async def set_cpumask(params: SetCpumaskParams) -> bool:
