@@ -293,6 +293,52 @@ def test_batches(daemon, raw):
     assert daemon.calls == ["a", "b", "c", 1]
 
 
+def test_a_batch_leaves_turns_to_others(daemon, raw, monkeypatch):
+    """Its requests are started a few in a turn, before those behind it, and all of them."""
+    monkeypatch.setattr(connection_module, "START_BUDGET_US", 10**6)
+    client = raw()
+    calls = [{"id": n, "method": "big", "params": {"size": n}} for n in range(1, 701)]
+    before = daemon.ask(lambda: daemon.reactor.busy_turns)
+    client.send(json.dumps(calls).encode() + b'{"id":0,"method":"echo","params":{"text":"behind"}}')
+    batch, behind = read_lines(client, 2)
+    assert [answer["id"] for answer in batch] == list(range(1, 701))
+    assert behind["result"] == "behind"
+    assert daemon.calls == [*range(1, 701), "behind"]
+    turns = daemon.ask(lambda: daemon.reactor.busy_turns) - before
+    assert turns >= 700 / connection_module.STARTS_PER_TURN
+
+
+def test_slow_requests_leave_turns_to_others(daemon, raw, monkeypatch):
+    monkeypatch.setattr(connection_module, "START_BUDGET_US", 0)
+    client = raw()
+    before = daemon.ask(lambda: daemon.reactor.busy_turns)
+    client.send(encode_request("big", {"size": 1}, 1) * 100)
+    assert len(read_lines(client, 100)) == 100
+    assert daemon.ask(lambda: daemon.reactor.busy_turns) - before >= 100
+
+
+def test_a_batch_with_more_in_flight_than_may_be(daemon, raw):
+    client = raw()
+    client.send(b"[" + b",".join([b'{"id":1,"method":"held"}'] * 1300) + b"]")
+    until(lambda: len(daemon.calls) == MAX_IN_FLIGHT)
+    assert_idle(daemon)
+    daemon.release()
+    (batch,) = read_lines(client, 1)
+    assert [answer["result"] for answer in batch] == ["released"] * 1300
+
+
+def test_a_batch_goes_on_when_its_client_has_sent_all_or_the_server_closes(daemon, raw):
+    client = raw()
+    client.send(b"[" + b",".join([b'{"id":1,"method":"held"}'] * 1300) + b"]")
+    client.shutdown(socket.SHUT_WR)
+    until(lambda: len(daemon.calls) == MAX_IN_FLIGHT)
+    closed = daemon.close_server()
+    daemon.release()
+    (batch,) = read_to_end(client)
+    assert len(batch) == 1300
+    assert closed.wait(10)
+
+
 def test_parse_error_is_answered_and_the_connection_closed(daemon, raw):
     client = raw()
     client.send(encode_request("echo", {"text": "before"}, 1) + b"{]" + b'{"method":"held"}')

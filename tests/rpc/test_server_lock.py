@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from support.daemon import Daemon
+from support.raw_rpc import RawRpc
 from vbdev.listen import Address, ListenError
 from vbdev.reactor import Reactor
-from vbdev.rpc.client import RpcClient
 from vbdev.rpc.dispatch import Dispatcher
 from vbdev.rpc.server import RpcServer
 from vbdev.rpc.socket_lock import SocketLock
@@ -195,8 +195,8 @@ def test_a_second_daemon_is_refused_and_the_first_serves_on(serve):
     second = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
     assert second.returncode == 1
     assert f"living server (process {daemon.pid})" in second.stderr
-    with RpcClient(daemon.rpc_socket) as client:
-        assert client.call("bdev_get_bdevs")
+    with RawRpc(daemon.rpc_socket) as client:
+        assert client.call("bdev_get_bdevs")["result"]
     daemon.stop()
     assert not Path(f"{daemon.rpc_socket}.lock").exists()
 

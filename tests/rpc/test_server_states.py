@@ -9,8 +9,6 @@ import pytest
 
 from support.daemon import Daemon
 from support.raw_rpc import RawRpc
-from vbdev.rpc.client import RpcClient
-from vbdev.rpc.errors import RpcError
 
 SLOW = """
 from vbdev.modules.null import Null
@@ -89,6 +87,17 @@ def test_what_comes_while_the_framework_starts_meets_the_finished_one(slow, conn
     assert names(late.answers(1)[4]) == ["slow", "null"]
 
 
+def test_a_batch_that_starts_the_framework(slow, connect):
+    slow.command.append("--wait-for-rpc")
+    slow.start()
+    client = connect()
+    client.send([OPTIONS, START, BDEVS, OPTIONS])
+    settled, started, bdevs, late = client.line()
+    assert (settled["result"], started["result"]) == (True, True)
+    assert names(bdevs) == ["slow", "null"]
+    assert late["error"]["message"] == BEFORE
+
+
 def test_nobody_sees_a_half_built_stack(slow, connect):
     asked = []
 
@@ -121,12 +130,10 @@ def test_a_client_that_leaves_meanwhile_has_asked_all_the_same(slow, connect):
     ticks = slow.cpu_ticks()
     assert first.answers(1)[1]["result"] is True
     assert slow.cpu_ticks() - ticks < 30, "it spins"
-    with RpcClient(slow.rpc_socket) as client:
-        deadline = time.monotonic() + 10
-        while "Late" not in [bdev["name"] for bdev in client.call("bdev_get_bdevs")]:
-            assert time.monotonic() < deadline
-        with pytest.raises(RpcError, match="only be called before"):
-            client.call("framework_start_init")
+    client, deadline = connect(), time.monotonic() + 10
+    while "Late" not in names(client.call("bdev_get_bdevs")):
+        assert time.monotonic() < deadline
+    assert client.call("framework_start_init")["error"]["message"] == BEFORE
 
 
 def test_a_stop_meanwhile(slow, connect):

@@ -21,7 +21,6 @@ from typing import Final
 from vbdev.reactor import Reactor
 from vbdev.rpc.dispatch import Dispatcher
 from vbdev.rpc.errors import INTERNAL_ERROR, RpcError
-from vbdev.task import gather
 from vbdev.wire.jsonrpc import (
     Batch,
     Id,
@@ -47,7 +46,9 @@ log = logging.getLogger(__name__)
 RECEIVE_BYTES: Final = 64 << 10
 """Most bytes taken from a socket at once."""
 STARTS_PER_TURN: Final = 16
-"""Requests (or batches) of one client that are started in one turn."""
+"""Requests of one client that are started in one turn, those in a batch counted one by one."""
+START_BUDGET_US: Final = 500
+"""How long starting them may take in one turn, in us; the one that exceeds it is the last."""
 MAX_IN_FLIGHT: Final = 1024
 """Requests of one client that may wait for their results before it is read from again."""
 PAUSE_UNSENT_BYTES: Final = 1 << 20
@@ -57,6 +58,18 @@ MAX_UNSENT_BYTES: Final = 32 << 20
 
 No single answer, nor a batch's together, may be longer: an error stands in its place.
 """
+
+
+class _BatchRun:
+    """A batch under way: what is left to start, and the answers so far, in their places."""
+
+    __slots__ = ("answers", "left_bytes", "unanswered", "unstarted")
+
+    def __init__(self, batch: Batch) -> None:
+        self.unstarted = enumerate(batch.requests)
+        self.unanswered = len(batch.requests)
+        self.answers = [b""] * self.unanswered
+        self.left_bytes = MAX_UNSENT_BYTES - len(b"[]\n")
 
 
 class Connection:
@@ -89,6 +102,7 @@ class Connection:
         self._no_more_requests = False  # not even that
         self._hung_up = False  # the peer's socket is closed; the watch is gone
         self._pumping = False
+        self._batch: _BatchRun | None = None  # one that has requests left to start
         self._pump_due = False  # as messages to the reactor, each at most once
         self._flush_due = False
         self._read_due = False
@@ -162,13 +176,14 @@ class Connection:
     def _pump(self) -> None:
         self._pump_due = False
         self._pumping = True  # what ends now is looked after below, for all at once
+        now_ns = self._reactor.clock.now_ns
+        until_ns = now_ns() + START_BUDGET_US * 1000
         for _ in range(STARTS_PER_TURN):
-            if not self._is_open or self._no_more_requests or self._is_full():
+            if not self._is_open or self._is_full() or not self._start_next():
                 break
-            event = self._codec.next_event()
-            if event is None:
+            if now_ns() > until_ns:
+                self._schedule_pump()
                 break
-            self._start(event)
         else:
             self._schedule_pump()
         self._pumping = False
@@ -187,37 +202,46 @@ class Connection:
             self._held or self.in_flight >= MAX_IN_FLIGHT or len(self._unsent) > PAUSE_UNSENT_BYTES
         )
 
-    def _start(self, event: Request | Batch | Refusal) -> None:
-        if isinstance(event, Refusal):
+    def _start_next(self) -> bool:
+        """Start one request; whether there was one."""
+        if self._batch is not None:  # its requests come before whatever was sent behind it
+            return self._start_of_batch(self._batch)
+        event = None if self._no_more_requests else self._codec.next_event()
+        if event is None:
+            return False
+        if isinstance(event, Batch):
+            self._batch = _BatchRun(event)
+        elif isinstance(event, Refusal):
             self._send(_refused(event))
             self._no_more_input |= event.close
-        elif isinstance(event, Request):
+        else:
             self.in_flight += 1
             self._reactor.begin(self._serve(event), name=f"rpc {event.method}")
-        else:
-            self.in_flight += len(event.requests)
-            self._reactor.begin(self._serve_batch(event), name="rpc batch")
+        return True
+
+    def _start_of_batch(self, batch: _BatchRun) -> bool:
+        place, request = next(batch.unstarted)
+        if place == len(batch.answers) - 1:
+            self._batch = None
+        self.in_flight += 1
+        self._reactor.begin(self._serve_in_batch(batch, place, request), name="rpc batch")
+        return True
 
     # Requests in flight
 
     async def _serve(self, request: Request) -> None:
+        self._finished(await self._answer(request))
+
+    async def _serve_in_batch(
+        self, batch: _BatchRun, place: int, request: Request | Refusal
+    ) -> None:
         response = await self._answer(request)
-        self._finished(1, response)
-
-    async def _serve_batch(self, batch: Batch) -> None:
-        left = MAX_UNSENT_BYTES - len(b"[]\n")
-
-        async def answer(request: Request | Refusal) -> bytes:
-            nonlocal left
-            response = await self._answer(request)
-            if len(response) > left:
-                response = _too_long(request.id, "the batch's answers are together")
-            left -= len(response)  # a newline less and a comma more
-            return response
-
-        # Each starts before whatever comes next, as it would had it come alone.
-        tasks = [self._reactor.begin(answer(item)) for item in batch.requests]
-        self._finished(len(tasks), encode_batch(await gather(tasks)))
+        if len(response) > batch.left_bytes:
+            response = _too_long(request.id, "the batch's answers are together")
+        batch.left_bytes -= len(response)  # a newline less and a comma more
+        batch.answers[place] = response
+        batch.unanswered -= 1
+        self._finished(b"" if batch.unanswered else encode_batch(batch.answers))
 
     async def _answer(self, request: Request | Refusal) -> bytes:
         """Return the rendered response, empty where none is due. Never raises."""
@@ -238,9 +262,9 @@ class Connection:
             return _too_long(request.id, f"the answer is {len(response)} bytes,")
         return response
 
-    def _finished(self, count: int, response: bytes) -> None:
+    def _finished(self, response: bytes) -> None:
         was_full = self._is_full()
-        self.in_flight -= count
+        self.in_flight -= 1
         if self._is_open:
             self._send(response)
             if was_full:
@@ -285,8 +309,8 @@ class Connection:
         """Ask the watch for what is wanted now, or close when nothing can come any more."""
         if not self._is_open or self._pumping:
             return
-        idle = not self.in_flight and not self._unsent and not self._pump_due
-        if self._no_more_input and idle:
+        busy = self.in_flight or self._unsent or self._pump_due or self._batch is not None
+        if self._no_more_input and not busy:
             self.drop("done")
             return
         self._reading = not (self._no_more_input or self._pump_due or self._is_full())
