@@ -113,12 +113,16 @@ class Run:
                 elif method not in CASES:
                     self._note(method, "valid", "a case", "it is served and has no case")
                 else:
-                    self._case(CASES[method])
+                    self.ask(CASES[method])
         finally:
-            self._spdk_rpc.close()
-            for target in self._targets.values():
-                target.close()
+            self.close()
         return self.report
+
+    def close(self) -> None:
+        """End all that was started."""
+        self._spdk_rpc.close()
+        for target in self._targets.values():
+            target.close()
 
     def _ask_what_is_there(self) -> None:
         target = self._target("runtime")
@@ -163,7 +167,8 @@ class Run:
     def _absent(self, method: str) -> str:
         return _expect(NOT_FOUND, self._target("runtime").ask, method, None)
 
-    def _case(self, case: Case) -> None:
+    def ask(self, case: Case) -> None:
+        """Ask all about one method."""
         method = case.method
         target = self._target(self._home(case))
         if unused := case.unused():
