@@ -156,10 +156,6 @@ CASES = (
         words=("static",),
         printed="nothing",
     ),
-    Case("scheduler_set_options", {"scheduling_core": 0, "isolated_core_mask": "0x0"}, bare=False),
-    Case("framework_enable_cpumask_locks", printed="nothing"),
-    Case("framework_disable_cpumask_locks", printed="nothing"),
-    Case("framework_get_pci_devices", result=[{"address": "str", "config_space": "str"}]),
     Case(
         "thread_get_stats",
         result={"tick_rate": "u64", "threads": [THREAD]},
@@ -252,57 +248,6 @@ CASES = (
         words=("--timestamps",),
         printed="nothing",
     ),
-    *(
-        Case(
-            f"trace_{what}_tpoint_group",
-            {"name": "bdev"},
-            refused=(
-                Refused(
-                    "a group that is not there",
-                    {"name": "none"},
-                    (INVALID_PARAMS, "Invalid parameters"),
-                    words=("none",),
-                ),
-            ),
-            words=("bdev",),
-            printed="nothing",
-        )
-        for what in ("enable", "disable")
-    ),
-    *(
-        Case(
-            f"trace_{what}_tpoint_mask",
-            {"name": "bdev", "tpoint_mask": 1},
-            refused=(
-                Refused(
-                    "a group that is not there",
-                    {"name": "none", "tpoint_mask": 1},
-                    (INVALID_PARAMS, "Invalid parameters"),
-                    words=("none", "1"),
-                ),
-            ),
-            words=("bdev", "0x1"),
-            printed="nothing",
-        )
-        for what in ("set", "clear")
-    ),
-    Case(
-        "trace_get_tpoint_group_mask",
-        result=Rest(
-            {"tpoint_group_mask": "hex"},
-            Rest({"enabled": "bool", "mask": "hex"}),
-        ),
-        no_params="trace_get_tpoint_group_mask requires no parameters",
-    ),
-    Case(
-        "trace_get_info",
-        result=Rest(
-            {"tpoint_shm_path": "str", "tpoint_group_mask": "hex"},
-            {"mask": "hex", "tpoint_mask": "hex"},
-        ),
-        no_params="trace_get_info requires no parameters",
-    ),
-    Case("trace_clear", printed="nothing"),
     Case("notify_get_types", result=["str"], no_params="No parameters required"),
     Case(
         "notify_get_notifications",
@@ -338,6 +283,5 @@ CASES = (
         "iobuf_get_stats",
         result=[{"module": "str", "small_pool": POOL, "large_pool": POOL}],
     ),
-    Case("env_dpdk_get_mem_stats", result={"filename": "str"}),
 )
 """Their texts for parameters where there are none are SPDK's, and no two programmers agreed."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 import msgspec
 
 from vbdev.bdev import BdevError
+from vbdev.module_methods import failures
 from vbdev.options import BdevOptions
 from vbdev.params import Params, Uint32
 from vbdev.registry import Registry
@@ -14,6 +16,8 @@ from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method, State
 from vbdev.rpc.errors import INVALID_PARAMS, RpcError
 
 __all__ = ["register_examine_methods"]
+
+POOL_TOO_SMALL = (INVALID_PARAMS, "Pool size {size} too small for cache size {cache}")
 
 
 class SetOptionsParams(Params, kw_only=True, frozen=True):
@@ -53,7 +57,9 @@ def register_examine_methods(
         try:
             options.check(num_reactors())
         except BdevError as error:
-            raise RpcError(INVALID_PARAMS, str(error)) from error
+            code, text = POOL_TOO_SMALL
+            size, cache = options.bdev_io_pool_size, options.bdev_io_cache_size
+            raise RpcError(code, text.format(size=size, cache=cache)) from error
         registry.set_options(options)
         if apply is not None:
             apply(options)
@@ -69,9 +75,21 @@ def register_examine_methods(
         return True
 
     dispatcher.register(
-        Method("bdev_set_options", set_options, SetOptionsParams, states=State.STARTUP)
+        Method(
+            "bdev_set_options",
+            set_options,
+            SetOptionsParams,
+            states=State.STARTUP,
+            errors=(POOL_TOO_SMALL,),
+        )
     )
     dispatcher.register(
-        Method("bdev_examine", examine, ExamineParams, decode_error_text=DECODE_OBJECT_FAILED)
+        Method(
+            "bdev_examine",
+            examine,
+            ExamineParams,
+            decode_error_text=DECODE_OBJECT_FAILED,
+            errors=failures(errno.EINVAL, errno.EEXIST),
+        )
     )
     dispatcher.register(Method("bdev_wait_for_examine", wait_for_examine))

@@ -20,6 +20,7 @@ Subsystems = dict[str, tuple[list[str], Callable[[], list[dict[str, Any]]] | Non
 """{name: (what it depends on, its configuration as RPC calls, if it has one)}, in the order of
 initialisation."""
 
+NO_SUBSYSTEM = (INVALID_PARAMS, "Subsystem '{name}' not found")
 BATCHED = frozenset({"bdev_malloc_create", "bdev_null_create"})
 """Methods whose calls may run together, as SPDK groups them."""
 
@@ -72,10 +73,9 @@ def register_framework_methods(dispatcher: Dispatcher, subsystems: Subsystems) -
         params: GetConfigParams,
     ) -> list[ConfigCall | list[ConfigCall]] | None:
         if params.name not in subsystems:
+            code, text = NO_SUBSYSTEM
             raise RpcError(
-                INVALID_PARAMS,
-                f"Subsystem '{params.name}' not found",
-                f"subsystems: {', '.join(subsystems)}",
+                code, text.format(name=params.name), f"subsystems: {', '.join(subsystems)}"
             )
         config = subsystems[params.name][1]
         if config is None:
@@ -105,6 +105,7 @@ def register_framework_methods(dispatcher: Dispatcher, subsystems: Subsystems) -
             GetConfigParams,
             decode_error_text="Invalid arguments",
             result=list[ConfigCall | list[ConfigCall]] | None,
+            errors=(NO_SUBSYSTEM,),
         ),
     ):
         dispatcher.register(method)

@@ -39,6 +39,11 @@ from vbdev.vocab import OP_NAMES
 __all__ = ["register_stat_methods"]
 
 NO_DEVICE = failures(errno.ENODEV)
+INVALID_IO_TYPE = (INTERNAL_ERROR, "Invalid Io type")
+NOT_ENABLED = (INTERNAL_ERROR, os.strerror(errno.EFAULT))
+"""SPDK's answer, with the code of another failure, where there is no histogram."""
+NO_LIMITS = (-errno.EINVAL, "No rate limits specified")
+LIMIT_REFUSED = (INVALID_PARAMS, "Failed to configure rate limit: {reason}")
 
 TICK_RATE = 1_000_000_000
 """Ticks are nanoseconds."""
@@ -167,9 +172,7 @@ def register_stat_methods(dispatcher: Dispatcher, registry: Registry) -> None:
         if params.opc is not None:
             op = next((op for op, name in OP_NAMES.items() if name == params.opc), None)
             if op is None:
-                raise RpcError(
-                    INTERNAL_ERROR, "Invalid Io type", f"opc: {params.opc!r} is no I/O type"
-                )
+                raise RpcError(*INVALID_IO_TYPE, f"opc: {params.opc!r} is no I/O type")
         if not params.enable:
             await disable_histogram(bdev)
             return True
@@ -211,28 +214,40 @@ def register_stat_methods(dispatcher: Dispatcher, registry: Registry) -> None:
         given = {name: getattr(params, name) for name in LIMIT_NAMES}
         limits = {n: v for n, v in given.items() if v is not None and v != UINT64_MAX}
         if not limits:
-            raise RpcError(-errno.EINVAL, "No rate limits specified")
+            raise RpcError(*NO_LIMITS)
         try:
             await set_rate_limits(bdev, limits)
         except BdevError as error:
+            code, text = LIMIT_REFUSED
             reason = error_from_errno(error.errno).message
-            raise RpcError(
-                INVALID_PARAMS, f"Failed to configure rate limit: {reason}", str(error)
-            ) from error
+            raise RpcError(code, text.format(reason=reason), str(error)) from error
         return True
 
     async def set_period(params: SamplingPeriodParams) -> bool:
         set_sampling_period(ready(params.name), params.period)
         return True
 
-    for name, handler, decoded, result in (
-        ("bdev_get_iostat", get_iostat, GetIostatParams, Iostat),
-        ("bdev_reset_iostat", reset_iostat, ResetIostatParams, bool),
-        ("bdev_enable_histogram", set_histogram, EnableHistogramParams, bool),
-        ("bdev_get_histogram", histogram, NameParams, results.Histogram),
-        ("bdev_get_histogram_borders", histogram_borders, HistogramBordersParams, HistogramBorders),
-        ("bdev_set_qos_limit", set_qos_limit, QosLimitParams, bool),
-        ("bdev_set_qd_sampling_period", set_period, SamplingPeriodParams, bool),
+    invalid = failures(errno.EINVAL)
+    for name, handler, decoded, result, errors in (
+        ("bdev_get_iostat", get_iostat, GetIostatParams, Iostat, invalid),
+        ("bdev_reset_iostat", reset_iostat, ResetIostatParams, bool, ()),
+        (
+            "bdev_enable_histogram",
+            set_histogram,
+            EnableHistogramParams,
+            bool,
+            (*invalid, INVALID_IO_TYPE),
+        ),
+        ("bdev_get_histogram", histogram, NameParams, results.Histogram, (NOT_ENABLED,)),
+        (
+            "bdev_get_histogram_borders",
+            histogram_borders,
+            HistogramBordersParams,
+            HistogramBorders,
+            (NOT_ENABLED,),
+        ),
+        ("bdev_set_qos_limit", set_qos_limit, QosLimitParams, bool, (NO_LIMITS, LIMIT_REFUSED)),
+        ("bdev_set_qd_sampling_period", set_period, SamplingPeriodParams, bool, ()),
     ):
         dispatcher.register(
             Method(
@@ -242,7 +257,7 @@ def register_stat_methods(dispatcher: Dispatcher, registry: Registry) -> None:
                 INTERNAL_ERROR,
                 DECODE_OBJECT_FAILED,
                 result=result,
-                errors=NO_DEVICE,
+                errors=(*NO_DEVICE, *errors),
             )
         )
 
