@@ -295,7 +295,7 @@ class Run:
     def _class(self, case: Case, target: Target) -> None:
         if not case.untried:
             for what, params, by_name in (
-                ("call", case.minimal, False),
+                ("call", case.minimal if case.bare else case.params, False),
                 ("a method of its name", {**case.params}, True),
             ):
                 filled = target.fill(params)
