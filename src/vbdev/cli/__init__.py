@@ -22,6 +22,7 @@ COMMANDS = {
     "rpc": "call a JSON-RPC method of a running daemon",
     "ls": "show a running daemon's bdevs as a tree",
     "bench": "measure a stack of block devices, in this process",
+    "completion": "print a script that completes vbdev's words in bash, zsh or fish",
     "demo": "show a passthru disk served to a real NBD client, with the figures",
 }
 
@@ -53,6 +54,10 @@ def main(argv: list[str] | None = None) -> int:
         argv = sys.argv[1:]
         if Path(sys.argv[0]).name == "spdk_tgt":
             argv = ["spdk-tgt", *argv]
+    if argv[:1] == ["__complete"]:  # what the scripts of `completion` ask
+        from vbdev.cli.complete import main as complete
+
+        return complete(argv[1:])
     only = next((word for word in argv if word in COMMANDS), None)
     arguments = build_parser(only or "").parse_args(argv)
     try:

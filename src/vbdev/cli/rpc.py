@@ -117,7 +117,7 @@ def text_parameters(connection: Connection, method: str) -> set[str]:
 
     declared = getattr(Methods, method, None)
     if declared is not None:
-        text = ("str", "UUID", 'Literal["')
+        text = ("str", "UUID", "Literal['")
         return {
             name
             for name, annotation in declared.__annotations__.items()
