@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from support import clients
-from vbdev.rpc.client import RpcClient
-from vbdev.rpc.errors import RpcError
+from vbdev.client import Client, RpcError
 from vbdev.testing.daemon import Daemon
 
 COMMAND = [sys.executable, "-m", "vbdev", "spdk-tgt"]
@@ -240,6 +239,17 @@ def test_configuration(start, tmp_path):
         assert [b["name"] for b in daemon.client.call("bdev_get_bdevs")] == ["N0"]
 
 
+def test_configuration_from_a_pipe(tmp_path):
+    words = [*COMMAND, "-c", "/dev/stdin", "-r", tmp_path / "r.sock"]
+    with subprocess.Popen(list(map(str, words)), stdin=subprocess.PIPE, text=True) as process:
+        process.stdin.write(json.dumps(config(null("N0"))))
+        process.stdin.close()
+        with Client.connect(str(tmp_path / "r.sock"), timeout_s=20) as client:
+            assert [bdev.name for bdev in client.bdev_get_bdevs()] == ["N0"]
+        process.terminate()
+        assert process.wait(20) == 0
+
+
 def test_configuration_that_fails(start, tmp_path):
     made = config(null("N0"), null("N0"), null("N1"))
     daemon = start("--json-ignore-init-errors", config=made)
@@ -340,8 +350,8 @@ def test_unchanged_client(start):
     socket = start("-m", "0x1").rpc_socket
     made = clients.run("spdk-rpc", "-s", socket, "bdev_malloc_create", "1", "512", "-b", "M0")
     assert made.strip() == "M0"
-    with RpcClient(socket) as client:
-        assert [bdev["name"] for bdev in client.call("bdev_get_bdevs")] == ["M0"]
+    with Client(socket) as client:
+        assert [bdev.name for bdev in client.bdev_get_bdevs()] == ["M0"]
 
 
 def wait_until(condition, timeout_s=20):

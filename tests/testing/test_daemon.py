@@ -130,6 +130,11 @@ def test_a_path_that_is_too_long(tmp_path):
         Daemon(directory=directory)
 
 
+def test_it_has_to_serve_rpc(tmp_path):
+    with pytest.raises(ValueError, match="--no-rpc-server"):
+        Daemon("--no-rpc-server", directory=tmp_path)
+
+
 def test_a_long_temporary_directory(tmp_path, monkeypatch):
     directory = tmp_path / ("x" * 100)
     directory.mkdir()

@@ -74,6 +74,8 @@ class Daemon:
         start_timeout_s: float = 30,
         stop_timeout_s: float = 30,
     ) -> None:
+        if "--no-rpc-server" in words:
+            raise ValueError("--no-rpc-server: it is by RPC that a Daemon knows when it serves")
         self._own_directory = directory is None
         if directory is not None and not fits(directory):
             raise ValueError(f"{directory}: too long a path for a socket; give another directory")
