@@ -1,12 +1,14 @@
 """Generic methods against a whole daemon: signals end it, levels change what it writes."""
 
 import contextlib
+import logging
 import os
 import time
 
 import pytest
 
 from support.daemon import Daemon
+from vbdev.cli import main
 from vbdev.rpc.errors import RpcError
 
 TIMEOUT_S = 10
@@ -107,3 +109,11 @@ def test_a_thread_is_bound_to_a_cpu(serve):
     assert os.sched_getaffinity(tids[0]) == os.sched_getaffinity(0)
     masks = [one["cpumask"] for one in daemon.rpc.call("thread_get_stats")["threads"]]
     assert masks == [f"{sum(1 << one for one in os.sched_getaffinity(0)):x}", f"{1 << cpu:x}"]
+
+
+def test_serve_leaves_the_log_as_it_was(tmp_path, capsys):
+    before = logging.getLogger().handlers[:], logging.getLogger().level
+    words = ["serve", "malloc:1KiB,block_size=1", "--rpc-socket", str(tmp_path / "r.sock")]
+    assert main(words) == 1
+    assert "vbdev serve: " in capsys.readouterr().err
+    assert (logging.getLogger().handlers, logging.getLogger().level) == before

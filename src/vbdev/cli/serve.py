@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import sys
 import urllib.parse
@@ -56,6 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
     if logs.print_level in ("INFO", "DEBUG"):
         logs.set_flag("all")
     logs.open(sys.stderr)
+    with contextlib.closing(logs):
+        return _serve(arguments, logs)
+
+
+def _serve(arguments: argparse.Namespace, logs: Logs) -> int:
     try:
         app = App(num_reactors=arguments.reactors, logs=logs)
     except AppError as error:

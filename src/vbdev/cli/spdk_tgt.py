@@ -245,11 +245,12 @@ def run(arguments: argparse.Namespace) -> int:
             return _refuse(f"unknown flag: {flag}; flags: {', '.join(logs.flags)}, all", 2)
         logs.print_level = "DEBUG"
     logs.open(sys.stderr)
-    if arguments.ignored:
-        _say(f"accepted, and without a meaning here: {' '.join(arguments.ignored)}")
-    if not arguments.limit_coredump:
-        _allow_core_dumps()
-    return _serve(arguments, cores, logs)
+    with contextlib.closing(logs):
+        if arguments.ignored:
+            _say(f"accepted, and without a meaning here: {' '.join(arguments.ignored)}")
+        if not arguments.limit_coredump:
+            _allow_core_dumps()
+        return _serve(arguments, cores, logs)
 
 
 def _serve(arguments: argparse.Namespace, cores: list[Core], logs: Logs) -> int:
