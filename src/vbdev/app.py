@@ -15,13 +15,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vbdev.bdev import Bdev, BdevError, BdevState, VirtualBdev
-from vbdev.config import Config
+from vbdev.config import Config, ConfigCall
 from vbdev.context_switches import ContextSwitchMonitor
 from vbdev.core.batch import load_columns
 from vbdev.core.channel import Channel
@@ -36,6 +36,7 @@ from vbdev.reactors import Reactors
 from vbdev.registry import Registry, subsystem_calls
 from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
 from vbdev.rpc.dispatch import Dispatcher, State
+from vbdev.rpc.errors import RpcError
 from vbdev.rpc.examine_methods import register_examine_methods
 from vbdev.rpc.framework_methods import Subsystems, register_framework_methods
 from vbdev.rpc.holder_methods import register_holder_methods
@@ -51,7 +52,7 @@ from vbdev.rpc.schema_methods import register_schema_methods
 from vbdev.rpc.server import RpcServer
 from vbdev.rpc.stat_methods import register_stat_methods
 from vbdev.rpc.thread_methods import register_thread_methods
-from vbdev.startup import Startup
+from vbdev.startup import Startup, note, refuse
 from vbdev.targets.nbd import NbdDisks, NbdServer
 from vbdev.task import Future, wake
 from vbdev.watchdog import Watchdog
@@ -231,15 +232,21 @@ class App:
         except (BdevError, OSError) as error:
             raise AppError(str(error)) from error
 
-    def begin_config(self, config: Config, *, ignore_errors: bool = False) -> None:
+    def begin_config(
+        self,
+        config: Config,
+        *,
+        ignore_errors: bool = False,
+        on_error: Callable[[ConfigCall, RpcError], object] | None = None,
+    ) -> None:
         """Carry out those calls of a configuration that come before all bdevs: options.
 
         After the modules are loaded, whose methods it may name. ConfigError: what is wrong where,
-        a method that nobody has included; with `ignore_errors`, the log says so.
+        a method that nobody has included; with `ignore_errors`, the log says so; with `on_error`,
+        that is told, and decides.
         """
-        self._startup = Startup(
-            config, self.dispatcher, self.subsystems, ignore_errors=ignore_errors
-        )
+        on_error = on_error or (note if ignore_errors else refuse)
+        self._startup = Startup(config, self.dispatcher, self.subsystems, on_error=on_error)
         before, self.dispatcher.state = self.dispatcher.state, State.STARTUP
         try:
             self.reactor.run_until_complete(self._startup.carry_out_startup())

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from vbdev.config import Config, ConfigCall, ConfigError
 from vbdev.rpc.dispatch import Dispatcher, State
 from vbdev.rpc.errors import METHOD_NOT_FOUND, RpcError
 
-__all__ = ["Startup"]
+__all__ = ["Startup", "note", "refuse"]
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ class Startup:
     """One configuration, on its way into a dispatcher.
 
     subsystems: names of those that there are. What a file has for others is left out.
-    ignore_errors: say what goes wrong in the log, and go on (SPDK: --json-ignore-init-errors).
+    on_error(call, error): told what goes wrong; what it does not raise is passed over. By default
+        the first one raises ConfigError.
     """
 
     def __init__(
@@ -41,14 +42,16 @@ class Startup:
         dispatcher: Dispatcher,
         subsystems: Collection[str],
         *,
-        ignore_errors: bool = False,
+        on_error: Callable[[ConfigCall, RpcError], object] | None = None,
     ) -> None:
         self._dispatcher = dispatcher
-        self._ignore_errors = ignore_errors
+        self._on_error = on_error or refuse
         self._calls = list(self._known(config, subsystems))
 
     def _known(self, config: Config, subsystems: Collection[str]) -> list[ConfigCall]:
         """Return the calls of methods that there are; ConfigError for one that is missing."""
+        if not config.has_subsystems:
+            log.warning('%s: no list "subsystems" at the top; nothing to carry out', config.path)
         known = []
         left_out: dict[str, int] = {}
         for call in config.calls:
@@ -57,7 +60,7 @@ class Startup:
             elif call.subsystem not in subsystems:
                 left_out[call.subsystem] = left_out.get(call.subsystem, 0) + 1
             else:
-                self._failed(call, RpcError(METHOD_NOT_FOUND, "Method not found"))
+                self._on_error(call, RpcError(METHOD_NOT_FOUND, "Method not found"))
         for subsystem, number in left_out.items():
             log.warning(
                 "%s: there is no subsystem %s here; %d of its calls are left out",
@@ -67,18 +70,13 @@ class Startup:
             )
         return known
 
-    def _failed(self, call: ConfigCall, error: RpcError) -> None:
-        if not self._ignore_errors:
-            raise ConfigError(f"{call.where}: {call.method}: {error}") from error
-        log.error("%s: %s: %s", call.where, call.method, error)
-
     async def carry_out_startup(self) -> None:
         """Carry out the first pass. ConfigError: what is wrong where."""
         for call in self._calls:
             if State.STARTUP in self._states(call):
                 error = await self._call(call)
                 if error is not None:
-                    self._failed(call, error)
+                    self._on_error(call, error)
 
     async def carry_out_runtime(self) -> None:
         """Carry out the second pass. ConfigError: what is wrong where."""
@@ -92,10 +90,10 @@ class Startup:
                 if _is_absence(error) and not call.method.endswith(UNDOING):
                     put_off.append((call, error))
                 else:
-                    self._failed(call, error)
+                    self._on_error(call, error)
             if len(put_off) == len(calls):
                 for call, error in put_off:
-                    self._failed(call, error)
+                    self._on_error(call, error)
                 return
             calls = [call for call, _ in put_off]
             if calls:  # perhaps what they are about is found on a disk
@@ -112,6 +110,16 @@ class Startup:
         except RpcError as error:
             return error
         return None
+
+
+def refuse(call: ConfigCall, error: RpcError) -> None:
+    """Raise ConfigError with what went wrong, and where."""
+    raise ConfigError(f"{call.where}: {call.method}: {error}") from error
+
+
+def note(call: ConfigCall, error: RpcError) -> None:
+    """Log what went wrong, and where (SPDK: --json-ignore-init-errors)."""
+    log.error("%s: %s: %s", call.where, call.method, error)
 
 
 def _is_absence(error: RpcError) -> bool:

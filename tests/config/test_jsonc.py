@@ -23,6 +23,7 @@ VALUES = st.recursive(
 COMMENTS = st.sampled_from(["", " ", "\n", '// x "\n', "/* } \n */", "/**/", "\t//\n"])
 
 
+@pytest.mark.rule("A.22.7")
 @given(VALUES, st.data())
 def test_what_json_reads_and_comments_in_between(value, data):
     """Comments anywhere between tokens change nothing; what looks like one in a string is text."""

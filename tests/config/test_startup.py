@@ -54,6 +54,7 @@ def passthru(name, base):
     return ("bdev_passthru_create", {"name": name, "base_bdev_name": base})
 
 
+@pytest.mark.rule("A.22.8")
 def test_options_come_first_and_only_once(app, load):
     """A method that is possible at both times is called in the first pass."""
     called = []
@@ -71,6 +72,7 @@ def test_options_come_first_and_only_once(app, load):
     assert app.dispatcher.state is State.RUNTIME
 
 
+@pytest.mark.rule("A.22.5")
 def test_any_order_will_do(app, tmp_path):
     """Limits, histograms and exports may stand before their bdevs, these before their bases."""
     calls = [
@@ -97,6 +99,7 @@ def test_any_order_will_do(app, tmp_path):
             app.close()
 
 
+@pytest.mark.rule("A.22.7")
 def test_what_is_never_there_is_said_with_its_line(load):
     text = """{
       // a comment

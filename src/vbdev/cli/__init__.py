@@ -1,4 +1,4 @@
-"""The command line: `vbdev serve | spdk-tgt | rpc | ls | bench | demo`, one file each.
+"""The command line: `vbdev serve | spdk-tgt | rpc | ls | config | bench | demo`, one file each.
 
 Results go to stdout, talk goes to stderr; exit status 0, 1 for a failure, 2 for wrong usage.
 A subcommand's file is imported when it is called, so that `vbdev rpc` starts without the core.
@@ -21,6 +21,7 @@ COMMANDS = {
     "spdk-tgt": "serve as SPDK's spdk_tgt does, with its options",
     "rpc": "call a JSON-RPC method of a running daemon",
     "ls": "show a running daemon's bdevs as a tree",
+    "config": "say what a configuration would do, without doing it",
     "bench": "measure a stack of block devices, in this process",
     "completion": "print a script that completes vbdev's words in bash, zsh or fish",
     "demo": "show a passthru disk served to a real NBD client, with the figures",

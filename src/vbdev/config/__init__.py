@@ -9,7 +9,6 @@ out, is told in `vbdev.startup`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,6 @@ from typing import Any
 from vbdev.config.jsonc import JsoncError, JsonObject, Place, parse
 
 __all__ = ["Config", "ConfigCall", "ConfigError", "load_config", "read_config"]
-
-log = logging.getLogger(__name__)
 
 ENTRY_KEYS = ("method", "params")
 
@@ -46,6 +43,8 @@ class Config:
     path: str
     calls: tuple[ConfigCall, ...]
     """In the order of the file."""
+    has_subsystems: bool = True
+    """Whether there was a list of them at the top. As in SPDK none is no mistake."""
 
 
 def load_config(path: str) -> list[ConfigCall]:
@@ -63,7 +62,9 @@ def read_config(path: str) -> Config:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8") from error
     place = Place(text)
     try:
-        return Config(path, tuple(_Reader(path, place).calls(parse(text))))
+        document = parse(text)
+        calls = tuple(_Reader(path, place).calls(document))
+        return Config(path, calls, has_subsystems="subsystems" in document)
     except JsoncError as error:
         where = f"{path}:{place.line(error.at)}:{place.column(error.at)}"
         raise ConfigError(f"{where}: {error}") from error
@@ -79,8 +80,7 @@ class _Reader:
     def calls(self, document: Any) -> Iterator[ConfigCall]:
         if not isinstance(document, JsonObject):
             raise JsoncError('an object with a list "subsystems" is expected', 0)
-        if "subsystems" not in document:  # as SPDK: nothing to do is no mistake
-            log.warning('%s: no list "subsystems" at the top; nothing to carry out', self._path)
+        if "subsystems" not in document:
             return
         for number, subsystem in enumerate(
             self._list(document, "subsystems", '"subsystems" is no list'), 1

@@ -91,20 +91,23 @@ class Malloc(Bdev):
         self.numa_id = params.numa_id  # shown even where it is ANY_NODE, as SPDK's is
         self.optimal_io_boundary = params.optimal_io_boundary
         self.split_on_optimal_io_boundary = self.optimal_io_boundary > 0
+        # Protection information is checked where the data is mapped, which a domain's is not.
+        self.memory_domains = () if self.dif_type else tuple(DmaDeviceType)
+        await self._reserve(who, len(nodes))
+
+    async def _reserve(self, who: str, num_nodes: int) -> None:
         try:
             self._ram = RamDisk(self.num_blocks, self.block_size, self.metadata_layout())
         except (MemoryError, OverflowError) as error:
             raise BdevError(
                 errno.ENOMEM, f"{who}: no memory for {self.size_bytes} bytes"
             ) from error
-        if self.numa_id != ANY_NODE and len(nodes) > 1:
+        if self.numa_id is not None and self.numa_id != ANY_NODE and num_nodes > 1:
             number = self._ram.prefer_node(self.numa_id)
             if number:
                 raise BdevError(
                     number, f"{who}: no memory of NUMA node {self.numa_id}: {os.strerror(number)}"
                 )
-        # Protection information is checked where the data is mapped, which a domain's is not.
-        self.memory_domains = () if self.dif_type else tuple(DmaDeviceType)
         if self.dif_type:
             await self._format()
 

@@ -22,7 +22,16 @@ from pathlib import Path
 from vbdev.bdev import BdevError
 from vbdev.core.fileio import can_punch, dio_alignment
 
-__all__ = ["FileGeometry", "FileLockedError", "close_file", "open_again", "open_file", "size_of"]
+__all__ = [
+    "FileGeometry",
+    "FileLockedError",
+    "FileSurvey",
+    "close_file",
+    "open_again",
+    "open_file",
+    "size_of",
+    "survey_file",
+]
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +81,7 @@ def open_file(
     block_size: bytes, or None for what the file asks for.
     """
     where = f"{who}: {filename}"
-    if block_size is not None and (block_size < MIN_BLOCK_SIZE or block_size & (block_size - 1)):
-        raise BdevError(
-            errno.EINVAL,
-            f"{where}: block_size {block_size} is no power of two of at least {MIN_BLOCK_SIZE}",
-        )
+    _check_block_size(where, block_size)
     with contextlib.ExitStack() as undo:
         fd, status = _open(where, filename, readonly=readonly)
         undo.callback(os.close, fd)
@@ -125,6 +130,39 @@ def open_file(
     return geometry
 
 
+@dataclass(frozen=True, slots=True)
+class FileSurvey:
+    """What can be told of a file without opening it. Sizes in bytes."""
+
+    key: FileKey
+    size: int
+    block_size: int
+
+
+def survey_file(who: str, filename: str, *, readonly: bool, block_size: int | None) -> FileSurvey:
+    """Measure a file as `open_file` would, and open nothing; BdevError as there.
+
+    What only opening tells is not found: who has it locked or mounted, what O_DIRECT wants. A block
+    size that nobody gave is that of the device, and 512 bytes of a regular file.
+    """
+    where = f"{who}: {filename}"
+    _check_block_size(where, block_size)
+    with _named(where):
+        status = Path(filename).stat()
+        _check_type(where, status.st_mode)
+        if not os.access(filename, os.R_OK if readonly else os.R_OK | os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    is_device = stat.S_ISBLK(status.st_mode)
+    size, logical = status.st_size, MIN_BLOCK_SIZE
+    if is_device:
+        logical = _queue_limit(status.st_rdev, "logical_block_size") or MIN_BLOCK_SIZE
+        size = _sectors(status.st_rdev) * MIN_BLOCK_SIZE
+    block_size = block_size or logical
+    _check_size(where, size, block_size, logical)
+    key = ("device", status.st_rdev, 0) if is_device else ("file", status.st_dev, status.st_ino)
+    return FileSurvey(key, size, block_size)
+
+
 def close_file(geometry: FileGeometry) -> None:
     """Unlock and close a file. What it holds is not synced by that."""
     del _open_files[geometry.key]
@@ -169,6 +207,14 @@ def _open(where: str, filename: str, *, readonly: bool) -> tuple[int, os.stat_re
         os.close(fd)
         raise
     return fd, status
+
+
+def _check_block_size(where: str, block_size: int | None) -> None:
+    if block_size is not None and (block_size < MIN_BLOCK_SIZE or block_size & (block_size - 1)):
+        raise BdevError(
+            errno.EINVAL,
+            f"{where}: block_size {block_size} is no power of two of at least {MIN_BLOCK_SIZE}",
+        )
 
 
 def _check_type(where: str, mode: int) -> None:
@@ -285,6 +331,14 @@ def _queue_limit(device: int, name: str) -> int:
     for queue in (base / "queue", base / ".." / "queue"):  # of a partition: the disk's
         with contextlib.suppress(OSError, ValueError):
             return int((queue / name).read_text())
+    return 0
+
+
+def _sectors(device: int) -> int:
+    """Return the size of a block device from sysfs, in units of 512 bytes; 0 if it says nothing."""
+    path = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/size")
+    with contextlib.suppress(OSError, ValueError):
+        return int(path.read_text())
     return 0
 
 
