@@ -76,8 +76,7 @@ class Case:
     bare: whether a method without required parameters may be called without any.
     before, after: calls that make room for each valid call, and clear up; `$RESULT` is its result.
     refused: calls that decode and are refused.
-    otherwise: by label, the answer of SPDK's where it is not `undecoded`; None: it takes it.
-    instead: by label, what vbdev answers in place of SPDK's answer.
+    instead: by label (`Check.what`), what vbdev answers in place of SPDK's answer.
     words: for spdk-rpc, after its options; None: it has no such command.
     printed: what spdk-rpc prints of the result: "json", "words" or "nothing".
     once: a call changes what the daemon is, so that each needs a daemon of its own.
@@ -99,7 +98,6 @@ class Case:
     before: tuple[Call, ...] = ()
     after: tuple[Call, ...] = ()
     refused: tuple[Refused, ...] = ()
-    otherwise: dict[str, tuple[int, str] | None] = field(default_factory=dict)
     instead: dict[str, Instead] = field(default_factory=dict)
     words: tuple[str, ...] | None = ()
     printed: str = "json"

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +193,7 @@ class Run:
                 self._check(method, "spdk-rpc", one.what, self._printed_refusal, case, target, one)
 
     def _taken(self, case: Case, target: Target, what: str, params: str | None) -> None:
-        instead = _looked_up(case.instead, what, None)
+        instead = case.instead.get(what)
         if instead is not None:
             case = replace(case, result=instead.result, also=None)
         try:
@@ -238,10 +237,8 @@ class Run:
                 target.must(call, result)
 
     def _undecodable(self, case: Case, target: Target, what: str, params: str | None) -> None:
-        expected = _looked_up(case.otherwise, what, case.undecodable)
-        instead = _looked_up(case.instead, what, None)
-        if instead is not None:
-            expected = instead.answer
+        instead = case.instead.get(what)
+        expected = instead.answer if instead else case.undecodable
         why = instead.why if instead else ""
         try:
             if expected is None:
@@ -261,7 +258,7 @@ class Run:
         self._note(case.method, "undecodable", what, problem, why)
 
     def _refused(self, case: Case, target: Target, one: Refused) -> None:
-        instead = _looked_up(case.instead, one.what, None)
+        instead = case.instead.get(one.what)
         answer = instead.answer if instead else one.answer
         why = instead.why if instead else ""
         params = json.dumps(target.fill(one.params))
@@ -307,9 +304,8 @@ class Run:
                     json.dumps(filled) if filled else None,
                 )  # fmt: skip
         wrong = {**target.fill(case.params), requests.UNKNOWN: 1}
-        what = "an unknown parameter besides"
-        expected = _looked_up(case.otherwise, what, case.undecodable)
-        if expected is not None and _looked_up(case.instead, what, None) is None:
+        expected = case.undecodable
+        if expected is not None and "an unknown parameter besides" not in case.instead:
             self._check(
                 case.method, "class", "an unknown parameter",
                 _expect, expected, target.call, case.method, wrong,
@@ -411,10 +407,6 @@ def _judge(case: Case, result: Any, params: dict[str, Any] | None) -> str:
         return problem
     given = (params or {}).get(case.echoes, result) if case.echoes else result
     return "" if given == result else f"result: {result!r}, not {given!r}"
-
-
-def _looked_up(table: dict[str, Any], what: str, default: Any) -> Any:
-    return next((value for label, value in table.items() if fnmatchcase(what, label)), default)
 
 
 def _parsed(case: Case, printed: str) -> Any:

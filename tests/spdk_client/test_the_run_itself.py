@@ -14,12 +14,12 @@ pytestmark = pytest.mark.client
 TRUE_CASE = CASES["bdev_null_delete"]
 
 
-@pytest.fixture
-def ask(tmp_path):
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory):
     """Return a function that asks one case and returns its checks, failed ones by kind."""
     if find("spdk-rpc") is None:
         missing("spdk is not installed")
-    run = Run(tmp_path / "run")
+    run = Run(tmp_path_factory.mktemp("spdk") / "run")
 
     def one(case):
         run.report.checks.clear()
