@@ -14,6 +14,7 @@ from vbdev.app import App
 from vbdev.params import UINT64_MAX
 from vbdev.rpc.field_docs import FieldDocs
 from vbdev.rpc.schema import describe_methods
+from vbdev.task import gather
 
 sys.path.insert(0, str(Path(__file__).parent))
 from openrpc import DOCUMENT
@@ -274,3 +275,16 @@ def test_over_the_wire(serve, tmp_path):
     assert [one["name"] for one in document["methods"]] == daemon.rpc.call("rpc_get_methods")
     assert method(document, "bdev_tint_create")
     assert daemon.rpc.call("rpc_get_schema") == document
+
+
+def test_many_who_ask_at_once_have_one_answer(local_app):
+    app = local_app.app
+    local_app.start()
+
+    async def ask():
+        asked = [app.reactor.spawn(app.dispatcher.call("rpc_get_schema")) for _ in range(8)]
+        return await gather(asked)
+
+    first, *others = local_app.run(ask())
+    assert first["methods"]
+    assert all(other is first for other in others)

@@ -15,13 +15,21 @@ __all__ = ["register_schema_methods"]
 def register_schema_methods(dispatcher: Dispatcher, reactor: Reactor) -> None:
     """Add the method to a dispatcher."""
     made: tuple[list[Method], dict[str, Any]] = ([], {})
+    making: Future[None] | None = None
 
     async def get_schema(_params: None) -> dict[str, Any]:
         """Describe every method, those of modules included, as an OpenRPC document."""
-        nonlocal made
+        nonlocal made, making
+        while making is not None:  # once for all who ask; nor can CPython's ast have two threads
+            await making
         methods = dispatcher.methods()
         if made[0] != methods:  # the first time, or a module has come
-            made = (methods, await _on_a_thread(reactor, methods))
+            making = Future()
+            try:
+                made = (methods, await _on_a_thread(reactor, methods))
+            finally:
+                ended, making = making, None
+                ended.set_result(None)
         return made[1]
 
     both = State.STARTUP | State.RUNTIME
