@@ -171,6 +171,26 @@ def test_get_one_that_is_absent(control):
     assert [bdev.name for bdev in waiting.result()] == ["Disk"]
 
 
+def test_one_that_is_being_removed_is_gone_for_who_asks(control):
+    """It can not be opened any more. Who has it open is for the stack to say."""
+    disk = control.stack.disk(Stub)
+    control.malloc(name="Other")
+    control.stack.open("Disk").submit(Op.READ)  # what is under way is waited for
+    removal = control.stack.reactor.spawn(
+        control.dispatcher.call("bdev_stub_delete", {"name": "Disk"})
+    )
+    control.stack.settle()
+    assert not removal.done
+    assert control.names() == ["Other"]
+    assert control.fails("bdev_get_bdevs", name="Disk") == (-19, "No such device")
+    assert control.detail == "bdev 'Disk' is being removed"
+    assert control.fails("bdev_get_bdevs", name="Disk", timeout=100)[0] == -110
+    assert [entry["state"] for entry in control.call("vbdev_get_stack")] == ["removing", "ready"]
+    disk.complete()
+    control.stack.settle()
+    assert removal.result() is True
+
+
 @pytest.mark.parametrize(
     "params", [{"name": 5}, {"nam": "Disk"}, {"timeout": "x"}, {"timeout": -1}, {"timeout": 2**64}]
 )
