@@ -15,7 +15,7 @@ import time
 import pytest
 
 from support.raw_rpc import RawRpc
-from vbdev.rpc.connection import PAUSE_UNSENT_BYTES
+from vbdev.rpc.connection import MAX_IN_FLIGHT_BYTES, PAUSE_UNSENT_BYTES
 from vbdev.rpc.server import DRAIN_TIMEOUT_S, MAX_CONNECTIONS
 from vbdev.wire.jsonrpc import MAX_REQUEST_BYTES, MAX_REQUEST_VALUES
 
@@ -171,12 +171,17 @@ def test_a_request_byte_by_byte(connect, still_serves):
 
 
 def flood(client, call):
-    """Send calls until nothing more is taken for a while; return how many bytes went."""
+    """Send many calls until nothing more is taken for a while; return how many bytes went."""
+    return flood_with(client, call * 1000)
+
+
+def flood_with(client, piece):
+    """The same, in pieces of one's own."""
     client.socket.settimeout(0.3)
     sent = 0
     with contextlib.suppress(TimeoutError):
         while sent < 64 * MIB:
-            sent += client.socket.send(call * 1000)
+            sent += client.socket.send(piece[sent % len(piece) :])
     return sent
 
 
@@ -226,6 +231,20 @@ def test_one_that_asks_for_more_than_it_can_hold(daemon, connect, still_serves):
     assert "longer than 33554432 bytes" in refused[0]["error"]["data"]
     assert daemon.status("VmHWM") - before < 4 * 32 << 10
     still_serves()
+    daemon.stop()
+
+
+def test_many_long_requests_that_wait(daemon, connect, grown, still_serves):
+    """Each keeps its parameters until it ends; what may be in flight is bounded in bytes too."""
+    call = {"method": "bdev_get_bdevs", "params": {"name": "x" * 250_000, "timeout": 3_600_000}}
+    clients = [connect() for _ in range(8)]
+    for client in clients:
+        assert flood_with(client, json.dumps({"id": 1, **call}).encode()) < 3 * MIB
+    still_serves()
+    assert grown() < NOISE_KIB + len(clients) * 8 * MAX_IN_FLIGHT_BYTES // 1024
+    for client in clients:
+        client.close()
+    daemon.check_log = lambda: None
     daemon.stop()
 
 

@@ -14,7 +14,7 @@ from vbdev.listen import ListenError
 from vbdev.reactor import Reactor
 from vbdev.rpc import connection as connection_module
 from vbdev.rpc.client import RpcClient
-from vbdev.rpc.connection import MAX_IN_FLIGHT, PAUSE_UNSENT_BYTES
+from vbdev.rpc.connection import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, PAUSE_UNSENT_BYTES
 from vbdev.rpc.dispatch import Dispatcher, Method
 from vbdev.rpc.errors import RpcError
 from vbdev.rpc.server import MAX_CONNECTIONS, RpcServer
@@ -271,6 +271,24 @@ def test_more_in_flight_than_may_be(daemon, raw):
     assert_idle(daemon)
     daemon.release()
     assert len(read_lines(client, 1500)) == 1500
+
+
+@pytest.mark.rule("A.23.12")
+def test_more_bytes_in_flight_than_may_be(daemon, raw):
+    client = raw()
+    filler = " " * 100_000
+    call = b'{"id":1,"method":%s"held"}' % filler.encode()
+    threading.Thread(target=client.sendall, args=(call * 40,), daemon=True).start()
+    until(lambda: len(daemon.calls) * len(call) > MAX_IN_FLIGHT_BYTES)
+    assert_idle(daemon)
+    assert len(daemon.calls) == MAX_IN_FLIGHT_BYTES // len(call) + 1
+    daemon.release()
+    assert len(read_lines(client, 40)) == 40
+    (connection,) = daemon.connections()
+    assert connection._in_flight_bytes == 0
+    assert client.send(b'[{"id":1,"method":"held"},{"id":2,"method":"big"}]')
+    read_lines(client, 1)
+    assert connection._in_flight_bytes == 0
 
 
 @pytest.mark.rule("A.23.11")

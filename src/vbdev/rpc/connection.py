@@ -34,6 +34,7 @@ from vbdev.wire.jsonrpc import (
 
 __all__ = [
     "MAX_IN_FLIGHT",
+    "MAX_IN_FLIGHT_BYTES",
     "MAX_UNSENT_BYTES",
     "PAUSE_UNSENT_BYTES",
     "RECEIVE_BYTES",
@@ -51,6 +52,8 @@ START_BUDGET_US: Final = 500
 """How long starting them may take in one turn, in us; the one that exceeds it is the last."""
 MAX_IN_FLIGHT: Final = 1024
 """Requests of one client that may wait for their results before it is read from again."""
+MAX_IN_FLIGHT_BYTES: Final = 1 << 20
+"""What their texts may have together; one more is taken than fit."""
 PAUSE_UNSENT_BYTES: Final = 1 << 20
 """Unsent answers beyond which a client is not read from."""
 MAX_UNSENT_BYTES: Final = 32 << 20
@@ -63,9 +66,10 @@ No single answer, nor a batch's together, may be longer: an error stands in its 
 class _BatchRun:
     """A batch under way: what is left to start, and the answers so far, in their places."""
 
-    __slots__ = ("answers", "left_bytes", "unanswered", "unstarted")
+    __slots__ = ("answers", "left_bytes", "size_bytes", "unanswered", "unstarted")
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
         self.unstarted = enumerate(batch.requests)
         self.unanswered = len(batch.requests)
         self.answers = [b""] * self.unanswered
@@ -89,6 +93,7 @@ class Connection:
         held: bool = False,
     ) -> None:
         self.in_flight = 0
+        self._in_flight_bytes = 0
         self._held = held
         self._reactor = reactor
         self._socket = connection
@@ -199,7 +204,10 @@ class Connection:
 
     def _is_full(self) -> bool:
         return (
-            self._held or self.in_flight >= MAX_IN_FLIGHT or len(self._unsent) > PAUSE_UNSENT_BYTES
+            self._held
+            or self.in_flight >= MAX_IN_FLIGHT
+            or (self._in_flight_bytes > MAX_IN_FLIGHT_BYTES and self._batch is None)
+            or len(self._unsent) > PAUSE_UNSENT_BYTES
         )
 
     def _start_next(self) -> bool:
@@ -209,14 +217,17 @@ class Connection:
         event = None if self._no_more_requests else self._codec.next_event()
         if event is None:
             return False
+        size_bytes = self._codec.event_bytes
         if isinstance(event, Batch):
-            self._batch = _BatchRun(event)
+            self._in_flight_bytes += size_bytes
+            self._batch = _BatchRun(event, size_bytes)
         elif isinstance(event, Refusal):
             self._send(_refused(event))
             self._no_more_input |= event.close
         else:
             self.in_flight += 1
-            self._reactor.begin(self._serve(event), name=f"rpc {event.method}")
+            self._in_flight_bytes += size_bytes
+            self._reactor.begin(self._serve(event, size_bytes), name=f"rpc {event.method}")
         return True
 
     def _start_of_batch(self, batch: _BatchRun) -> bool:
@@ -229,8 +240,8 @@ class Connection:
 
     # Requests in flight
 
-    async def _serve(self, request: Request) -> None:
-        self._finished(await self._answer(request))
+    async def _serve(self, request: Request, size_bytes: int) -> None:
+        self._finished(await self._answer(request), size_bytes)
 
     async def _serve_in_batch(
         self, batch: _BatchRun, place: int, request: Request | Refusal
@@ -241,7 +252,10 @@ class Connection:
         batch.left_bytes -= len(response)  # a newline less and a comma more
         batch.answers[place] = response
         batch.unanswered -= 1
-        self._finished(b"" if batch.unanswered else encode_batch(batch.answers))
+        if batch.unanswered:
+            self._finished(b"", 0)
+        else:
+            self._finished(encode_batch(batch.answers), batch.size_bytes)
 
     async def _answer(self, request: Request | Refusal) -> bytes:
         """Return the rendered response, empty where none is due. Never raises."""
@@ -262,9 +276,10 @@ class Connection:
             return _too_long(request.id, f"the answer is {len(response)} bytes,")
         return response
 
-    def _finished(self, response: bytes) -> None:
+    def _finished(self, response: bytes, size_bytes: int) -> None:
         was_full = self._is_full()
         self.in_flight -= 1
+        self._in_flight_bytes -= size_bytes
         if self._is_open:
             self._send(response)
             if was_full:

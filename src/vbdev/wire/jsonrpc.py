@@ -112,6 +112,8 @@ class ServerCodec:
     def __init__(self) -> None:
         self._splitter = TextSplitter(MAX_REQUEST_BYTES, MAX_REQUEST_VALUES)
         self._closed = False
+        self.event_bytes = 0
+        """Length of the text that the last event came from."""
 
     @property
     def buffered_bytes(self) -> int:
@@ -131,6 +133,7 @@ class ServerCodec:
             text = self._splitter.next_text()
             if text is None:
                 return None
+            self.event_bytes = len(text)
             value = decode(text)
         except JsonError as error:
             # A text that is whole but malformed says as little about where the next one begins
