@@ -11,7 +11,10 @@ Loggers of other names than `vbdev.*`, as those of a user's module, have no flag
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import syslog
+import time
 from typing import Final, Literal, TextIO
 
 __all__ = ["COMPONENTS", "LEVELS", "NOTICE", "LevelName", "Logs"]
@@ -55,22 +58,59 @@ PRIORITIES: Final = (
     (logging.INFO, syslog.LOG_INFO),
     (logging.NOTSET, syslog.LOG_DEBUG),
 )
+MAX_BYTES: Final = 8192
+"""Of one message to syslog; more than daemons take (rsyslog: 8 KiB) is cut off."""
 WITH_TIME: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 WITHOUT_TIME: Final = "%(levelname)s %(name)s %(message)s"
 
 
 class SyslogHandler(logging.Handler):
-    """Hands messages to syslog(3), which drops them where nobody listens."""
+    """Hands messages to syslog as syslog(3) does, without ever waiting for it.
+
+    A reactor says things too, and syslog(3) blocks whoever speaks to a daemon that does not listen.
+    Here what does not go at once is dropped, as is everything where there is no daemon.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+        self._socket: socket.socket | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand on one message."""
+        """Hand on one message, line by line."""
         priority = next(value for level, value in PRIORITIES if record.levelno >= level)
+        when = time.strftime("%b %e %H:%M:%S", time.localtime(record.created))
+        head = f"<{syslog.LOG_LOCAL7 | priority}>{when} vbdev[{os.getpid()}]: "
         try:
-            text = self.format(record)
-            for line in text.replace("\0", "?").splitlines() or [""]:
-                syslog.syslog(priority, line)
+            for line in self.format(record).replace("\0", "?").splitlines():
+                self._send((head + line).encode(errors="replace")[:MAX_BYTES])
         except Exception:  # noqa: BLE001 - as all handlers do: a message never fails its sender
             self.handleError(record)
+
+    def _send(self, text: bytes) -> None:
+        for _ in range(2):  # the daemon may have been started anew
+            try:
+                if self._socket is None:
+                    self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                    self._socket.setblocking(False)
+                    self._socket.connect(self._path)
+                self._socket.send(text)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._hang_up()
+            else:
+                return
+
+    def _hang_up(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def close(self) -> None:
+        """Hang up."""
+        self._hang_up()
+        super().close()
 
 
 class Logs:
@@ -89,12 +129,11 @@ class Logs:
         self._flags = dict.fromkeys(COMPONENTS, False)
         self._timestamps = True
 
-    def open(self, console: TextIO) -> None:
+    def open(self, console: TextIO, syslog_path: str = "/dev/log") -> None:
         """Begin to write to `console`, and to syslog under the name `vbdev`."""
         logging.addLevelName(NOTICE, "NOTICE")
-        syslog.openlog("vbdev", syslog.LOG_PID, syslog.LOG_LOCAL7)
         self._console = logging.StreamHandler(console)
-        self._syslog = SyslogHandler()
+        self._syslog = SyslogHandler(syslog_path)
         self._syslog.setFormatter(logging.Formatter(WITHOUT_TIME))
         self._root.addHandler(self._console)
         self._root.addHandler(self._syslog)

@@ -1,11 +1,16 @@
 """The log: levels, flags and the time change what goes out; SPDK's texts where it is refused.
 
-Method: the dispatcher over a Logs that writes to a string, and to a syslog that is one too.
+Method: the dispatcher over a Logs that writes to a string, and to a socket in syslog's place.
 """
 
+import contextlib
 import importlib.util
 import io
 import logging
+import os
+import pathlib
+import re
+import socket
 import syslog
 
 import pytest
@@ -17,13 +22,37 @@ from vbdev.rpc.log_methods import register_log_methods
 UNDECODED = (-32603, "spdk_json_decode_object failed")
 
 
+class Syslog:
+    """A daemon that syslog's messages go to."""
+
+    def __init__(self, path):
+        self.path = str(path)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(self.path)
+        self.socket.setblocking(False)
+
+    def got(self):
+        """Return what has come: (priority, text)."""
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                text = self.socket.recv(65536).decode()
+                told = re.fullmatch(r"<(\d+)>\w{3} [ \d]\d [\d:]{8} vbdev\[(\d+)\]: (.*)", text)
+                assert int(told[2]) == os.getpid()
+                assert int(told[1]) & ~7 == syslog.LOG_LOCAL7
+                found.append((int(told[1]) & 7, told[3]))
+        return found
+
+    def close(self):
+        self.socket.close()
+        pathlib.Path(self.path).unlink(missing_ok=True)
+
+
 @pytest.fixture
-def sent(monkeypatch):
-    """Return what syslog got: (priority, text)."""
-    found = []
-    monkeypatch.setattr(syslog, "openlog", lambda *_args: None)
-    monkeypatch.setattr(syslog, "syslog", lambda priority, text: found.append((priority, text)))
-    return found
+def daemon(tmp_path):
+    made = Syslog(tmp_path / "log")
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -32,10 +61,10 @@ def console():
 
 
 @pytest.fixture
-def rpc(console, sent):  # noqa: ARG001 - nothing is to reach the real one
+def rpc(console, daemon):
     before = logging.getLogger().level
     logs = Logs()
-    logs.open(console)
+    logs.open(console, daemon.path)
     alone = Alone()
     register_log_methods(alone.dispatcher, logs)
     yield alone
@@ -72,9 +101,10 @@ def test_print_level(rpc, console):
     assert rpc.call("log_get_level") == "NOTICE"
 
 
-def test_level_of_syslog(rpc, sent):
+def test_level_of_syslog(rpc, daemon):
     assert rpc.call("log_get_level") == "NOTICE"
     say()
+    sent = daemon.got()
     assert [priority for priority, _ in sent] == [
         syslog.LOG_ERR,
         syslog.LOG_ERR,
@@ -82,22 +112,49 @@ def test_level_of_syslog(rpc, sent):
         syslog.LOG_NOTICE,
     ]
     assert sent[-1][1] == "NOTICE vbdev.rpc.server 25"
-    sent.clear()
     rpc.call("log_set_flag", flag="rpc")
     assert rpc.call("log_set_level", level="DEBUG") is True
     say()
-    assert [priority for priority, _ in sent[-2:]] == [syslog.LOG_INFO, syslog.LOG_DEBUG]
+    assert [priority for priority, _ in daemon.got()[-2:]] == [syslog.LOG_INFO, syslog.LOG_DEBUG]
     assert rpc.call("log_get_print_level") == "NOTICE"
     assert rpc.call("log_set_level", level="ERROR") is True
-    sent.clear()
     say()
-    assert len(sent) == 2
+    assert len(daemon.got()) == 2
 
 
 @pytest.mark.usefixtures("rpc")
-def test_a_message_of_several_lines(sent):
-    logging.getLogger("vbdev.app").error("one\ntwo\0")
-    assert [text for _, text in sent] == ["ERROR vbdev.app one", "two?"]
+def test_a_message_of_several_lines(daemon):
+    logging.getLogger("vbdev.app").error("one\ntwo\0\n%s", "\udcff" + "x" * 10_000)
+    texts = [text for _, text in daemon.got()]
+    assert texts[:2] == ["ERROR vbdev.app one", "two?"]
+    assert texts[2].startswith("?xxx")
+    assert 8000 < len(texts[2]) < 8192
+
+
+@pytest.mark.usefixtures("rpc")
+def test_syslog_is_never_waited_for(daemon, console):
+    """Nobody reads: what does not go at once is dropped, and nobody is held up."""
+    for number in range(10_000):
+        logging.getLogger("vbdev.app").error("%d", number)
+    got = daemon.got()
+    assert 0 < len(got) < 10_000
+    assert len(lines(console)) == 10_000
+    logging.getLogger("vbdev.app").error("again")
+    assert daemon.got() == [(syslog.LOG_ERR, "ERROR vbdev.app again")]
+
+
+@pytest.mark.usefixtures("rpc")
+def test_syslog_comes_and_goes(daemon, console):
+    log = logging.getLogger("vbdev.app")
+    log.error("one")
+    assert len(daemon.got()) == 1
+    daemon.close()
+    log.error("two")
+    again = Syslog(daemon.path)
+    log.error("three")
+    assert again.got() == [(syslog.LOG_ERR, "ERROR vbdev.app three")]
+    again.close()
+    assert len(lines(console)) == 3
 
 
 def test_flags(rpc, console):
