@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,7 @@ class App:
         self.initialized: Future[None] = Future()
         """Resolved by `run`: what was asked for at the start is there."""
         self._start_init: Future[None] = Future()
+        self._stop_asked: Future[None] = Future()
         self._startup: Startup | None = None
         self._stopping = False
         self._running = False
@@ -241,23 +242,38 @@ class App:
     ) -> None:
         """Carry out those calls of a configuration that come before all bdevs: options.
 
-        After the modules are loaded, whose methods it may name. ConfigError: what is wrong where,
-        a method that nobody has included; with `ignore_errors`, the log says so; with `on_error`,
-        that is told, and decides.
+        After the modules are loaded, whose methods it may name. A signal ends it. ConfigError:
+        what is wrong where, a method that nobody has included; with `ignore_errors`, the log
+        says so; with `on_error`, that is told, and decides.
         """
         on_error = on_error or (note if ignore_errors else refuse)
         self._startup = Startup(config, self.dispatcher, self.subsystems, on_error=on_error)
         before, self.dispatcher.state = self.dispatcher.state, State.STARTUP
         try:
-            self.reactor.run_until_complete(self._startup.carry_out_startup())
+            self._carry_out(self._startup, self._startup.carry_out_startup())
         finally:
             self.dispatcher.state = before
 
     def finish_config(self) -> None:
-        """Carry out the others. ConfigError: what is wrong where."""
+        """Carry out the others, unless a signal comes. ConfigError: what is wrong where."""
         if self._startup is not None:
-            self.reactor.run_until_complete(self._startup.carry_out_runtime())
+            self._carry_out(self._startup, self._startup.carry_out_runtime())
             self._startup = None
+
+    def _carry_out(self, startup: Startup, calls: Coroutine[Any, Any, None]) -> None:
+        async def until_stopped() -> None:
+            either: Future[None] = Future()
+            task = self.reactor.spawn(calls, "configuration")
+            for one in (task, self._stop_asked):
+                one.add_done_callback(lambda _one: wake(either))
+            await either
+            if not task.done:
+                startup.give_up()
+                return
+            task.result()
+
+        with self._woken_by_signals():
+            self.reactor.run_until_complete(until_stopped())
 
     def _apply_options(self, options: BdevOptions) -> None:
         self._pool_size = options.bdev_io_pool_size
@@ -358,7 +374,11 @@ class App:
         if self._running:
             self.reactor.send_msg(lambda: self.reactor.spawn(self.stop(), "stop"))
         else:
-            self.reactor.send_msg(self._begin_init)
+            self.reactor.send_msg(self._stop_before_run)
+
+    def _stop_before_run(self) -> None:
+        wake(self._stop_asked)
+        self._begin_init()
 
     def _reactor_failed(self, reactor: Reactor, error: BaseException) -> None:
         log.critical("stopping, because reactor %s failed: %r", reactor.name, error)

@@ -46,6 +46,7 @@ class Startup:
     ) -> None:
         self._dispatcher = dispatcher
         self._on_error = on_error or refuse
+        self._given_up = False
         self._calls = list(self._known(config, subsystems))
 
     def _known(self, config: Config, subsystems: Collection[str]) -> list[ConfigCall]:
@@ -70,10 +71,14 @@ class Startup:
             )
         return known
 
+    def give_up(self) -> None:
+        """Begin no other call. The one that is under way has its own end."""
+        self._given_up = True
+
     async def carry_out_startup(self) -> None:
         """Carry out the first pass. ConfigError: what is wrong where."""
         for call in self._calls:
-            if State.STARTUP in self._states(call):
+            if not self._given_up and State.STARTUP in self._states(call):
                 error = await self._call(call)
                 if error is not None:
                     self._on_error(call, error)
@@ -81,9 +86,11 @@ class Startup:
     async def carry_out_runtime(self) -> None:
         """Carry out the second pass. ConfigError: what is wrong where."""
         calls = [call for call in self._calls if State.STARTUP not in self._states(call)]
-        while calls:
+        while calls and not self._given_up:
             put_off: list[tuple[ConfigCall, RpcError]] = []
             for call in calls:
+                if self._given_up:
+                    return
                 error = await self._call(call)
                 if error is None:
                     continue

@@ -103,10 +103,12 @@ def start(app: App, arguments: argparse.Namespace) -> int:
     if arguments.wait_for_rpc:
         print(f"vbdev {__version__} waits for framework_start_init\n  rpc    {rpc}", flush=True)
         app.wait_for_rpc()
-        if app.stopping:
-            return app.run()
+    if app.stopping:
+        return app.run()
     top = build_stack(app, arguments)
     app.finish_config()
+    if app.stopping:
+        return app.run()
     if top is not None and (arguments.nbd or not app.nbd.exports):
         app.nbd.add_export(top, read_only=arguments.read_only)
         app.nbd.default_export = top

@@ -281,9 +281,10 @@ def _serve(arguments: argparse.Namespace, cores: list[Core], logs: Logs) -> int:
             app.begin_config(config, ignore_errors=arguments.json_ignore_init_errors)
         if arguments.wait_for_rpc:
             app.wait_for_rpc()
-            if app.stopping:
-                return app.run()
-        app.finish_config()
+        if not app.stopping:
+            app.finish_config()
+        if app.stopping:
+            return app.run()
         app.start_reactors()
         for core in cores:  # which scripts look for
             log.log(NOTICE, "Reactor started on core %d", core.number)
