@@ -113,6 +113,15 @@ class SyslogHandler(logging.Handler):
         super().close()
 
 
+def is_journal(stream: TextIO) -> bool:
+    """Say whether a stream goes to systemd's journal (systemd.exec(5), JOURNAL_STREAM)."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # closed, or not a file at all
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
 class Logs:
     """The process's log, from `open` to `close`.
 
@@ -130,13 +139,17 @@ class Logs:
         self._timestamps = True
 
     def open(self, console: TextIO, syslog_path: str = "/dev/log") -> None:
-        """Begin to write to `console`, and to syslog under the name `vbdev`."""
+        """Begin to write to `console`, and to syslog under the name `vbdev`.
+
+        Where the console is systemd's journal, which has syslog's messages too, it gets them once.
+        """
         logging.addLevelName(NOTICE, "NOTICE")
         self._console = logging.StreamHandler(console)
         self._syslog = SyslogHandler(syslog_path)
         self._syslog.setFormatter(logging.Formatter(WITHOUT_TIME))
         self._root.addHandler(self._console)
-        self._root.addHandler(self._syslog)
+        if not is_journal(console):
+            self._root.addHandler(self._syslog)
         self._apply()
 
     def close(self) -> None:

@@ -249,3 +249,18 @@ def test_somebody_elses_log_is_left_alone():
     assert alone.fails("log_set_level", {"level": "INFO"}) == (-95, "Operation not supported")
     assert alone.fails("log_get_flags") == (-95, "Operation not supported")
     alone.close()
+
+
+@pytest.mark.parametrize("is_journal", [True, False])
+def test_the_journal_has_each_message_once(daemon, tmp_path, monkeypatch, is_journal):
+    with (tmp_path / "journal").open("w+") as journal:
+        status = os.fstat(journal.fileno())
+        inode = status.st_ino if is_journal else status.st_ino + 1
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{inode}")
+        logs = Logs()
+        logs.open(journal, daemon.path)
+        with contextlib.closing(logs):
+            logging.getLogger("vbdev.app").error("here")
+            assert len(daemon.got()) == (0 if is_journal else 1)
+        journal.seek(0)
+        assert "here" in journal.read()
