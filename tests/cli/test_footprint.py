@@ -13,7 +13,7 @@ import pytest
 
 from support.daemon import Daemon
 from support.nbd_client import NbdClient
-from vbdev.rpc.client import RpcClient
+from vbdev.client import Client
 
 IDLE_S = 2.0
 CLIENTS = 1000
@@ -96,7 +96,7 @@ def test_time_to_the_first_answer(tmp_path):
         began = time.monotonic()
         try:
             daemon.start()
-            with RpcClient(daemon.rpc_socket) as rpc:
+            with Client(daemon.rpc_socket) as rpc:
                 rpc.call("bdev_get_bdevs")
             times.append(time.monotonic() - began)
         finally:

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from support.daemon import Daemon
-from vbdev.rpc.client import RpcClient
+from vbdev.client import Client
 from vbdev.rpc.errors import RpcError
 
 
@@ -50,7 +50,7 @@ def test_options_come_first(tmp_path):
     waiting = []
 
     def wait():
-        with RpcClient(daemon.rpc_socket, 20) as client:
+        with Client(daemon.rpc_socket, 20) as client:
             waiting.append(client.call("framework_wait_init"))
 
     second = threading.Thread(target=wait)

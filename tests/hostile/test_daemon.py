@@ -5,7 +5,7 @@ import time
 import pytest
 
 from support.nbd_client import NbdClient, NbdFailedError
-from vbdev.rpc.client import RpcError
+from vbdev.client import RpcError
 
 MODULES = """
 import time

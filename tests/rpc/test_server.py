@@ -10,10 +10,10 @@ import time
 import msgspec
 import pytest
 
+from vbdev.client import Client
 from vbdev.listen import ListenError
 from vbdev.reactor import Reactor
 from vbdev.rpc import connection as connection_module
-from vbdev.rpc.client import RpcClient
 from vbdev.rpc.connection import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, PAUSE_UNSENT_BYTES
 from vbdev.rpc.dispatch import Dispatcher, Method
 from vbdev.rpc.errors import RpcError
@@ -172,7 +172,7 @@ def read_to_end(client):
 
 
 def test_call(daemon):
-    with RpcClient(daemon.path) as client:
+    with Client(daemon.path) as client:
         assert client.call("echo", text="é😀") == "é😀"
         assert client.call("big", size=3_000_000) == "x" * 3_000_000
         assert client.call("big") == "x"
@@ -191,7 +191,7 @@ def test_tcp(daemon):
     address = daemon.ask(lambda: daemon.server.listen("tcp:127.0.0.1:0"))
     assert address.port
     assert daemon.ask(lambda: daemon.server.addresses)[1] == address
-    with RpcClient(str(address)) as client:
+    with Client(str(address)) as client:
         assert client.call("echo", text="a") == "a"
 
 
@@ -202,7 +202,7 @@ def test_the_address_is_taken(daemon):
 
 
 def test_a_result_that_can_not_be_rendered(daemon, caplog):
-    with RpcClient(daemon.path) as client:
+    with Client(daemon.path) as client:
         with pytest.raises(RpcError, match="Internal error"):
             client.call("unrenderable")
         assert client.call("echo", text="still here") == "still here"
@@ -221,7 +221,7 @@ def test_a_request_in_pieces(raw):
 def test_half_a_request_costs_only_its_buffer(daemon, raw):
     client = raw()
     client.send(b'{"id":1,"method":"echo","par')
-    with RpcClient(daemon.path) as other:
+    with Client(daemon.path) as other:
         assert other.call("echo", text="b") == "b"
     (half,) = [c for c in daemon.connections() if c._codec.buffered_bytes]
     assert half._codec.buffered_bytes == 28
@@ -436,7 +436,7 @@ def test_a_client_that_never_reads_is_not_read_from(daemon, raw):
     calls = len(daemon.calls)
     assert_idle(daemon)
     assert len(daemon.calls) == calls
-    with RpcClient(daemon.path) as other:
+    with Client(daemon.path) as other:
         assert other.call("echo", text="b") == "b"
     client.setblocking(True)
     client.settimeout(10)
@@ -455,7 +455,7 @@ def test_a_client_that_never_reads_is_dropped_in_the_end(daemon, raw, monkeypatc
     daemon.release()
     until(lambda: not daemon.connections())
     assert "does not read its answers" in caplog.text
-    with RpcClient(daemon.path) as other:
+    with Client(daemon.path) as other:
         assert other.call("echo", text="b") == "b"
 
 
@@ -469,14 +469,14 @@ def test_one_client_too_many_is_closed_at_once(daemon, raw):
     clients[0].close()
     until(lambda: len(daemon.connections()) == MAX_CONNECTIONS - 1)
     clients[1].send(b"{]")
-    with RpcClient(daemon.path) as another:
+    with Client(daemon.path) as another:
         assert another.call("echo", text="b") == "b"
 
 
 @pytest.mark.rule("A.23.12")
 def test_an_answer_is_never_longer_than_what_may_be_unsent(daemon, raw, monkeypatch):
     monkeypatch.setattr(connection_module, "MAX_UNSENT_BYTES", 3 << 20)
-    with RpcClient(daemon.path) as client:
+    with Client(daemon.path) as client:
         with pytest.raises(RpcError, match="the answer is 3145763 bytes, longer than") as failure:
             client.call("big", size=(3 << 20) - 2)
         assert failure.value.code == -32603
@@ -526,53 +526,6 @@ def test_close_flushes(daemon, raw):
     closed = daemon.close_server()
     assert len(read_to_end(client)[0]["result"]) == 5 << 20
     assert closed.wait(10)
-
-
-# The client
-
-
-def test_client_says_what_is_wrong(tmp_path):
-    missing = str(tmp_path / "none.sock")
-    with pytest.raises(ConnectionError, match=f"no vbdev daemon listens on {missing}"):
-        RpcClient(missing)
-    with pytest.raises(ConnectionError, match=r"listens on tcp:127\.0\.0\.1:1"):
-        RpcClient("tcp:127.0.0.1:1")
-    with pytest.raises(ConnectionError, match="can not connect: Not a directory"):
-        RpcClient("/dev/null/x")
-    with pytest.raises(ListenError):
-        RpcClient("")
-
-
-def test_client_times_out_and_goes_on(daemon):
-    with RpcClient(daemon.path, timeout_s=0.05) as client:
-        with pytest.raises(TimeoutError, match=r"no answer to held within 0.05 s"):
-            client.call("held")
-        daemon.release()
-        client._timeout_s = 10
-        assert client.call("echo", text="a") == "a"  # and not "released"
-
-
-@pytest.mark.parametrize(
-    ("answer", "text"),
-    [(b"", "hung up before it answered m"), (b"SSH-2.0\r\n", "does not speak JSON-RPC")],
-)
-def test_client_against_another_server(tmp_path, answer, text):
-    path = str(tmp_path / "other.sock")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen()
-
-        def serve():
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(1000)
-                connection.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        with RpcClient(path) as client, pytest.raises(ConnectionError, match=text):
-            client.call("m")
-        thread.join()
 
 
 # SPDK's own client

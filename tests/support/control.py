@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -16,6 +17,7 @@ from vbdev.rpc.examine_methods import register_examine_methods
 from vbdev.rpc.stat_methods import register_stat_methods
 from vbdev.testing import Stack, Stub
 
+METHOD_NOT_FOUND = (-32601, "Method not found")
 NO_DEVICE = (-19, "No such device")
 EXISTS = (-17, "File exists")
 INVALID = (-22, "Invalid argument")
@@ -52,7 +54,17 @@ class Control:
         with pytest.raises(RpcError) as caught:
             self.call(method, params, **more)
         self.detail = caught.value.data
+        self.is_declared(method, caught.value)
         return caught.value.code, caught.value.message
+
+    def is_declared(self, method, error):
+        """What a method answers with when it fails is among what it says it answers with."""
+        known = self.dispatcher.get(method)
+        for code, text in known.failures() if known is not None else [METHOD_NOT_FOUND]:
+            form = ".*".join(map(re.escape, re.split(r"\{\w+\}", text)))
+            if code == error.code and re.fullmatch(form, error.message):
+                return
+        raise AssertionError(f"{method} does not declare {error.code} {error.message!r}")
 
     def malloc(self, name="Disk", **more):
         """Create a disk of 1024 blocks of 512 bytes."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from pathlib import Path
 
 from vbdev import __version__
 
@@ -53,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command line (default: sys.argv) and return its exit status."""
     if argv is None:
         argv = sys.argv[1:]
-        if Path(sys.argv[0]).name == "spdk_tgt":
+        if sys.argv[0].rpartition("/")[2] == "spdk_tgt":
             argv = ["spdk-tgt", *argv]
     if argv[:1] == ["__complete"]:  # what the scripts of `completion` ask
         from vbdev.cli.complete import main as complete

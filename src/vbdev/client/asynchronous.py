@@ -36,7 +36,7 @@ class AsyncClient(AsyncMethods):
 
     def __init__(self, path: str | None = None, timeout_s: float = 60) -> None:
         self.timeout_s = timeout_s
-        self._address = parse_address(path or default_rpc_path(), bare_path=True)
+        self._address = parse_address(default_rpc_path() if path is None else path, bare_path=True)
         self._codec = ClientCodec()
         self._last_id = 0
         self._waiting: dict[int, asyncio.Future[Event]] = {}

@@ -22,7 +22,7 @@ import msgspec
 
 from vbdev.bdev import Bdev, BdevError, IoError
 from vbdev.descriptor import Descriptor
-from vbdev.module_methods import ModuleMethod
+from vbdev.module_methods import ModuleMethod, failures
 from vbdev.params import BdevName, Params
 from vbdev.part import Part, PartParams
 from vbdev.registry import BaseHold, Registry
@@ -151,8 +151,19 @@ class Gpt(Part):
     def rpc_methods(cls) -> Sequence[ModuleMethod]:
         """Return what is about tables: a partition is not created by itself."""
         return (
-            ModuleMethod("bdev_gpt_create", GptCreateParams, create, result=list[str]),
-            ModuleMethod("bdev_gpt_delete", GptDeleteParams, delete),
+            ModuleMethod(
+                "bdev_gpt_create",
+                GptCreateParams,
+                create,
+                result=list[str],
+                errors=failures(errno.ENODEV, errno.EINVAL, errno.EEXIST, errno.EPERM),
+            ),
+            ModuleMethod(
+                "bdev_gpt_delete",
+                GptDeleteParams,
+                delete,
+                errors=failures(errno.ENODEV, errno.ENOENT, errno.EPERM),
+            ),
             ModuleMethod("bdev_gpt_set_options", Options, set_options),
         )
 

@@ -5,6 +5,7 @@ The answers' fields are declared in `vbdev.rpc.results`.
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any, Final, TypeVar
 
@@ -44,8 +45,6 @@ VERBS: Final = {"read": "read", "write": "written", "unmap": "unmapped", "copy":
 def describe(bdev: Bdev) -> BdevInfo:
     """Return one element of `bdev_get_bdevs`."""
     flags = bdev.dif_check_flags
-    # Of what is emulated SPDK shows WRITE_ZEROES alone.
-    shown = bdev.ops | ({Op.WRITE_ZEROES} if bdev.can(Op.WRITE_ZEROES) else set())
     return BdevInfo(
         name=bdev.name,
         aliases=list(bdev.aliases),
@@ -78,11 +77,18 @@ def describe(bdev: Bdev) -> BdevInfo:
         zone_size=bdev.zone_size if bdev.zoned else UNSET,
         max_open_zones=bdev.max_open_zones if bdev.zoned else UNSET,
         optimal_open_zones=bdev.optimal_open_zones if bdev.zoned else UNSET,
-        supported_io_types=SupportedIoTypes(**{name: op in shown for op, name in OP_NAMES.items()}),
+        supported_io_types=_io_types(frozenset(bdev.ops), bdev.can(Op.WRITE_ZEROES)),
         memory_domains=[MemoryDomain(dma_device_type=int(type_)) for type_ in bdev.memory_domains]
         or UNSET,
         driver_specific=driver_specific(bdev),
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _io_types(ops: frozenset[Op], write_zeroes: bool) -> SupportedIoTypes:
+    # Of what is emulated SPDK shows WRITE_ZEROES alone. Bdevs share few sets, and the answers.
+    shown = ops | ({Op.WRITE_ZEROES} if write_zeroes else set())
+    return SupportedIoTypes(**{name: op in shown for op, name in OP_NAMES.items()})
 
 
 def driver_specific(bdev: Bdev) -> Any:

@@ -123,5 +123,8 @@ def delete_method(module: type[Bdev]) -> ModuleMethod:
 
     delete.__doc__ = f"Delete a {module.kind} bdev."
     return ModuleMethod(
-        f"bdev_{module.kind}_delete", NamedParams, delete, errors=failures(errno.ENODEV)
+        f"bdev_{module.kind}_delete",
+        NamedParams,
+        delete,
+        errors=failures(errno.ENODEV, errno.EBUSY),
     )

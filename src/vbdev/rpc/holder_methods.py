@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Annotated
 
 import msgspec
 
+from vbdev.module_methods import failures
 from vbdev.params import BdevName, Params
 from vbdev.registry import Registry
 from vbdev.rpc.bdev_info import who_holds
@@ -43,6 +45,19 @@ def register_holder_methods(dispatcher: Dispatcher, registry: Registry) -> None:
         return True
 
     dispatcher.register(
-        Method("vbdev_get_holders", get_holders, GetHoldersParams, result=list[Holders])
+        Method(
+            "vbdev_get_holders",
+            get_holders,
+            GetHoldersParams,
+            result=list[Holders],
+            errors=failures(errno.ENODEV),
+        )
     )
-    dispatcher.register(Method("vbdev_unregister", unregister, UnregisterParams))
+    dispatcher.register(
+        Method(
+            "vbdev_unregister",
+            unregister,
+            UnregisterParams,
+            errors=failures(errno.ENODEV, errno.ETIMEDOUT),
+        )
+    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+
+from vbdev.module_methods import failures
 from vbdev.params import BdevName, Params
 from vbdev.rpc.dispatch import Dispatcher, Method
 from vbdev.rpc.results import Export
@@ -78,11 +81,17 @@ def register_nbd_methods(dispatcher: Dispatcher, server: NbdServer) -> None:
             for export in server.exports.values()
         ]
 
-    for name, handler, params, result in (
-        ("nbd_server_start", start, ServerParams, str),
-        ("nbd_server_stop", stop, ServerParams, bool),
-        ("nbd_export_add", export_add, ExportAddParams, str),
-        ("nbd_export_remove", export_remove, ExportRemoveParams, bool),
-        ("nbd_get_exports", get_exports, None, list[Export]),
+    for name, handler, params, result, errors in (
+        ("nbd_server_start", start, ServerParams, str, failures(errno.EINVAL, errno.EADDRINUSE)),
+        ("nbd_server_stop", stop, ServerParams, bool, failures(errno.ENOENT, errno.EINVAL)),
+        (
+            "nbd_export_add",
+            export_add,
+            ExportAddParams,
+            str,
+            failures(errno.ENODEV, errno.EEXIST, errno.ENAMETOOLONG),
+        ),
+        ("nbd_export_remove", export_remove, ExportRemoveParams, bool, failures(errno.ENOENT)),
+        ("nbd_get_exports", get_exports, None, list[Export], ()),
     ):
-        dispatcher.register(Method(name, handler, params, result=result))
+        dispatcher.register(Method(name, handler, params, result=result, errors=errors))

@@ -236,7 +236,7 @@ def register_stat_methods(dispatcher: Dispatcher, registry: Registry) -> None:
             set_histogram,
             EnableHistogramParams,
             bool,
-            (*invalid, INVALID_IO_TYPE),
+            (*invalid, INVALID_IO_TYPE, *failures(errno.EAGAIN)),
         ),
         ("bdev_get_histogram", histogram, NameParams, results.Histogram, (NOT_ENABLED,)),
         (
@@ -247,7 +247,13 @@ def register_stat_methods(dispatcher: Dispatcher, registry: Registry) -> None:
             (NOT_ENABLED,),
         ),
         ("bdev_set_qos_limit", set_qos_limit, QosLimitParams, bool, (NO_LIMITS, LIMIT_REFUSED)),
-        ("bdev_set_qd_sampling_period", set_period, SamplingPeriodParams, bool, ()),
+        (
+            "bdev_set_qd_sampling_period",
+            set_period,
+            SamplingPeriodParams,
+            bool,
+            failures(errno.EINVAL),
+        ),
     ):
         dispatcher.register(
             Method(
