@@ -6,7 +6,8 @@ An input is the stream itself, so that a find can be read and replayed as it is.
 JSON-RPC: it adds, drops, repeats and groups calls, and changes a parameter to something of its
 declared type, or of none; now and then it changes bytes. What has to hold is said in
 tests/support/rpc_target.py. Without a corpus it begins with the finds of earlier runs
-(tests/rpc/fuzz_corpus.jsonl); `--export DIRECTORY` writes a corpus to that file.
+(tests/rpc/fuzz_corpus.jsonl), which tests replay. What crashes is written to a file: shorten it,
+add it to the top of these as a line of JSON, and mend it.
 """
 
 from __future__ import annotations
@@ -145,12 +146,7 @@ def read_calls(stream: bytes) -> list[Any] | None:
 
 
 def main() -> None:
-    """Fuzz, or export."""
-    if sys.argv[1:2] == ["--export"]:
-        streams = sorted({path.read_bytes() for path in Path(sys.argv[2]).iterdir()})
-        lines = [json.dumps(stream.decode("latin-1")) for stream in sorted(streams, key=len)]
-        CORPUS.write_text("".join(f"{line}\n" for line in lines))
-        return
+    """Fuzz."""
     made = Calls()
 
     def mutator(data: bytes, max_size: int, seed: int) -> bytes:
