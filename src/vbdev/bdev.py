@@ -173,6 +173,7 @@ class Bdev:
     Params: what `bdev_<kind>_create` takes, with a docstring for each field.
     saved_params: those that are saved whatever they are, in this order; the others follow where
         they are not the defaults.
+    keeps_data: whether what was written is there when the bdev is made again; so partitions are.
     ops: the I/O types that `submit` handles. Others are refused before they arrive.
     undecoded: code and text of an RPC answer to parameters that do not decode.
     create_failure: code and text of the answer to a create that failed, `{reason}` in the text
@@ -186,6 +187,7 @@ class Bdev:
     auto_name: ClassVar[str] = ""
     Params: ClassVar[type[BdevParams]] = BdevParams
     saved_params: ClassVar[tuple[str, ...]] = ()
+    keeps_data: ClassVar[bool] = True
     ops: frozenset[Op] = BASIC_OPS
     undecoded: ClassVar[tuple[int, str]] = INVALID_PARAMETERS
     create_failure: ClassVar[tuple[int, str] | None] = None

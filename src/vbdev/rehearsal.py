@@ -76,14 +76,14 @@ def rehearse(config: Config, module_files: Iterable[str] = ()) -> Rehearsal:
             app.load_module_file(path)
         app.decode_only()
         found.calls = [_passage(app, call) for call in config.calls]
-        wheres = [call.where for call in config.calls]
+        order = {call.where: number for number, call in enumerate(config.calls)}
 
         def on_error(call: ConfigCall, error: RpcError) -> None:
             found.errors.append(Finding(call.where, f"{call.method}: {error}"))
 
         app.begin_config(config, on_error=on_error)
         app.finish_config()
-        found.errors.sort(key=lambda finding: wheres.index(finding.where))
+        found.errors.sort(key=lambda finding: order[finding.where])
         found.warnings = [
             Finding(config.path, message.removeprefix(f"{config.path}: "))
             for message in said.messages

@@ -19,7 +19,7 @@ from uuid import UUID
 
 import msgspec
 
-from vbdev.bdev import ALL_OPS, BdevError, BdevParams, VirtualBdev
+from vbdev.bdev import ALL_OPS, Bdev, BdevError, BdevParams, VirtualBdev
 from vbdev.channels import after_each_channel, for_each_channel
 from vbdev.core.batch import IOBatch, load_columns
 from vbdev.core.channel import Channel
@@ -174,8 +174,11 @@ class Error(VirtualBdev):
         """Return the call for what was asked for. Injections are saved behind it."""
         assert isinstance(params, ErrorParams)
         call = {"base_name": params.base_name}
-        if params.uuid:
-            call["uuid"] = str(params.uuid)
+        uuid = params.uuid
+        if vbdevs and vbdevs[0].uuid != derived_uuid(vbdevs[0].base):
+            uuid = vbdevs[0].uuid  # it follows from the size, which has changed since
+        if uuid:
+            call["uuid"] = str(uuid)
         if params.name and params.name != f"EE_{params.base_name}":
             call["name"] = params.name
         return [{"method": "bdev_error_create", "params": call}]
@@ -202,8 +205,7 @@ class Error(VirtualBdev):
     def inherit(self) -> None:
         """Be like the base. The UUID is the one of a part of it that is all of it."""
         if self.uuid is None:
-            assert self.base.uuid is not None
-            self.uuid = part_uuid(self.base.uuid, 0, self.base.num_blocks)
+            self.uuid = derived_uuid(self.base)
         super().inherit()
 
     async def start(self) -> None:
@@ -352,6 +354,12 @@ class Error(VirtualBdev):
                 errors=failures(errno.ENODEV),
             ),
         )
+
+
+def derived_uuid(base: Bdev) -> UUID:
+    """Return the UUID of an error bdev on a base, where nobody has given one."""
+    assert base.uuid is not None
+    return part_uuid(base.uuid, 0, base.num_blocks)
 
 
 def corrupt(one: IOBatch, params: InjectParams) -> None:

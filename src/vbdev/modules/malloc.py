@@ -40,6 +40,7 @@ class Malloc(Bdev):
 
     kind = "malloc"
     product_name = "Malloc disk"
+    keeps_data = False
     auto_name = "Malloc"
     Params = MallocParams
     saved_params = (

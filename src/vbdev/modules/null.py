@@ -59,6 +59,7 @@ class Null(Bdev):
 
     kind = "null"
     product_name = "Null disk"
+    keeps_data = False
     Params = NullParams
     saved_params = (
         "name",

@@ -12,6 +12,6 @@ from __future__ import annotations
 from vbdev.registry.creations import Creation
 from vbdev.registry.holds import BaseHold
 from vbdev.registry.registry import Registry
-from vbdev.registry.saved import subsystem_calls
+from vbdev.registry.saved import comes_back, subsystem_calls
 
-__all__ = ["BaseHold", "Creation", "Registry", "subsystem_calls"]
+__all__ = ["BaseHold", "Creation", "Registry", "comes_back", "subsystem_calls"]

@@ -10,7 +10,7 @@ their order follows from what was asked for, not from the order in which it came
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,7 +23,7 @@ from vbdev.registry.creations import Creation
 if TYPE_CHECKING:
     from vbdev.registry.registry import Registry
 
-__all__ = ["saved_calls", "subsystem_calls"]
+__all__ = ["comes_back", "saved_calls", "subsystem_calls"]
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +46,18 @@ def saved_calls(registry: Registry) -> Iterator[Call]:
     for name in registry.examiner.requested:
         yield {"method": "bdev_examine", "params": {"name": name}}
     wishes = sorted(registry.creations.values(), key=_module_order(registry))
-    late = [wish for wish in wishes if _comes_late(registry, wish)]
-    # Who lost its base to another one shall lose it again.
-    losing = [wish for wish in wishes if not wish.vbdevs and registry.find(wish.base_name)]
-    first = [wish for wish in wishes if wish not in late and wish not in losing]
+    late: dict[Bdev, list[Creation]] = {}
+    losing = []  # who lost its base to another one shall lose it again
     for kind in registry.module_options:
         yield from _options(registry, kind)
-    for wish in (*first, *losing):
+    for wish in wishes:
+        if wish.vbdevs and not registry.examiner.wants(wish.vbdevs[0].base):
+            late.setdefault(wish.vbdevs[0].base, []).append(wish)  # it would wait for ever
+        elif not wish.vbdevs and registry.find(wish.base_name):
+            losing.append(wish)
+        else:
+            yield from wish.config()
+    for wish in losing:
         yield from wish.config()
     standing = _Standing(registry, wishes, late)
     for bdev in registry:
@@ -64,11 +69,6 @@ def _module_order(registry: Registry) -> Callable[[Creation], int]:
     kinds = [module.kind for module in registry.examiner.modules]
     rank = {kind: number for number, kind in enumerate(kinds)}
     return lambda creation: rank.get(creation.cls.kind, len(rank))
-
-
-def _comes_late(registry: Registry, creation: Creation) -> bool:
-    """Say whether a creation can not wait for its base, since nobody will look at that."""
-    return bool(creation.vbdevs) and not registry.examiner.wants(creation.vbdevs[0].base)
 
 
 def _options(registry: Registry, kind: str) -> Iterator[Call]:
@@ -85,7 +85,10 @@ class _Standing:
     """Goes up from each base, in the order in which the load of a saved configuration will."""
 
     def __init__(
-        self, registry: Registry, creations: Iterable[Creation], late: Collection[Creation]
+        self,
+        registry: Registry,
+        creations: Iterable[Creation],
+        late: Mapping[Bdev, Iterable[Creation]],
     ) -> None:
         self._above: dict[Bdev, list[VirtualBdev]] = {}
         self._late = late
@@ -108,17 +111,24 @@ class _Standing:
             self._examined = False
         elif bdev.creation is None:
             on_disk = True
-        for call in _settings(bdev):
+        for call in _settings(bdev) if comes_back(bdev) else ():
             if on_disk and not self._examined:
                 yield {"method": WAIT_FOR_EXAMINE}
                 self._examined = True
             yield call
-        above = self._above.get(bdev, [])
-        for creation in self._late:
-            if creation.vbdevs[0] in above:
-                yield from creation.config()
-        for vbdev in above:
+        for creation in self._late.get(bdev, ()):
+            yield from creation.config()
+        for vbdev in self._above.get(bdev, ()):
             yield from self.on(vbdev, on_disk=on_disk)
+
+
+def comes_back(bdev: Bdev) -> bool:
+    """Say whether a bdev is there when the configuration is loaded: no partition in memory is."""
+    found = False
+    while isinstance(bdev, VirtualBdev):
+        found = found or bdev.creation is None
+        bdev = bdev.base
+    return bdev.keeps_data or not found
 
 
 def _params(bdev: Bdev) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any
 
 from vbdev.bdev import BdevError, BdevEvent
 from vbdev.reactor import Timer
+from vbdev.registry import comes_back
 from vbdev.targets.nbd.export import Export
 from vbdev.targets.nbd.kernel import NO_DRIVER, KernelDevice, KernelNbd, Setup
 from vbdev.targets.nbd.server import NbdServer
@@ -455,4 +456,5 @@ class NbdDisks:
                 "params": {"nbd_device": path, "bdev_name": disk.export.bdev.name},
             }
             for path, disk in self.disks.items()
+            if comes_back(disk.export.bdev)
         ]

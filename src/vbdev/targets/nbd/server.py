@@ -16,7 +16,7 @@ from vbdev.address import Address, parse_address
 from vbdev.bdev import BdevError, BdevEvent
 from vbdev.listen import Listener, open_listener
 from vbdev.reactor import Reactor, Timer
-from vbdev.registry import Registry
+from vbdev.registry import Registry, comes_back
 from vbdev.targets.nbd.connection import NbdConnection
 from vbdev.targets.nbd.export import Export
 from vbdev.targets.nbd.session import PollGroup
@@ -244,6 +244,8 @@ class NbdServer:
             for address in self.addresses
         ]
         for export in self.exports.values():
+            if not comes_back(export.bdev):
+                continue
             params: dict[str, object] = {"bdev_name": export.bdev.name, "export_name": export.name}
             if export.read_only:
                 params["read_only"] = True
