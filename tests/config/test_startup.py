@@ -6,6 +6,7 @@ Method: an App of this process, and a file; what there is afterwards, or what is
 import itertools
 import json
 import logging
+import time
 
 import pytest
 
@@ -178,9 +179,14 @@ def test_what_takes_away_is_not_put_off(load, method):
         load([bdev((method, {"name": "N"}), null())])
 
 
-def test_a_big_file_is_read_in_linear_time(load):
+def test_thousands_of_vbdevs_before_their_bases(app, load):
+    """Each base finds its own, and at the end each is free when its turn comes: no minutes."""
     names = [f"N{number}" for number in range(3000)]
-    assert load([bdev(*map(null, names))]) == names
+    layers = [passthru(f"P{name}", name) for name in names]
+    began = time.monotonic()
+    assert len(load([bdev(*layers, *map(null, names))])) == 6000
+    app.reactor.run_until_complete(app.registry.close())
+    assert time.monotonic() - began < 30
 
 
 def test_a_latency_may_stand_before_its_bdev(app, load):

@@ -19,7 +19,7 @@ from vbdev.vocab import MAX_STACK_DEPTH
 if TYPE_CHECKING:
     from vbdev.registry.registry import Registry
 
-__all__ = ["Creation", "build", "build_creation", "examine_creations"]
+__all__ = ["Creation", "Creations", "build", "build_creation", "examine_creations"]
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +64,46 @@ class Creation:
             return [{"method": f"bdev_{self.cls.kind}_create", "params": params}]
 
 
+class Creations(dict[str, Creation]):
+    """All creations by their keys, in the order of asking; found by the name of their base too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._on: dict[str, list[Creation]] = {}
+
+    def __setitem__(self, key: str, creation: Creation) -> None:
+        super().__setitem__(key, creation)
+        self._on.setdefault(creation.base_name, []).append(creation)
+
+    def __delitem__(self, key: str) -> None:
+        creation = self[key]
+        super().__delitem__(key)
+        some = self._on[creation.base_name]
+        some.remove(creation)
+        if not some:
+            del self._on[creation.base_name]
+
+    def forget(self, key: str) -> None:
+        """Delete a creation, if there is one of this key."""
+        if key in self:
+            del self[key]
+
+    def clear(self) -> None:
+        """Delete all."""
+        super().clear()
+        self._on.clear()
+
+    def on(self, bdev: Bdev) -> list[Creation]:
+        """Return those whose base is called as a bdev is, oldest first."""
+        names = [name for name in (bdev.name, *bdev.aliases) if name in self._on]
+        if len(names) < 2:
+            return [creation for name in names for creation in self._on[name]]
+        return [creation for creation in self.values() if creation.base_name in names]
+
+
 async def examine_creations(registry: Registry, bdev: Bdev) -> None:
     """Build what waited for a bdev, oldest first. What fails is logged, and waits on."""
-    for creation in list(registry.creations.values()):
+    for creation in registry.creations.on(bdev):
         if creation.waiting and registry.find(creation.base_name) is bdev:
             try:
                 await build_creation(registry, creation, bdev)

@@ -19,7 +19,7 @@ from vbdev.descriptor import Descriptor
 from vbdev.geometry import check_geometry
 from vbdev.options import BdevOptions
 from vbdev.reactor import Reactor
-from vbdev.registry.creations import Creation, build, build_creation
+from vbdev.registry.creations import Creation, Creations, build, build_creation
 from vbdev.registry.examine import Examiner
 from vbdev.registry.holds import BaseHold
 from vbdev.registry.names import Names
@@ -49,7 +49,7 @@ class Registry:
     def __init__(self, reactor: Reactor) -> None:
         self.reactor = reactor
         self.bdevs: dict[str, Bdev] = {}
-        self.creations: dict[str, Creation] = {}
+        self.creations = Creations()
         self.removals: dict[Bdev, Removal] = {}
         self.module_options: dict[str, msgspec.Struct] = {}
         """What `bdev_<kind>_set_options` was given last, by kind."""
@@ -370,7 +370,7 @@ class Registry:
         """Unregister a bdev for good: the creation that is for it alone goes first."""
         creation = bdev.creation if isinstance(bdev, VirtualBdev) else None
         if creation is not None and creation.key == bdev.name:
-            self.creations.pop(bdev.name, None)
+            self.creations.forget(bdev.name)
         await self.unregister(bdev, timeout_ms)
 
     async def unregister(self, bdev: Bdev, timeout_ms: int | None = None) -> None:
@@ -426,25 +426,33 @@ class Registry:
             log.warning("the end does not wait any longer for the examination: %s", examination)
         failures: list[Exception] = []
         while self.bdevs:
+            # What stands on a bdev came later: from the end, each is free when its turn comes.
+            for bdev in reversed(list(self.bdevs.values())):
+                if bdev.state is BdevState.READY and bdev.claim is None:
+                    await self._end(bdev, failures)
             idle = [b for b in self.bdevs.values() if b.state is BdevState.READY]
+            if any(b.claim is None for b in idle):
+                continue
             if not idle:
                 await self.reactor.sleep(LOOK_AGAIN_US)
                 continue
-            unclaimed = [b for b in idle if b.claim is None]
-            bdev = (unclaimed or idle)[-1]
-            if bdev.claim is not None:
-                log.warning(
-                    "unregistering claimed bdev name=%s claim=%s by=%s",
-                    bdev.name,
-                    bdev.claim.kind,
-                    bdev.claim.holder,
-                )
-            try:
-                await self.unregister(bdev)
-            except (BdevError, OSError) as error:
-                failures.append(error)
+            bdev, claim = idle[-1], idle[-1].claim
+            assert claim is not None
+            log.warning(
+                "unregistering claimed bdev name=%s claim=%s by=%s",
+                bdev.name,
+                claim.kind,
+                claim.holder,
+            )
+            await self._end(bdev, failures)
         if failures:
             raise failures[0]
+
+    async def _end(self, bdev: Bdev, failures: list[Exception]) -> None:
+        try:
+            await self.unregister(bdev)
+        except (BdevError, OSError) as error:
+            failures.append(error)
 
     # Configuration
 
