@@ -82,11 +82,16 @@ def test_options_are_loaded_before_the_start(serve, path, tmp_path):
     options = {"bdev_io_pool_size": 5000, "bdev_io_cache_size": 10}
     first = waiting_daemon(serve)
     first.rpc.call("bdev_set_options", **options)
+    first.rpc.call("iobuf_set_options", large_pool_count=512)
     first.rpc.call("framework_start_init")
     fill(first, tmp_path)
     saved = spdk_rpc(first, "save_config", "-i", "-1")
     first.stop()
-    assert options.items() <= json.loads(saved)["subsystems"][1]["config"][0]["params"].items()
+    set_first = {
+        one["subsystem"]: one["config"][0]["params"] for one in json.loads(saved)["subsystems"][:-1]
+    }
+    assert options.items() <= set_first["bdev"].items()
+    assert set_first["iobuf"]["large_pool_count"] == 512
     path.write_text(saved)
     second = waiting_daemon(serve)
     assert spdk_rpc(second, "load_config", "-j", path) == ""

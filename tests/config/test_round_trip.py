@@ -175,6 +175,13 @@ calls = st.one_of(
     of("bdev_passthru_delete", {"name": new_layers}),
     of("bdev_examine", {"name": names}),
 )
+pools = st.none() | params(
+    {},
+    small_pool_count=st.integers(64, 10000),
+    large_pool_count=st.integers(8, 2000),
+    small_bufsize=st.sampled_from([4096, 8192]),
+    enable_numa=flags,
+)
 options = params(
     {},
     bdev_io_pool_size=st.integers(3000, 4000),
@@ -186,14 +193,16 @@ options = params(
 
 
 @EXAMPLES
-@given(options, st.lists(calls, min_size=10, max_size=40), st.randoms(use_true_random=False))
+@given(options, pools, st.lists(calls, min_size=10, max_size=40), st.randoms(use_true_random=False))
 @pytest.mark.rule("A.22.4", "A.22.5", "A.22.6", "A.22.8", "A.22.9", "A.22.10", "A.22.11")
-def test_saved_loaded_and_saved(given_options, steps, chance):
+def test_saved_loaded_and_saved(given_options, given_pools, steps, chance):
     directory = Path(tempfile.mkdtemp(prefix="vbdev-"))
     try:
         with fresh_app() as app:
             app.dispatcher.state = State.STARTUP
             call(app, "bdev_set_options", **given_options)
+            if given_pools:
+                call(app, "iobuf_set_options", **given_pools)
             app.dispatcher.state = State.RUNTIME
             build(app, steps, directory)
             saved, told = save(app), what_is_there(app)
