@@ -6,6 +6,8 @@ from vbdev.core.channel import Channel
 
 __all__ = ["IoTotals"]
 
+NOTHING = (0, 0, 0, 0, 0)
+
 
 class IoTotals:
     """Counters of I/O, added up: of channels that are closed, or of all that a bdev has.
@@ -28,7 +30,9 @@ class IoTotals:
             else (other.stats(), other.errors())
         )
         for name, (ops, blocks, latency, longest, shortest) in stats.items():
-            have = self.stats.get(name, (0, 0, 0, 0, 0))
+            if not ops and name in self.stats:
+                continue
+            have = self.stats.get(name, NOTHING)
             self.stats[name] = (
                 have[0] + ops,
                 have[1] + blocks,

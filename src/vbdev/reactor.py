@@ -224,7 +224,8 @@ class Reactor:
         """Make the calling thread this reactor's for a while, as a loop or a test does."""
         before = getattr(_thread, "reactor", None)
         before_id, self._thread_id = self._thread_id, threading.get_ident()
-        self.native_id = threading.get_native_id()
+        if self._thread_id != before_id:
+            self.native_id = threading.get_native_id()
         _thread.reactor = self
         try:
             yield

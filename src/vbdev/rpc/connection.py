@@ -299,8 +299,11 @@ class Connection:
                 )
                 self.drop("unsent answers")
         elif self._unsent and not self._flush_due and not self._pumping:
-            self._flush_due = True  # once, for all that this turn answers
-            self._reactor.send_msg(self._flush)
+            if self.in_flight:
+                self._flush_due = True  # once, for all that this turn answers
+                self._reactor.send_msg(self._flush)
+            else:
+                self._flush()
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -330,7 +333,9 @@ class Connection:
             return
         self._reading = not (self._no_more_input or self._pump_due or self._is_full())
         if not self._hung_up:
-            self._watch.update(read=self._reading, write=bool(self._unsent))
+            # What is to be flushed in this turn is not waited for.
+            write = bool(self._unsent) and not self._flush_due
+            self._watch.update(read=self._reading, write=write)
         elif self._reading and not self._read_due:
             self._read_due = True
             self._reactor.send_msg(self._readable)  # what it had written before it hung up
