@@ -17,6 +17,7 @@ from vbdev.wire.jsontext import DuplicateKey
 __all__ = [
     "UINT64_MAX",
     "BdevName",
+    "FileName",
     "Int32",
     "Params",
     "ParamsError",
@@ -39,6 +40,8 @@ Uint64 = Annotated[int, msgspec.Meta(ge=0, extra_json_schema={"maximum": UINT64_
 Int32 = Annotated[int, msgspec.Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
 BdevName = Annotated[str, msgspec.Meta(extra_json_schema={"x-names": "bdev"})]
 """Name, alias or UUID of a bdev that is there: a shell completes it."""
+FileName = Annotated[str, msgspec.Meta(extra_json_schema={"x-names": "file"})]
+"""Path of a file on the daemon's machine: a shell completes it as one of its own."""
 
 
 class Params(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

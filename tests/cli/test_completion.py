@@ -127,7 +127,15 @@ def test_bdevs_of_the_daemon(shell, daemon):
     assert shell.complete(f"{line} name=Mal") == [*get, "name=Malloc0"]
     assert shell.complete(f"{line} ti") == [*get, "timeout="]
     assert shell.complete(f"{line} timeout=5 na") == [*get, "timeout=5", "name="]
-    # One with a space in it, which the shell has to quote.
+    aio = ["rpc", "-s", daemon.rpc_socket, "bdev_aio_create"]
+    line = f"rpc -s {daemon.rpc_socket} bdev_aio_create"
+    assert shell.complete(f"{line} filename=one_d") == [*aio, "filename=one_disk.img"]
+    assert shell.complete(f"{line} filename=./one") == [*aio, "filename=./one_disk.img"]
+
+
+def test_a_bdev_that_has_to_be_quoted(shell, daemon):
+    get = ["rpc", "-s", daemon.rpc_socket, "bdev_get_bdevs"]
+    line = f"rpc -s {daemon.rpc_socket} bdev_get_bdevs"
     assert shell.complete(f"{line} name=On") == [*get, "name=One Disk"]
 
 
@@ -157,6 +165,9 @@ def test_fish(tmp_path, daemon):
     line = f"vbdev rpc -s {daemon.rpc_socket} bdev_get_bdevs"
     assert complete(f"{line} name=M") == ["name=Malloc0"]
     assert complete(f"{line} ") == ["name=", "timeout="]
+    line = f"vbdev rpc -s {daemon.rpc_socket} bdev_aio_create"
+    assert complete(f"{line} filename=one_d") == ["filename=one_disk.img"]
+    assert complete(f"{line} filename=./one_d") == ["filename=./one_disk.img"]
     assert complete("vbdev rpc bdev_get_iostat reset_mode=ma") == ["reset_mode=maxmin"]
 
 

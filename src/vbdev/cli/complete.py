@@ -152,7 +152,7 @@ def behind_method(methods: Methods, typed: list[str], current: str) -> Iterator[
     for one in methods.parameters(typed[0]):
         if one["name"] == name:
             for value, what in methods.values(one.get("schema", {})):
-                yield f"{name}={value}", what
+                yield (FILES if value == FILES[0] else (f"{name}={value}", what))
 
 
 def described(one: dict[str, Any]) -> str:

@@ -51,6 +51,7 @@ _vbdev() {
     local -a plain plain_shown open open_shown
     while IFS= read -r line; do
         if [[ $line == :files ]]; then
+            [[ $PREFIX == *=* ]] && compset -P '*='
             _files
             continue
         fi
@@ -78,7 +79,8 @@ FISH = r"""function __vbdev_complete
     set -l current (commandline -ct)
     for line in ($words[1] __complete $words[2..-1] $current 2>/dev/null)
         if test "$line" = :files
-            __fish_complete_path $current
+            set -l key (string match -r '^[^/]*=' -- $current)
+            string join \n -- "$key"(__fish_complete_path (string replace -- "$key" '' $current))
         else
             printf '%s\n' $line
         end

@@ -12,13 +12,13 @@ import msgspec
 from vbdev.bdev import BdevError, BdevParams
 from vbdev.module_methods import DECODE_OBJECT_FAILED
 from vbdev.modules.file.disk import FileBdev
-from vbdev.params import Uint32
+from vbdev.params import FileName, Uint32
 
 
 class AioParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
     """Create a bdev on an existing file or block device."""
 
-    filename: str
+    filename: FileName
     """Path of the file or block device."""
     block_size: Uint32 = 0
     """Bytes, a power of two of at least 512. 0: what the file asks for."""

@@ -9,14 +9,14 @@ import msgspec
 from vbdev.bdev import BdevParams
 from vbdev.module_methods import DECODE_OBJECT_FAILED
 from vbdev.modules.file.disk import FileBdev
-from vbdev.params import Uint32
+from vbdev.params import FileName, Uint32
 from vbdev.wire.jsonrpc import INTERNAL_ERROR
 
 
 class UringParams(BdevParams, kw_only=True, forbid_unknown_fields=True):
     """Create a bdev on an existing file or block device."""
 
-    filename: str
+    filename: FileName
     """Path of the file or block device."""
     block_size: Uint32 = 0
     """Bytes, a power of two of at least 512. 0: what the file asks for."""

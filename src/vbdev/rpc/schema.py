@@ -4,8 +4,8 @@ Nothing is said here that is not declared elsewhere: names and states come from 
 types, bounds and defaults from the parameters' and results' Structs, words from docstrings. The
 methods of modules that others wrote appear as those of our own do.
 
-`x-spdk-state` says when a method may be called; `x-names` on a schema, what the string names
-(`bdev`).
+`x-spdk-state` says when a method may be called; `x-names` on a schema, what the string names:
+`bdev`, or `file`.
 """
 
 from __future__ import annotations

@@ -31,6 +31,8 @@ def type_words(schema: Schema) -> str:
             return "number" + bounds(schema)
         case "string" if schema.get("x-names") == "bdev":
             return "name of a bdev"
+        case "string" if schema.get("x-names") == "file":
+            return "path"
         case "string" if schema.get("format") == "uuid":
             return "UUID"
         case "array":
