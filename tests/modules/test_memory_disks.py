@@ -1,6 +1,9 @@
 """Fine points of malloc and null that have nothing to do with metadata."""
 
 import errno
+import gc
+import os
+from pathlib import Path
 
 import pytest
 
@@ -137,3 +140,22 @@ def test_what_nobody_emulates(made, op):
     assert not bdev.can(op)
     request = made.open("Disk").io(op, 0, 1)
     assert (request.status, request.errno) == (Status.FAILED, errno.ENOTSUP)
+
+
+def test_deleting_malloc_gives_its_memory_back_at_once(made):
+    """A bdev is part of reference cycles: what it holds must not wait for the garbage collector."""
+    size = 64 << 20
+    gc.collect()
+    gc.disable()
+    try:
+        before = resident_bytes()
+        made.disk(Malloc, num_blocks=size // 512, md_size=8, md_interleave=True, dif_type=1)
+        assert resident_bytes() - before > size // 2
+        made.delete("Disk")
+        assert resident_bytes() - before < size // 4
+    finally:
+        gc.enable()
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

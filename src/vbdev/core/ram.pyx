@@ -157,6 +157,17 @@ cdef class RamDisk:
                              <long>mask, <long>1024, <long>0)
         return errno if failed else 0
 
+    def give_back(self, uint64_t offset, uint64_t length):
+        """Return memory to the kernel: bytes of the data from a page's start on, as far as it goes.
+
+        What was there is zeroes afterwards, without metadata. For a disk that nobody uses any more.
+        """
+        if offset % PAGE_BYTES or offset > self.mapped_bytes:
+            raise ValueError(f"no page of the disk begins at byte {offset}")
+        length = min(length, self.mapped_bytes - offset)
+        with nogil:
+            madvise(self.base + offset, length, MADV_DONTNEED)
+
     def format(self, uint64_t offset_blocks, uint64_t num_blocks):
         """Give blocks that nobody has written valid protection information, where there is any."""
         if num_blocks * self.block_size > self.size - offset_blocks * self.block_size:

@@ -19,6 +19,8 @@ from vbdev.vocab import DmaDeviceType, Op
 
 FORMAT_BYTES = 4 << 20
 """Memory touched at a time, about 1 ms."""
+GIVE_BACK_BYTES = 16 << 20
+"""Memory returned to the kernel at a time, about 1 ms."""
 ANY_NODE = -1
 
 
@@ -118,6 +120,13 @@ class Malloc(Bdev):
         for offset in range(0, self.num_blocks, blocks):
             self._ram.format(offset, min(blocks, self.num_blocks - offset))
             await self.reactor.sleep(0)
+
+    async def stop(self) -> None:
+        """Give the memory back now, whoever still knows the bdev; a piece at a time as above."""
+        for offset in range(0, self.size_bytes, GIVE_BACK_BYTES):
+            self._ram.give_back(offset, GIVE_BACK_BYTES)
+            await self.reactor.sleep(0)
+        del self._ram
 
     def current_params(self) -> BdevParams:
         """Return the parameters, those that were left out too."""
