@@ -58,6 +58,8 @@ class Registry:
         self.options = BdevOptions()
         self.closing = False
         self._names = Names()
+        self._starting: set[str] = set()
+        """Names of bdevs that are being made, and not entered yet."""
         self._opening: set[Future[None]] = set()
         self._announced: set[Bdev] = set()
 
@@ -98,15 +100,16 @@ class Registry:
 
     def unused_name(self, prefix: str) -> str:
         """Return `prefix` with the lowest number that makes it a name nobody has."""
+        taken = (self._names, self.creations, self._starting)
         number = 0
-        while f"{prefix}{number}" in self._names or f"{prefix}{number}" in self.creations:
+        while any(f"{prefix}{number}" in names for names in taken):
             number += 1
         return f"{prefix}{number}"
 
     def add_alias(self, bdev: Bdev, alias: str | None) -> None:
         """Give a bdev one more name (spdk_bdev_alias_add). EINVAL for none, EEXIST if taken."""
         if alias:
-            self._check_configured(alias)
+            self._check_spoken_for(alias)
         self._names.add_alias(bdev, alias)
 
     def drop_alias(self, bdev: Bdev, alias: str) -> None:
@@ -126,10 +129,15 @@ class Registry:
         if issubclass(cls, VirtualBdev):
             return (await self.create_virtual(cls, params)).key
         bdev = cls(params)
-        self._check_configured(bdev.name)
+        self._check_spoken_for(bdev.name)
         self._names.check(bdev)
         bdev.reactor = self.reactor
-        await bdev.start()
+        name = bdev.name
+        self._starting.add(name)  # others ask for names while it takes its time
+        try:
+            await bdev.start()
+        finally:
+            self._starting.discard(name)
         try:
             await self.register(bdev)
         except BaseException:
@@ -143,7 +151,7 @@ class Registry:
         key = creation.key
         # Otherwise the plan says how the vbdevs are called. What can never be comes before names.
         alone = cls(params) if key == params.name else None
-        self._check_configured(key)
+        self._check_spoken_for(key)
         if alone is not None:
             self._names.check(alone)
             if key == creation.base_name:
@@ -186,7 +194,7 @@ class Registry:
         It goes with its base, and is not saved: what made it (a table on the disk, say) makes it
         again.
         """
-        self._check_configured(vbdev.name)
+        self._check_spoken_for(vbdev.name)
         await build(self, vbdev, hold)
 
     def base_event(self, vbdev: VirtualBdev, event: BdevEvent) -> None:
@@ -194,14 +202,24 @@ class Registry:
         if self.bdevs.get(vbdev.name) is not vbdev:
             return  # it still starts; `build` looks for itself when it has
         if event is BdevEvent.REMOVE:
-            if vbdev.state is BdevState.READY:
-                self.reactor.spawn(self.unregister(vbdev), f"hot removal of {vbdev.name}")
+            self.hot_remove(vbdev)
         elif event is BdevEvent.RESIZE:
             vbdev.base_resized()
 
-    def _check_configured(self, name: str) -> None:
+    def hot_remove(self, bdev: Bdev) -> None:
+        """Begin to remove a bdev that has nothing to stand on any more, unless somebody does."""
+
+        async def go() -> None:
+            if bdev.state is BdevState.READY:
+                await self.unregister(bdev)
+
+        self.reactor.spawn(go(), f"hot removal of {bdev.name}")
+
+    def _check_spoken_for(self, name: str) -> None:
         if name in self.creations:
             raise BdevError(errno.EEXIST, f"a vbdev {name!r} is configured already")
+        if name in self._starting:
+            raise BdevError(errno.EEXIST, f"a bdev {name!r} is being made already")
 
     async def register(self, bdev: Bdev, creation: Creation | None = None) -> None:
         """Enter a started bdev, then examine it (spdk_bdev_register).

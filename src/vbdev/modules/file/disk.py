@@ -132,7 +132,7 @@ class FileBdev(Bdev):
                 bdev.rescan()
             elif bdev.state is BdevState.READY:
                 log.error("file is gone, and its bdev with it bdev=%s", bdev.name)
-                registry.reactor.spawn(registry.unregister(bdev), f"removal of {bdev.name}")
+                registry.hot_remove(bdev)
             return True
 
         errors = failures(errno.ENODEV, errno.EBUSY, errno.EINVAL)
