@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 ABSENT = "The requested bdev does not exist."
 """How bdev_delay_update_latency says ENODEV."""
+DISTURBING = frozenset({"bdev_error_inject_error"})
+"""Methods that I/O notices: whoever looks at disks has to be through with that."""
 UNDOING = ("_delete", "_remove", "_stop", "_stop_disk", "_unregister")
 """How methods end that take something away; later there would be something else to take."""
 
@@ -86,6 +88,13 @@ class Startup:
     async def carry_out_runtime(self) -> None:
         """Carry out the second pass. ConfigError: what is wrong where."""
         calls = [call for call in self._calls if State.STARTUP not in self._states(call)]
+        await self._carry_out([call for call in calls if call.method not in DISTURBING])
+        disturbing = [call for call in calls if call.method in DISTURBING]
+        if disturbing and not self._given_up:
+            await self._dispatcher.call("bdev_wait_for_examine")
+            await self._carry_out(disturbing)
+
+    async def _carry_out(self, calls: list[ConfigCall]) -> None:
         while calls and not self._given_up:
             put_off: list[tuple[ConfigCall, RpcError]] = []
             for call in calls:

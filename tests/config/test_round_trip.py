@@ -207,8 +207,9 @@ def test_saved_loaded_and_saved(given_options, given_pools, steps, chance):
             build(app, steps, directory)
             saved, told = save(app), what_is_there(app)
             order_counts = depends_on_order(app)
-        if wants_one_uuid_twice(saved):
-            return  # whoever was first has it, and the other one waits; loaded, another one may be
+            unlike = wants_one_uuid_twice(saved) or lost_what_is_free(app)
+        if unlike:
+            return
         again(saved, told, directory, saved)
         if not order_counts:
             again(shuffled(saved, chance), told, directory, None)
@@ -253,18 +254,25 @@ def what_is_there(app):
 
 
 def wants_one_uuid_twice(text):
+    """Say whether it matters who was first: the other one waits, and may not when it is loaded."""
     wanted = re.findall(r'"uuid": "([^"]*)"', text)
     return len(set(wanted)) < len(wanted)
 
 
+def lost_bases(app):
+    """Return the bases that are there, and yet not for those who wanted them."""
+    wishes = [one for one in app.registry.creations.values() if not one.vbdevs]
+    return [base for one in wishes if (base := app.registry.find(one.base_name)) is not None]
+
+
+def lost_what_is_free(app):
+    """Say whether somebody would now get the base that it lost: nobody asks again, but a load."""
+    return any(base.claim is None for base in lost_bases(app))
+
+
 def depends_on_order(app):
     """Say whether it matters who comes first: nobody examines, or two want one base."""
-    lost = [
-        one
-        for one in app.registry.creations.values()
-        if not one.vbdevs and app.registry.find(one.base_name)
-    ]
-    return bool(lost) or not app.registry.options.bdev_auto_examine
+    return bool(lost_bases(app)) or not app.registry.options.bdev_auto_examine
 
 
 def again(text, told, directory, expected):

@@ -207,3 +207,26 @@ def test_parameters_stand_in_the_order_of_spdk(app, tmp_path):
         ],
         "bdev_wait_for_examine": [],
     }
+
+
+def test_injected_errors_are_not_for_who_examines(app, tmp_path):
+    """The first READ of a new bdev is gpt's; what is injected is for somebody else's."""
+    call(app, "bdev_error_create", base_name="N")
+    call(app, "bdev_null_create", name="N", num_blocks=2048, block_size=512)
+    call(app, "bdev_wait_for_examine")
+    call(app, "bdev_error_inject_error", name="EE_N", io_type="read", error_type="failure")
+    saved = save(app)
+    assert in_short(saved)[-3:] == [
+        ("wait_for_examine", None),
+        ("error_inject_error", "EE_N"),
+        ("wait_for_examine", None),
+    ]
+    assert carried_out_one_by_one(saved) == saved
+    document = json.loads(saved)
+    for subsystem in document["subsystems"]:
+        subsystem["config"].reverse()
+    for text in (saved, json.dumps(document)):
+        with fresh_app() as again:
+            load(again, text, tmp_path / "c.json")
+            call(again, "bdev_wait_for_examine")
+            assert save(again) == saved

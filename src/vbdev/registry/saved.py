@@ -111,11 +111,13 @@ class _Standing:
             self._examined = False
         elif bdev.creation is None:
             on_disk = True
-        for call in _settings(bdev) if comes_back(bdev) else ():
-            if on_disk and not self._examined:
+        if comes_back(bdev):
+            own, settings = _own_calls(bdev), [*qos_config(bdev), *histogram_config(bdev)]
+            # What the module has been told may be for the next I/O, and not for who examines.
+            if not self._examined and (own or (on_disk and settings)):
                 yield {"method": WAIT_FOR_EXAMINE}
                 self._examined = True
-            yield call
+            yield from (*own, *settings)
         for creation in self._late.get(bdev, ()):
             yield from creation.config()
         for vbdev in self._above.get(bdev, ()):
@@ -139,11 +141,10 @@ def _params(bdev: Bdev) -> dict[str, Any]:
         return Bdev.config_params(bdev)
 
 
-def _settings(bdev: Bdev) -> list[Call]:
-    """Return what was set on a bdev since it was made."""
+def _own_calls(bdev: Bdev) -> list[Call]:
+    """Return what a module says was set on its bdev since it was made."""
     try:
-        own = list(bdev.config_calls())
+        return list(bdev.config_calls())
     except Exception:
         log.exception("bdev %s (%s): config_calls failed", bdev.name, bdev.kind)
-        own = []
-    return [*own, *qos_config(bdev), *histogram_config(bdev)]
+        return []
