@@ -389,19 +389,25 @@ class App:
     async def stop(self) -> None:
         """Stop everything in order, then the reactors, the first one last."""
         timer = self.reactor.call_later(STOP_US, self._give_up)
-        try:
-            await self.rpc.close()
-            await self.nbd_disks.close()
-            await self.nbd.close()
-            await self.registry.close()
-            for reactor in await self.reactors.stop():
-                log.error("reactor %s does not end: a module blocks it", reactor.name)
+        for end in (
+            self.rpc.close,
+            self.nbd_disks.close,
+            self.nbd.close,
+            self.registry.close,
+            self._end_reactors,
+        ):
+            try:
+                await end()
+            except Exception:  # which must not keep the bdevs from what they still hold
+                log.exception("the stop failed")
                 self.exit_status = 1
-        except Exception:
-            log.exception("the stop failed")
-            self.exit_status = 1
         timer.cancel()
         self.reactor.stop()
+
+    async def _end_reactors(self) -> None:
+        for reactor in await self.reactors.stop():
+            log.error("reactor %s does not end: a module blocks it", reactor.name)
+            self.exit_status = 1
 
     def close(self) -> None:
         """Give back what the reactors hold. After `run`."""

@@ -47,6 +47,19 @@ def test_subsystems_end_in_the_reverse_of_their_order(app):
     assert app.exit_status == 0
 
 
+@pytest.mark.parametrize("part", ["rpc", "nbd_disks", "nbd"])
+def test_a_part_that_can_not_be_stopped_keeps_no_bdev_from_its_end(app, part, caplog):
+    async def fail():
+        raise RuntimeError("a bug")
+
+    app.create("malloc", {"name": "Disk", "num_blocks": 8, "block_size": 512})
+    getattr(app, part).close = fail
+    app.reactor.run_until_complete(app.stop())
+    assert app.registry.bdevs == {}
+    assert app.exit_status == 1
+    assert "the stop failed" in caplog.text
+
+
 @pytest.mark.rule("A.5.8")
 @pytest.mark.parametrize("kind", ["aio", "uring"])
 def test_what_has_no_base_waits_for_nothing(app, kind, tmp_path):
