@@ -8,7 +8,7 @@ import time
 import pytest
 
 from vbdev.clock import VirtualClock
-from vbdev.reactor import MESSAGES_PER_TURN, Reactor
+from vbdev.reactor import MESSAGES_PER_TURN, TASKS_PER_TURN, Reactor
 from vbdev.task import Future, gather
 
 
@@ -257,6 +257,22 @@ def test_a_flood_of_messages_leaves_room_for_the_rest_of_the_turn(reactor):
         reactor.send_msg(seen.append, n)
     reactor.poll()
     assert len(seen) == MESSAGES_PER_TURN
+
+
+def test_what_thousands_of_tasks_wait_for_leaves_room_for_the_rest_of_the_turn(reactor):
+    event, seen = Future(), []
+
+    async def wait(number):
+        await event
+        seen.append(number)
+
+    for number in range(TASKS_PER_TURN + 1):
+        reactor.begin(wait(number))
+    event.set_result(None)
+    reactor.poll()
+    assert seen == list(range(TASKS_PER_TURN))
+    reactor.poll()
+    assert seen == list(range(TASKS_PER_TURN + 1))
 
 
 def test_a_failing_message_is_logged(running, caplog):

@@ -38,6 +38,7 @@ from vbdev.task import Future, Task
 __all__ = [
     "MESSAGES_PER_TURN",
     "SPIN_US",
+    "TASKS_PER_TURN",
     "IoEngine",
     "Poller",
     "Reactor",
@@ -56,6 +57,9 @@ from the kernel costs, so that a client at queue depth 1 does not pay for it on 
 
 MESSAGES_PER_TURN = 64
 """Messages run in one turn, so that a flood of them does not starve the data path."""
+
+TASKS_PER_TURN = 64
+"""Tasks that go on in one turn, for the same reason: one event may be what thousands wait for."""
 
 
 _thread = threading.local()
@@ -400,7 +404,7 @@ class Reactor:
             function, args = self._messages.popleft()
             did += 1
             self._call(function, *args)
-        for _ in range(len(self._ready)):
+        for _ in range(min(len(self._ready), TASKS_PER_TURN)):
             did += 1
             self._ready.popleft().step()
         if self.pollers:
