@@ -218,6 +218,23 @@ def test_a_request_in_pieces(raw):
     assert read_lines(client, 1) == [{"jsonrpc": "2.0", "id": 1, "result": "slow"}]
 
 
+def test_no_answer_is_rendered_for_a_client_that_is_gone(daemon, raw, caplog):
+    async def held_unrenderable(_params):
+        daemon.calls.append("held")
+        await daemon.gate
+        return object()
+
+    daemon.dispatcher.register(Method("held_unrenderable", held_unrenderable))
+    client = raw()
+    client.sendall(encode_request("held_unrenderable", None, 1))
+    until(lambda: daemon.calls == ["held"])
+    client.close()
+    until(lambda: all(one._hung_up for one in daemon.connections()))
+    daemon.release()
+    until(lambda: not daemon.server.connection_count)
+    assert "can not be rendered" not in caplog.text
+
+
 def test_half_a_request_costs_only_its_buffer(daemon, raw):
     client = raw()
     client.send(b'{"id":1,"method":"echo","par')

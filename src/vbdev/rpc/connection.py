@@ -258,14 +258,14 @@ class Connection:
             self._finished(encode_batch(batch.answers), batch.size_bytes)
 
     async def _answer(self, request: Request | Refusal) -> bytes:
-        """Return the rendered response, empty where none is due. Never raises."""
+        """Return the rendered response, empty where none is due or nobody is left. Never raises."""
         if isinstance(request, Refusal):
             return _refused(request)
         try:
             result = await self._dispatcher.call(request.method, request.params)
         except RpcError as error:
             return encode_error(request.id, error.code, error.message, error.data)
-        if request.is_notification:
+        if request.is_notification or self._hung_up or not self._is_open:
             return b""
         try:
             response = encode_result(request.id, result)

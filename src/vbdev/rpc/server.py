@@ -107,7 +107,11 @@ class RpcServer:
         timer.cancel()
         self._drained = None
         for connection in list(self._connections):
-            log.warning("rpc server stops with requests in flight count=%d", connection.in_flight)
+            log.warning(
+                "rpc server stops with requests in flight count=%d unsent_bytes=%d",
+                connection.in_flight,
+                connection.unsent_bytes,
+            )
             connection.drop("the server stops")
 
     def _connected(self, connection: socket.socket) -> None:
