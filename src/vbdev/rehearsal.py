@@ -195,6 +195,9 @@ class _DryMalloc(Malloc):
     async def _reserve(self, who: str, num_nodes: int) -> None:
         """Reserve nothing."""
 
+    async def stop(self) -> None:
+        """Nothing was reserved."""
+
 
 class _DryFile(FileBdev):
     taken: dict[FileKey, str] = {}  # noqa: RUF012 - by all of one rehearsal; emptied as they stop
