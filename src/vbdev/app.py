@@ -164,7 +164,7 @@ class App:
     # Modules
 
     def add_module(self, module: type[Bdev]) -> None:
-        """Offer a module under its kind. AppError when another has that kind."""
+        """Offer a module under its kind. AppError when another has that kind, or its methods."""
         kind = getattr(module, "kind", None)
         if not isinstance(kind, str) or not kind.isidentifier():
             raise AppError(f"module {module.__qualname__}: kind is {kind!r}; give it a name")
@@ -175,9 +175,12 @@ class App:
             )
         if "product_name" not in vars(module):
             module.product_name = kind
+        try:
+            register_module(self.dispatcher, self.registry, module)
+        except ValueError as error:  # one that inherits another's methods has their names too
+            raise AppError(f"module kind {kind!r} of {module.__module__}: {error}") from error
         self.modules[kind] = module
         self.registry.add_module(module)
-        register_module(self.dispatcher, self.registry, module)
 
     def load_installed_modules(self) -> None:
         """Offer what installed packages have in the entry point group `vbdev.modules`."""

@@ -12,7 +12,7 @@ import pytest
 from support.control import CLAIMED, INVALID_PARAMETERS, Control
 from vbdev.bdev import BdevError, BdevEvent
 from vbdev.modules.passthru import Passthru
-from vbdev.modules.split import Split
+from vbdev.modules.split import MAX_PARTS, Split
 from vbdev.part import PART_NAMESPACE
 from vbdev.testing import Stub, layer
 from vbdev.vocab import IoFlag, Op, Status
@@ -118,6 +118,14 @@ def test_parameters(control):
     ):
         assert control.fails("bdev_split_create", **params) == INVALID_PARAMETERS
     assert control.fails("bdev_split_delete", name="Disk") == INVALID_PARAMETERS
+
+
+def test_more_parts_than_a_base_may_have(control):
+    """A null disk of exbibytes has room for as many parts as memory has not."""
+    control.call("bdev_null_create", name="Disk", num_blocks=1 << 50, block_size=512)
+    assert failure(control, MAX_PARTS + 1) == "Invalid argument"
+    assert failure(control, 2**32 - 1, split_size_mb=1) == "Invalid argument"
+    assert len(split(control, count=MAX_PARTS)) == MAX_PARTS
 
 
 @pytest.mark.rule("Dd.5", "Dd.6")

@@ -4,6 +4,7 @@ import pytest
 
 from support.told import as_declared
 from vbdev.app import App, AppError
+from vbdev.modules.split import Split
 from vbdev.rpc.errors import RpcError
 
 
@@ -70,4 +71,15 @@ def test_what_has_no_base_waits_for_nothing(app, kind, tmp_path):
     absent.write_bytes(bytes(4096))
     with pytest.raises(RpcError):
         call(app, "bdev_get_bdevs", name="Disk")
+    app.reactor.run_until_complete(app.stop())
+
+
+def test_a_module_that_inherits_anothers_methods_is_told_which(app):
+    class Half(Split):
+        kind = "half"
+
+    with pytest.raises(AppError, match=r"'half' of .*: RPC method bdev_split_create is registered"):
+        app.add_module(Half)
+    assert "half" not in app.modules
+    assert app.dispatcher.get("bdev_half_delete") is None
     app.reactor.run_until_complete(app.stop())

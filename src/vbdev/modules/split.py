@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -22,6 +22,9 @@ from vbdev.registry import Registry
 from vbdev.wire.jsonrpc import INVALID_PARAMS
 
 log = logging.getLogger(__name__)
+
+MAX_PARTS: Final = 4096
+"""Of one base. They are made in one turn, and each costs memory."""
 
 NOT_SPLIT = (
     INVALID_PARAMS,
@@ -143,6 +146,9 @@ def part_sizes(request: SplitCreateParams, base: Bdev) -> tuple[int, int]:
             errno.EINVAL,
             f"{who} has {base.num_blocks} blocks of {base.block_size} bytes: {wanted} can be made",
         )
+    count = min(request.split_count, fitting)
+    if count > MAX_PARTS:
+        raise BdevError(errno.EINVAL, f"{who}: split into {count} parts; {MAX_PARTS} are the most")
     if fitting < request.split_count:
         log.warning(
             "split: fewer parts than asked for base=%s asked=%d fitting=%d",
@@ -150,7 +156,7 @@ def part_sizes(request: SplitCreateParams, base: Bdev) -> tuple[int, int]:
             request.split_count,
             fitting,
         )
-    return min(request.split_count, fitting), size
+    return count, size
 
 
 def checked(request: SplitCreateParams) -> SplitParams:

@@ -72,10 +72,14 @@ def register_bdev_methods(dispatcher: Dispatcher, registry: Registry) -> None:
 
 
 def register_module(dispatcher: Dispatcher, registry: Registry, module: type[Bdev]) -> None:
-    """Add the methods of a module: those it declares, and create and delete derived from it."""
+    """Add the methods of a module: those it declares, and create and delete derived from it.
+
+    ValueError, and none of them added, where another method has such a name.
+    """
     declared = {method.name: method for method in module.rpc_methods()}
     for derived in (create_method(module), delete_method(module)):
         declared.setdefault(derived.name, derived)
+    dispatcher.require_free(declared)
     for method in declared.values():
         dispatcher.register(
             Method(

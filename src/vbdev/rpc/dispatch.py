@@ -125,9 +125,14 @@ class Dispatcher:
 
     def register(self, method: Method) -> None:
         """Add a method. Its name must be free: ValueError."""
-        if method.name in self._methods:
-            raise ValueError(f"RPC method {method.name} is registered already")
+        self.require_free([method.name])
         self._methods[method.name] = method
+
+    def require_free(self, names: Iterable[str]) -> None:
+        """Raise ValueError where a method has one of these names."""
+        for name in names:
+            if name in self._methods:
+                raise ValueError(f"RPC method {name} is registered already")
 
     def unregister(self, name: str) -> None:
         """Take a method away, as when the module that owns it is unloaded. KeyError if none."""
