@@ -207,6 +207,25 @@ def test_a_module_that_never_ends_holds_up_nobody_else(stack, caplog):
     assert waiting.done
 
 
+def test_many_who_wait_long_cost_no_more_than_one(stack, caplog):
+    ends = Future()
+
+    async def disk(_registry, _bdev):
+        await ends
+
+    taster(stack, "stuck", disk=disk)
+    stack.disk()
+    examiner = stack.registry.examiner
+    with caplog.at_level(logging.WARNING):
+        waiting = [stack.reactor.spawn(examiner.wait()) for _ in range(100)]
+        stack.pass_time(21_000_000)
+    assert caplog.messages == ["examination goes on: stuck of bdev Disk"] * 4
+    assert len(examiner._idle) == len(waiting)
+    ends.set_result(None)
+    stack.settle()
+    assert all(task.done for task in waiting)
+
+
 @pytest.mark.rule("A.4.21")
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), BdevError(errno.EIO, "no table")])
 def test_a_module_that_fails_is_named_and_harms_nobody(stack, caplog, error):

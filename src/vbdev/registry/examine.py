@@ -56,6 +56,7 @@ class Examiner:
         self._registry = registry
         self._running: list[Examination] = []
         self._idle: list[Future[None]] = []
+        self._say_ns = 0
 
     def of(self, bdev: Bdev) -> list[str]:
         """Return the kinds of the modules that examine a bdev just now."""
@@ -144,11 +145,18 @@ class Examiner:
             timer = self._registry.reactor.call_later(period_us, partial(wake, idle))
             await idle
             timer.cancel()
+            if idle in self._idle:
+                self._idle.remove(idle)
             waited_us += period_us
-            if self._running:
-                going_on = ", ".join(map(str, self._running))
-                log.warning("examination goes on: %s", going_on)
+            self._say_what_goes_on()
         return list(self._running)
+
+    def _say_what_goes_on(self) -> None:
+        """Say it once for all who wait."""
+        now_ns = self._registry.reactor.clock.now_ns()
+        if self._running and now_ns >= self._say_ns:
+            self._say_ns = now_ns + SAY_US * 1000
+            log.warning("examination goes on: %s", ", ".join(map(str, self._running)))
 
 
 def _overrides(module: type[Bdev]) -> bool:

@@ -100,11 +100,12 @@ class Registry:
 
     def unused_name(self, prefix: str) -> str:
         """Return `prefix` with the lowest number that makes it a name nobody has."""
-        taken = (self._names, self.creations, self._starting)
+        name = f"{prefix}0"
         number = 0
-        while any(f"{prefix}{number}" in names for names in taken):
+        while name in self._names or name in self.creations or name in self._starting:
             number += 1
-        return f"{prefix}{number}"
+            name = f"{prefix}{number}"
+        return name
 
     def add_alias(self, bdev: Bdev, alias: str | None) -> None:
         """Give a bdev one more name (spdk_bdev_alias_add). EINVAL for none, EEXIST if taken."""
