@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import syslog
 import time
@@ -62,6 +63,51 @@ MAX_BYTES: Final = 8192
 """Of one message to syslog; more than daemons take (rsyslog: 8 KiB) is cut off."""
 WITH_TIME: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 WITHOUT_TIME: Final = "%(levelname)s %(name)s %(message)s"
+
+
+CONSOLE_WAIT_MS: Final = 100
+"""How long the console's reader may take nothing before messages are dropped, in ms."""
+PIECE_CHARS: Final = 1024
+"""Written to the console at a time: UTF-8 makes a page of it at most, for which there is room in
+whatever can be written to (pipe(7), PIPE_BUF)."""
+
+
+class ConsoleHandler(logging.StreamHandler[TextIO]):
+    """Writes messages to a stream, and does not wait for ever for who should read it.
+
+    A reactor says things too, and a pipe that nobody empties would block it for good. A reader
+    that takes nothing for CONSOLE_WAIT_MS loses what is said until it reads on, and is told so.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lost = 0  # messages, since the last that was not
+        self._poll: select.poll | None = None
+        try:
+            descriptor = stream.fileno()
+        except (OSError, ValueError):  # a string's, which never blocks
+            return
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        try:
+            text = self.format(record) + self.terminator
+            if self._lost:
+                text = f"\n[{self._lost} messages were dropped: nobody read them]\n{text}"
+            for start in range(0, len(text), PIECE_CHARS):
+                if not self._is_ready(0 if self._lost else CONSOLE_WAIT_MS):
+                    self._lost += 1
+                    return
+                self.stream.write(text[start : start + PIECE_CHARS])
+                self.flush()
+            self._lost = 0
+        except Exception:  # noqa: BLE001 - as all handlers do: a message never fails its sender
+            self.handleError(record)
+
+    def _is_ready(self, wait_ms: int) -> bool:
+        return self._poll is None or bool(self._poll.poll(wait_ms))
 
 
 class SyslogHandler(logging.Handler):
@@ -131,7 +177,7 @@ class Logs:
     def __init__(self) -> None:
         self._root = logging.getLogger()
         self._root_level = self._root.level
-        self._console: logging.StreamHandler[TextIO] | None = None
+        self._console: ConsoleHandler | None = None
         self._syslog: SyslogHandler | None = None
         self._print_level: LevelName = "NOTICE"
         self._level: LevelName = "NOTICE"
@@ -144,7 +190,7 @@ class Logs:
         Where the console is systemd's journal, which has syslog's messages too, it gets them once.
         """
         logging.addLevelName(NOTICE, "NOTICE")
-        self._console = logging.StreamHandler(console)
+        self._console = ConsoleHandler(console)
         self._syslog = SyslogHandler(syslog_path)
         self._syslog.setFormatter(logging.Formatter(WITHOUT_TIME))
         self._root.addHandler(self._console)

@@ -4,6 +4,7 @@ Method: the dispatcher over a Logs that writes to a string, and to a socket in s
 """
 
 import contextlib
+import fcntl
 import importlib.util
 import io
 import logging
@@ -12,6 +13,7 @@ import pathlib
 import re
 import socket
 import syslog
+import time
 
 import pytest
 
@@ -141,6 +143,32 @@ def test_syslog_is_never_waited_for(daemon, console):
     assert len(lines(console)) == 10_000
     logging.getLogger("vbdev.app").error("again")
     assert daemon.got() == [(syslog.LOG_ERR, "ERROR vbdev.app again")]
+
+
+def test_a_console_that_nobody_reads_is_not_waited_for(tmp_path):
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    log = logging.getLogger("vbdev.rpc")
+    logs = Logs()
+    with os.fdopen(reader, "rb", buffering=0) as pipe, os.fdopen(writer, "w") as console:
+        logs.open(console, str(tmp_path / "no syslog"))
+        try:
+            began = time.monotonic()
+            for number in range(1000):
+                log.warning("message %d %s", number, "x" * 100)
+            log.warning("long %s", "x" * 100_000)
+            assert time.monotonic() - began < 5
+            text = pipe.read(65536).decode()
+            assert "message 0 " in text
+            written = text.count("message")
+            log.warning("read on")
+            text = pipe.read(65536).decode()
+            assert f"[{1001 - written} messages were dropped: nobody read them]\n" in text
+            assert text.endswith("read on\n")
+            log.warning("last")
+            assert pipe.read(65536).count(b"\n") == 1
+        finally:
+            logs.close()
 
 
 @pytest.mark.usefixtures("rpc")
