@@ -10,6 +10,7 @@ Loggers of other names than `vbdev.*`, as those of a user's module, have no flag
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import os
 import select
@@ -249,12 +250,13 @@ class Logs:
     def set_flag(self, name: str, *, enabled: bool = True) -> None:
         """Let a component (or `all`) say what is INFO and DEBUG, or forbid it. KeyError: unknown.
 
-        Upper and lower case are the same, as in SPDK.
+        Upper and lower case are the same, and `vbdev_*` is all flags that it fits, as in SPDK.
         """
-        wanted = name.lower()
-        if wanted != ALL and wanted not in self._flags:
+        wanted = "*" if name.lower() == ALL else name.lower()
+        found = fnmatch.filter(self._flags, wanted)
+        if not found:
             raise KeyError(name)
-        for flag in self._flags if wanted == ALL else (wanted,):
+        for flag in found:
             self._flags[flag] = enabled
         self._apply()
 

@@ -26,6 +26,8 @@ ABSENT = "The requested bdev does not exist."
 """How bdev_delay_update_latency says ENODEV."""
 DISTURBING = frozenset({"bdev_error_inject_error"})
 """Methods that I/O notices: whoever looks at disks has to be through with that."""
+ADVICE = "take the entry out, or pass it over with --json-ignore-init-errors"
+"""What SPDK has saved asks for options of modules that are not here."""
 UNDOING = ("_delete", "_remove", "_stop", "_stop_disk", "_unregister")
 """How methods end that take something away; later there would be something else to take."""
 
@@ -63,10 +65,10 @@ class Startup:
             elif call.subsystem not in subsystems:
                 left_out[call.subsystem] = left_out.get(call.subsystem, 0) + 1
             else:
-                self._on_error(call, RpcError(METHOD_NOT_FOUND, "Method not found"))
+                self._on_error(call, RpcError(METHOD_NOT_FOUND, "Method not found", ADVICE))
         for subsystem, number in left_out.items():
             log.warning(
-                "%s: there is no subsystem %s here; %d of its calls are left out",
+                "%s: there is no subsystem %s here; calls left out: %d",
                 config.path,
                 subsystem,
                 number,

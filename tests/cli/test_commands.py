@@ -1,12 +1,15 @@
 """`vbdev rpc`, `ls`, `bench` and `demo` as a person calls them."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+CONFIG = """{"subsystems": [{"subsystem": "bdev", "config": [{"method": "bdev_null_create",
+"params": {"name": "N", "num_blocks": 8, "block_size": 512}}]}]}"""
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -34,6 +37,62 @@ def test_no_daemon(tmp_path, command):
 def test_rpc_wants_key_value(tmp_path):
     done = vbdev("rpc", "-s", tmp_path / "none.sock", "spdk_get_version", "name", expect=2)
     assert "'name' is not key=value" in done.stderr
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf", "1e300", "soon"])
+def test_rpc_wants_a_time_to_wait(tmp_path, timeout):
+    words = ["rpc", "-s", tmp_path / "none.sock", f"--timeout={timeout}", "spdk_get_version"]
+    done = vbdev(*words, expect=2)
+    assert f"argument --timeout: {timeout!r} is no number of seconds above 0" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["\udcff"], ["bdev_get_bdevs", "name=\udcff"]])
+def test_rpc_wants_utf_8(tmp_path, words):
+    done = vbdev("rpc", "-s", tmp_path / "none.sock", *words, expect=2)
+    assert done.stderr == f"vbdev rpc: {words[-1]!r} is not UTF-8\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_told_in_a_line(tmp_path, unbuffered):
+    (tmp_path / "c.json").write_text(CONFIG)
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "vbdev", "config", "check", tmp_path / "c.json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "vbdev config: output: No space left on device\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_whoever_has_seen_enough_is_no_reason_to_complain(tmp_path, unbuffered):
+    (tmp_path / "c.json").write_text(CONFIG)
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "vbdev", "config", "check", tmp_path / "c.json"],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_an_unknown_option_is_told_with_the_usage_of_its_command():
+    done = vbdev("ls", "--nonsense", expect=2)
+    assert done.stderr.startswith("usage: vbdev ls [-h]")
+    assert done.stderr.endswith("vbdev ls: error: unrecognized arguments: --nonsense\n")
 
 
 def test_wrong_usage():

@@ -202,6 +202,23 @@ def test_a_module_of_the_daemon_is_offered(serve, tmp_path):
     ]
 
 
+def offered(*words):
+    return [word for word, _ in candidates(list(words))]
+
+
+def test_each_place_has_its_words():
+    assert offered("config", "") == ["check"]
+    assert offered("config", "check", "") == [":files"]
+    assert offered("config", "check", "--json", "c.json", "") == []
+    assert offered("completion", "") == ["bash", "zsh", "fish"]
+
+
+def test_an_option_is_offered_by_each_of_its_long_names():
+    assert offered("serve", "--js") == ["--json", "--json-ignore-init-errors"]
+    assert offered("spdk-tgt", "--con") == ["--config"]
+    assert "-f" in offered("spdk-tgt", "-")
+
+
 def test_it_never_complains():
     """Whatever is on the line: no output where there is nothing to say, and no traceback."""
     for typed in (

@@ -176,7 +176,7 @@ def test_what_is_hardly_meant(check):
     taken = "bdev M can not be opened for writing by passthru vbdev Q: claimed (exclusive_write) by"
     where = "warning: c.json:1: subsystem bdev"
     assert stderr.splitlines() == [
-        "warning: c.json: there is no subsystem nvmf here; 1 of its calls are left out",
+        "warning: c.json: there is no subsystem nvmf here; calls left out: 1",
         f"warning: c.json: no vbdev name=Q base=M error={taken} passthru vbdev P",
         f"{where}, entry 3: passthru vbdev W waits for bdev 'Absent': nothing makes it",
         f"{where}, entry 4: split vbdev split of Void waits for bdev 'Void': nothing makes it",

@@ -99,7 +99,7 @@ def test_every_option_of_spdk_tgt_is_there():
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--nonsense"], "vbdev spdk-tgt: error: unrecognized arguments: --nonsense"),
         (["-x"], "unrecognized arguments: -x"),
         (["-m"], "expected one argument"),
         (["-m", "0x1", "--lcores", "0"], "lcore map and core mask can't be set simultaneously"),
@@ -159,6 +159,15 @@ def test_all_options_without_a_meaning_in_one_line(start):
     assert len(told) == len(set(told)) == 20
     assert {"--mem-size", "--shm-id", "--no-huge", "--pci-blocked", "-S"} < set(told)
     assert not {word for word in told if not word.startswith("-")}
+
+
+def test_flags_of_components_that_are_not_here(start):
+    """Scripts that debug SPDK start; a flag that SPDK has not is refused, as by SPDK."""
+    daemon = start("-L", "vhost", "-L", "bdev", "-L", "nvm*", "-s", "64")
+    (line,) = [line for line in daemon.stderr.splitlines() if "without a meaning" in line]
+    assert line.endswith(" here: --mem-size --logflag vhost --logflag nvm*")
+    flags = daemon.client.call("log_get_flags")
+    assert [name for name, is_set in flags.items() if is_set] == ["bdev"]
 
 
 def test_without_options(start):

@@ -19,6 +19,7 @@ import pytest
 
 from support.alone import Alone
 from vbdev.logs import COMPONENTS, NOTICE, Logs
+from vbdev.rpc.errors import RpcError
 from vbdev.rpc.log_methods import register_log_methods
 
 UNDECODED = (-32603, "spdk_json_decode_object failed")
@@ -292,3 +293,15 @@ def test_the_journal_has_each_message_once(daemon, tmp_path, monkeypatch, is_jou
             assert len(daemon.got()) == (0 if is_journal else 1)
         journal.seek(0)
         assert "here" in journal.read()
+
+
+def test_a_pattern_is_all_flags_that_it_fits(rpc):
+    """SPDK looks flags up with fnmatch(3)."""
+    assert rpc.call("log_set_flag", flag="VBDEV_*") is True
+    found = rpc.call("log_get_flags")
+    assert {name for name, is_set in found.items() if is_set} == {"vbdev_gpt", "vbdev_split"}
+    assert rpc.call("log_clear_flag", flag="*gp?") is True
+    found = rpc.call("log_get_flags")
+    assert {name for name, is_set in found.items() if is_set} == {"vbdev_split"}
+    with pytest.raises(RpcError, match="invalid log flag"):
+        rpc.call("log_set_flag", flag="vhost_*")

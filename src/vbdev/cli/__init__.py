@@ -8,7 +8,9 @@ A link to the command that is called spdk_tgt is `vbdev spdk-tgt`, for scripts t
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import os
 import sys
 
 from vbdev import __version__
@@ -44,7 +46,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
         if only in (None, name):
             module = importlib.import_module(f"vbdev.cli.{name.replace('-', '_')}")
             module.add_arguments(command)
-            command.set_defaults(run=module.run)
+            command.set_defaults(run=module.run, refuse=command.error)
     return parser
 
 
@@ -59,12 +61,28 @@ def main(argv: list[str] | None = None) -> int:
 
         return complete(argv[1:])
     only = next((word for word in argv if word in COMMANDS), None)
-    arguments = build_parser(only or "").parse_args(argv)
+    arguments, unknown = build_parser(only or "").parse_known_args(argv)
+    if unknown:  # argparse itself would show the usage of all of vbdev
+        arguments.refuse(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         status: int = arguments.run(arguments)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has seen enough
-        sys.stderr.close()
+        _forget_output()
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(f"vbdev {arguments.command}: output: {error.strerror}", file=sys.stderr)
+        _forget_output()
         return 1
     return status
+
+
+def _forget_output() -> None:
+    """Let what can not be written go nowhere, or Python complains of it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -89,9 +89,10 @@ def of_parser(
     elif current.startswith("-"):
         yield from fitting(current, options(parser))
     else:
-        for one in parser._actions:  # noqa: SLF001 - as above
-            if not one.option_strings:
-                yield from fitting(current, values(one))
+        actions = parser._actions  # noqa: SLF001 - as above
+        typed, _ = without_options(parser, before[1:])
+        for one in [one for one in actions if not one.option_strings][len(typed) :][:1]:
+            yield from fitting(current, values(one))
 
 
 def awaiting(parser: argparse.ArgumentParser, word: str) -> argparse.Action | None:
@@ -103,10 +104,11 @@ def awaiting(parser: argparse.ArgumentParser, word: str) -> argparse.Action | No
 
 
 def options(parser: argparse.ArgumentParser) -> Iterator[Candidate]:
-    """Return a parser's options, the long form of each."""
+    """Return a parser's options, in their long forms where they have some."""
     for action in parser._actions:  # noqa: SLF001 - as above
         if action.option_strings and action.help != argparse.SUPPRESS:
-            yield max(action.option_strings, key=len), plain(parser, action)
+            long = [name for name in action.option_strings if name.startswith("--")]
+            yield from ((name, plain(parser, action)) for name in long or action.option_strings)
 
 
 def plain(parser: argparse.ArgumentParser, action: argparse.Action) -> str:

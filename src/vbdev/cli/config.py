@@ -48,6 +48,7 @@ def show(found: Rehearsal) -> None:
         print(line)
     for name, bdev in found.exports.items():
         print(f"export {name}: {bdev}")
+    sys.stdout.flush()  # so that the parts stay apart where both go to one file
     for finding in found.errors:
         print(f"error: {finding.where}: {finding.message}", file=sys.stderr)
     for finding in found.warnings:

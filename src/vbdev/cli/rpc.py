@@ -6,6 +6,7 @@ Help is in `rpc_help`, imported when it is asked for: who calls a method does no
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from typing import Any
@@ -14,6 +15,8 @@ from vbdev.address import ListenError, default_rpc_path
 from vbdev.client.connection import Connection
 from vbdev.module_methods import RpcError
 from vbdev.wire.jsonrpc import METHOD_NOT_FOUND
+
+MAX_TIMEOUT_S = 1e9
 
 
 def add_socket_argument(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_socket_argument(parser)
     parser.add_argument(
-        "--timeout", type=float, default=60, metavar="SECONDS", help="default: %(default)g"
+        "--timeout", type=seconds, default=60, metavar="SECONDS", help="default: %(default)g"
     )
     parser.add_argument("method", metavar="METHOD", nargs="?", help="what to call")
     parser.add_argument(
@@ -50,6 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(parser=parser)
 
 
+def seconds(text: str) -> float:
+    """Parse a time for argparse: more than none, and no more than a socket takes."""
+    with contextlib.suppress(ValueError):
+        if 0 < (number := float(text)) <= MAX_TIMEOUT_S:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Call and print; 1 when the daemon answers with an error or is not there."""
     if arguments.help:
@@ -58,6 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
         print("vbdev rpc: which METHOD? `vbdev rpc --help` lists them", file=sys.stderr)
         return 2
     words: dict[str, str] = {}
+    for word in (arguments.method, *arguments.params):
+        if any("\udc80" <= letter <= "\udcff" for letter in word):  # bytes, as Python has them
+            print(f"vbdev rpc: {word!r} is not UTF-8", file=sys.stderr)
+            return 2
     for word in arguments.params:
         key, equals, value = word.partition("=")
         if not equals or not key:
@@ -104,7 +119,9 @@ def call(connection: Connection, method: str, words: dict[str, str]) -> Any:
         from vbdev.rpc.schema_words import near
 
         alike = near(method, connection.call("rpc_get_methods"))
-        hint = f"did you mean {', '.join(alike)}?" if alike else method
+        hint = "`vbdev rpc --help` lists the methods"
+        if alike:
+            hint = f"did you mean {', '.join(alike)}?"
         raise RpcError(error.code, error.message, hint) from error
 
 

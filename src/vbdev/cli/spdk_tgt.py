@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fnmatch
 import logging
 import os
 import re
@@ -26,6 +27,100 @@ log = logging.getLogger(__name__)
 DEFAULT_SOCKET: Final = "/var/tmp/spdk.sock"  # noqa: S108 - SPDK_DEFAULT_RPC_ADDR
 CORE_LIMIT_BYTES: Final = 5 << 30
 """How large a core dump may get (SPDK_APP_DEFAULT_CORE_LIMIT)."""
+
+LOG_FLAGS: Final = frozenset(
+    [
+        "accel",
+        "accel_dpdk_compressdev",
+        "accel_dpdk_cryptodev",
+        "accel_dsa",
+        "accel_iaa",
+        "accel_mlx5",
+        "app_config",
+        "app_rpc",
+        "bdev_concat",
+        "bdev_ftl",
+        "bdev_malloc",
+        "bdev_null",
+        "bdev_nvme",
+        "bdev_raid",
+        "bdev_raid0",
+        "bdev_raid1",
+        "bdev_raid5f",
+        "bdev_raid_sb",
+        "bdev_rbd",
+        "bdev_virtio",
+        "bdev_xnvme",
+        "blob",
+        "blob_esnap",
+        "blob_rw",
+        "blobfs",
+        "blobfs_bdev",
+        "blobfs_bdev_rpc",
+        "blobfs_rw",
+        "fsdev",
+        "fsdev_aio",
+        "ftl_core",
+        "ftl_init",
+        "fuse_dispatcher",
+        "gpt_parse",
+        "idxd",
+        "ioat",
+        "iscsi",
+        "iscsi_init",
+        "json_util",
+        "keyring",
+        "log",
+        "log_rpc",
+        "lvol",
+        "lvol_rpc",
+        "notify_rpc",
+        "nvme",
+        "nvme_auth",
+        "nvme_cuse",
+        "nvme_vfio",
+        "nvmf",
+        "nvmf_auth",
+        "nvmf_tcp",
+        "nvmf_vfio",
+        "opal",
+        "rdma",
+        "rpc_client",
+        "scsi",
+        "sock",
+        "sock_posix",
+        "trace",
+        "ublk",
+        "uring",
+        "vbdev_compress",
+        "vbdev_crypto",
+        "vbdev_delay",
+        "vbdev_error",
+        "vbdev_lvol",
+        "vbdev_opal",
+        "vbdev_passthru",
+        "vbdev_zone_block",
+        "vfio_pci",
+        "vfio_user",
+        "vfu",
+        "vhost",
+        "vhost_blk",
+        "vhost_blk_data",
+        "vhost_ring",
+        "vhost_rpc",
+        "vhost_scsi",
+        "vhost_scsi_data",
+        "vhost_scsi_queue",
+        "virtio",
+        "virtio_blk",
+        "virtio_dev",
+        "virtio_pci",
+        "virtio_user",
+        "virtio_vfio_user",
+        "vmd",
+    ]
+)
+"""SPDK's, of components that are not here or have no flag of their own."""
 
 _PCI_ADDRESS = re.compile(
     r"(?:[0-9a-fA-F]+[:.])?[0-9a-fA-F]{1,2}[:.][0-9a-fA-F]{1,2}(?:[.:][0-7])?"
@@ -242,7 +337,9 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             logs.set_flag(flag)
         except KeyError:
-            return _refuse(f"unknown flag: {flag}; flags: {', '.join(logs.flags)}, all", 2)
+            if not fnmatch.filter(LOG_FLAGS, flag.lower()):
+                return _refuse(f"unknown flag: {flag}; flags: {', '.join(logs.flags)}, all", 2)
+            arguments.ignored = [*arguments.ignored, f"--logflag {flag}"]
         logs.print_level = "DEBUG"
     logs.open(sys.stderr)
     with contextlib.closing(logs):

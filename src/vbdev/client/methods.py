@@ -1079,7 +1079,7 @@ class Methods:
     ) -> bool:
         """Let a component say nothing below NOTICE.
 
-        flag: One of those that `log_get_flags` lists, or `all`; upper and lower case are the same.
+        flag: One of those that `log_get_flags` lists, or `all`; or a pattern, `vbdev_*`.
         """
         return self._typed(
             Methods.log_clear_flag,
@@ -1123,7 +1123,7 @@ class Methods:
     ) -> bool:
         """Let a component say what is INFO and DEBUG, where the levels let it out.
 
-        flag: One of those that `log_get_flags` lists, or `all`; upper and lower case are the same.
+        flag: One of those that `log_get_flags` lists, or `all`; or a pattern, `vbdev_*`.
         """
         return self._typed(
             Methods.log_set_flag,

@@ -27,7 +27,7 @@ class LogFlagParams(Params, kw_only=True, frozen=True):
     """Name a component."""
 
     flag: str
-    """One of those that `log_get_flags` lists, or `all`; upper and lower case are the same."""
+    """One of those that `log_get_flags` lists, or `all`; or a pattern, `vbdev_*`."""
 
 
 class TimestampParams(Params, kw_only=True, frozen=True):
