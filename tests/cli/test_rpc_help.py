@@ -119,7 +119,7 @@ def test_an_unknown_method_is_told_its_neighbours(rpc, tmp_path):
     done = rpc("bdev_get_bdev", expect=1)
     assert "Method not found (-32601): did you mean bdev_get_bdevs" in done.stderr
     done = rpc("utterly_different_zzz", expect=1)
-    assert done.stderr.endswith("Method not found (-32601): utterly_different_zzz\n")
+    assert done.stderr.endswith("Method not found (-32601): `vbdev rpc --help` lists the methods\n")
 
 
 def test_text_stays_text_where_it_is_declared(rpc):
