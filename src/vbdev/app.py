@@ -40,7 +40,7 @@ from vbdev.rpc.errors import RpcError
 from vbdev.rpc.examine_methods import register_examine_methods
 from vbdev.rpc.framework_methods import Subsystems, register_framework_methods
 from vbdev.rpc.holder_methods import register_holder_methods
-from vbdev.rpc.init_methods import register_init_methods
+from vbdev.rpc.init_methods import INIT_FAILED, register_init_methods
 from vbdev.rpc.iobuf_methods import Iobuf, register_iobuf_methods
 from vbdev.rpc.log_methods import register_log_methods
 from vbdev.rpc.nbd_disk_methods import register_nbd_disk_methods
@@ -115,7 +115,7 @@ class App:
         self.second_signal_stops = True
         """Whether a signal during the orderly stop ends it at once, with status 1."""
         self.initialized: Future[None] = Future()
-        """Resolved by `run`: what was asked for at the start is there."""
+        """Resolved by `run`: what was asked for at the start is there; or by `fail`."""
         self._start_init: Future[None] = Future()
         self._stop_asked: Future[None] = Future()
         self._startup: Startup | None = None
@@ -342,12 +342,28 @@ class App:
         gc.freeze()  # what is there now stays; full collections would look at it for 10 ms each
         if self._stopping:
             self.reactor.spawn(self.stop(), "stop")
+        self._turn()
+        return self.exit_status
+
+    def fail(self, error: Exception) -> int:
+        """End in order, instead of `run`, what can not be started; return the exit status.
+
+        As during any stop another signal ends it at once, and time does.
+        """
+        self.exit_status = 1
+        self._stopping = self._running = True
+        if not self.initialized.done:
+            self.initialized.set_exception(RpcError(*INIT_FAILED, str(error)))
+        self.reactor.spawn(self.stop(), "stop")
+        self._turn()
+        return self.exit_status
+
+    def _turn(self) -> None:
         with self._woken_by_signals():
             try:
                 self.reactor.run()
             finally:
                 self.reactors.stop_at_once()  # those that an orderly stop has not ended
-        return self.exit_status
 
     @contextlib.contextmanager
     def _woken_by_signals(self) -> Iterator[None]:

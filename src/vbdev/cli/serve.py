@@ -72,8 +72,7 @@ def _serve(arguments: argparse.Namespace, logs: Logs) -> int:
         return start(app, arguments)
     except (AppError, ConfigError, ListenError, BdevError) as error:
         print(f"vbdev serve: {error}", file=sys.stderr)
-        app.reactor.run_until_complete(app.stop())
-        return 1
+        return app.fail(error)
     finally:
         app.ignore_signals()
 

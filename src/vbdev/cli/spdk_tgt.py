@@ -389,8 +389,7 @@ def _serve(arguments: argparse.Namespace, cores: list[Core], logs: Logs) -> int:
             return app.run()
     except (AppError, ConfigError, ListenError, BdevError) as error:
         _say(str(error))
-        app.reactor.run_until_complete(app.stop())
-        return 1
+        return app.fail(error)
     finally:
         app.ignore_signals()
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from vbdev.rpc.dispatch import Dispatcher, Method, State
+from vbdev.rpc.errors import INTERNAL_ERROR
 from vbdev.task import Future
 
-__all__ = ["register_init_methods"]
+__all__ = ["INIT_FAILED", "register_init_methods"]
+
+INIT_FAILED: Final = (INTERNAL_ERROR, "framework_initialization failed")
+"""What those who wait are told where the start fails, before the daemon ends."""
 
 
 def register_init_methods(
@@ -27,5 +32,8 @@ def register_init_methods(
         return True
 
     both = State.STARTUP | State.RUNTIME
-    dispatcher.register(Method("framework_start_init", start_init, states=State.STARTUP))
-    dispatcher.register(Method("framework_wait_init", wait_init, states=both, unwanted=None))
+    for method in (
+        Method("framework_start_init", start_init, states=State.STARTUP, errors=(INIT_FAILED,)),
+        Method("framework_wait_init", wait_init, states=both, errors=(INIT_FAILED,), unwanted=None),
+    ):
+        dispatcher.register(method)
