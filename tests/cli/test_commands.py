@@ -34,6 +34,10 @@ def test_no_daemon(tmp_path, command):
     assert done.stdout == ""
 
 
+def test_ls_of_nothing_is_nothing(serve):
+    assert vbdev("ls", "-s", serve().rpc_socket).stdout == ""
+
+
 def test_rpc_wants_key_value(tmp_path):
     done = vbdev("rpc", "-s", tmp_path / "none.sock", "spdk_get_version", "name", expect=2)
     assert "'name' is not key=value" in done.stderr

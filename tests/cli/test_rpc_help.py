@@ -10,6 +10,7 @@ import pytest
 from vbdev.app import App
 from vbdev.cli import rpc_help
 from vbdev.rpc.schema_words import default_of, near, type_words
+from vbdev.testing.daemon import Daemon
 
 MODULE = '''
 """A module of somebody else's."""
@@ -111,6 +112,14 @@ def test_help_asks_the_daemon(rpc, daemon):
     assert "colour: one of 0, 1; default 1" in told
     assert f"as the daemon on {daemon.rpc_socket} has it" in told
     assert "bdev_tint_create" in rpc("--help").stdout
+
+
+def test_a_daemon_that_has_no_method_to_ask():
+    with Daemon("--rpcs-allowed", "bdev_get_bdevs") as daemon:
+        done = vbdev("rpc", "-s", daemon.rpc_socket, "bdev_get_bdev", expect=1)
+        told = vbdev("rpc", "-s", daemon.rpc_socket, "bdev_get_bdevs", "--help").stdout
+    assert done.stderr == "vbdev rpc: bdev_get_bdev: Method not found (-32601): bdev_get_bdev\n"
+    assert f"this installation has it: the daemon on {daemon.rpc_socket} does not tell: " in told
 
 
 def test_an_unknown_method_is_told_its_neighbours(rpc, tmp_path):

@@ -1,6 +1,7 @@
 """vbdev.client: both clients, against real daemons, and against servers that misbehave."""
 
 import asyncio
+import gc
 import inspect
 import json
 import socket
@@ -366,6 +367,35 @@ def test_connect_when_it_is_ready_and_when_it_answers(make, tmp_path):
 def test_connect_to_what_is_no_daemon(make, server):
     with pytest.raises(ConnectionError, match="hung up"):
         make.connect(server(request_from), 10)
+
+
+def test_connect_says_how_long_it_was_to_wait(make, server):
+    done = threading.Event()
+    path = server(lambda _: done.wait(10))
+    with pytest.raises(TimeoutError, match=r"no answer to framework_wait_init within 0\.2 s"):
+        make.connect(path, 0.2)
+    done.set()
+
+
+def test_a_connection_that_ends_while_a_call_is_sent(server):
+    """What sends and what receives both fail then; the call tells it once, and asyncio nothing."""
+    told = []
+
+    async def call(path):
+        asyncio.get_running_loop().set_exception_handler(lambda _, told_of: told.append(told_of))
+        async with AsyncClient(path, 10) as client:
+
+            async def drain():
+                await client._reading
+                raise ConnectionResetError
+
+            client._writer.drain = drain
+            with pytest.raises(ConnectionError, match="hung up before it answered slow"):
+                await client.call("slow")
+
+    asyncio.run(call(server(request_from)))
+    gc.collect()
+    assert told == []
 
 
 def test_tcp(make):

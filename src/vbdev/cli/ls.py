@@ -34,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     elif sys.stdout.isatty():
         show_on_terminal(entries)
     else:
-        print("\n".join(lines(entries)))
+        for line in lines(entries):
+            print(line)
     return 0
 
 

@@ -118,7 +118,10 @@ def call(connection: Connection, method: str, words: dict[str, str]) -> Any:
             raise
         from vbdev.rpc.schema_words import near
 
-        alike = near(method, connection.call("rpc_get_methods"))
+        try:
+            alike = near(method, connection.call("rpc_get_methods"))
+        except RpcError:  # which --rpcs-allowed has forbidden
+            raise error from None
         hint = "`vbdev rpc --help` lists the methods"
         if alike:
             hint = f"did you mean {', '.join(alike)}?"

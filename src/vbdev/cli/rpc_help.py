@@ -26,9 +26,13 @@ def document_of(address: str, timeout_s: float = DAEMON_TIMEOUT_S) -> tuple[dict
     try:
         with Connection(address, timeout_s) as connection:
             document = connection.call("rpc_get_schema")
-    except (RpcError, ConnectionError, TimeoutError, ListenError):
-        return built_in(), f"as this installation has it: no daemon answers on {address}"
-    return document, f"as the daemon on {address} has it"
+    except RpcError as error:  # SPDK's own, or --rpcs-allowed
+        why = f"the daemon on {address} does not tell: {error}"
+    except (ConnectionError, TimeoutError, ListenError):
+        why = f"no daemon answers on {address}"
+    else:
+        return document, f"as the daemon on {address} has it"
+    return built_in(), f"as this installation has it: {why}"
 
 
 def built_in() -> dict[str, Any]:

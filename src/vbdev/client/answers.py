@@ -88,7 +88,7 @@ def typed(method: Callable[..., Any], result: Any) -> Any:
 
 def no_answer(address: Address, method: str, timeout_s: float) -> TimeoutError:
     """Return what a call that was not answered in time raises."""
-    return TimeoutError(f"{shown(address)}: no answer to {method} within {timeout_s:g} s")
+    return TimeoutError(f"{shown(address)}: no answer to {method} within {round(timeout_s, 2):g} s")
 
 
 def no_json(address: Address, error: Exception) -> ConnectionError:

@@ -155,6 +155,8 @@ class AsyncClient(AsyncMethods):
         finally:
             for number in ids:
                 self._waiting.pop(number, None)
+            if waiting.done() and not waiting.cancelled():
+                waiting.exception()  # told already: sending has failed as well
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         """Hand answers to those who wait for them, until the connection ends; then tell them."""
