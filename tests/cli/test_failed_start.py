@@ -12,7 +12,10 @@ import pytest
 from support.raw_rpc import RawRpc
 
 HOUR_US = 3_600_000_000
-DISK = {"method": "bdev_malloc_create", "params": {"name": "M", "num_blocks": 8, "block_size": 512}}
+DISK = {
+    "method": "bdev_malloc_create",
+    "params": {"name": "M", "num_blocks": 2048, "block_size": 512},
+}
 SLOW = {
     "method": "bdev_delay_create",
     "params": {
@@ -40,6 +43,16 @@ class Started:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "vbdev", *map(str, line)], stderr=log, stdout=log
             )
+
+    def connect(self):
+        """Connect as soon as it listens."""
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                return RawRpc(self.path)
+            except OSError:
+                assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.01)
 
     def told(self, text):
         """Wait until the log says something."""
@@ -74,11 +87,7 @@ def test_a_signal_ends_what_can_not_end_in_order(started):
 @pytest.mark.parametrize("command", ["serve", "spdk-tgt"])
 def test_who_waits_for_the_start_is_told(started, command):
     daemon = started(command, [DISK, DISK], "--wait-for-rpc")
-    deadline = time.monotonic() + 20
-    while not daemon.path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    with RawRpc(daemon.path) as waiting, RawRpc(daemon.path) as starting:
+    with daemon.connect() as waiting, daemon.connect() as starting:
         waiting.send({"id": 1, "method": "spdk_get_version"}, {"id": 2, "method": WAIT})
         assert waiting.line()["id"] == 1
         for client, answer in ((starting, starting.call(START)), (waiting, waiting.line())):
