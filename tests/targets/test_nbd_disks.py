@@ -315,6 +315,24 @@ def test_what_the_kernel_refuses_is_told_and_leaves_nothing(machine, request_nam
     machine.start()
 
 
+def test_a_device_of_which_nothing_can_be_found_out_is_given_back(machine, monkeypatch):
+    owner = machine.kernel.owner
+
+    def unreadable(number):
+        if machine.disks.disks:
+            raise BdevError(errno.EIO, "/sys/block/nbd0/pid: Input/output error")
+        return owner(number)
+
+    machine.malloc()
+    with monkeypatch.context() as patched:
+        patched.setattr(machine.kernel, "owner", unreadable)
+        failed = machine.fails("nbd_start_disk", bdev_name="Disk", nbd_device="/dev/nbd0")
+        assert failed == (-errno.EIO, "Input/output error")
+        assert machine.call("nbd_get_disks") == []
+    machine.wait_until_none()
+    machine.start()
+
+
 def test_there_is_no_thread_for_it(machine, monkeypatch):
     machine.malloc()
     start = threading.Thread.start

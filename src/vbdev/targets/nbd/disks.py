@@ -140,8 +140,11 @@ class NbdDisk:
         while self._reactor.clock.now_ns() < give_up_ns:
             if self._thread_over.done:
                 return self._failure
-            if self._kernel.owner(self.number) is not None:
-                return None
+            try:
+                if self._kernel.owner(self.number) is not None:
+                    return None
+            except BdevError as error:
+                return error
             await self._reactor.sleep(RUNNING_LOOK_US)
         log.warning("nbd device does not say that it runs device=%s", self.path)
         return None
