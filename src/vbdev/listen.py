@@ -188,6 +188,7 @@ class Listener:
         self._reactor = reactor
         self._socket = listener
         self._on_connection = on_connection
+        self._held = False
         self._pause: Timer | None = None
         self._is_short = False  # ran out of descriptors, and has accepted nothing since
         self._path = ""
@@ -195,6 +196,16 @@ class Listener:
             self._path = str(Path(self.address.path).absolute())
             self._inode = _inode(self._path)
         self._watch = reactor.watch(listener.fileno(), readable=self._accept)
+
+    def hold(self) -> None:
+        """Accept nothing until `release`; who connects meanwhile waits in the kernel."""
+        self._held = True
+        self._watch.update(read=False, write=False)
+
+    def release(self) -> None:
+        """Go on with who has come meanwhile."""
+        self._held = False
+        self._watch.update(read=self._pause is None, write=False)
 
     def close(self) -> None:
         """Accept no more, and remove the socket's file if it is still this one. Idempotent."""
@@ -212,7 +223,7 @@ class Listener:
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_PER_WAKE):
-            if self._socket.fileno() < 0:  # closed by what it accepted
+            if self._socket.fileno() < 0 or self._held:  # by what it accepted, perhaps
                 return
             try:
                 connection, _ = self._socket.accept()
@@ -247,7 +258,7 @@ class Listener:
 
     def _resume(self) -> None:
         self._pause = None
-        self._watch.update(read=True, write=False)
+        self._watch.update(read=not self._held, write=False)
 
 
 def _inode(path: str) -> tuple[int, int] | None:

@@ -477,15 +477,25 @@ def test_a_client_that_never_reads_is_dropped_in_the_end(daemon, raw, monkeypatc
 
 
 @pytest.mark.rule("A.23.12")
-def test_one_client_too_many_is_closed_at_once(daemon, raw):
+def test_one_client_too_many_waits_until_another_leaves(daemon, raw):
+    """In the kernel, as in SPDK (lib/jsonrpc/jsonrpc_server_tcp.c)."""
     clients = [raw() for _ in range(MAX_CONNECTIONS)]
     until(lambda: len(daemon.connections()) == MAX_CONNECTIONS)
-    assert raw().recv(1) == b""
+    waiting = [raw() for _ in range(3)]
+    for number, client in enumerate(waiting):
+        client.sendall(encode_request("echo", {"text": f"late {number}"}, 1))
+        client.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        waiting[0].recv(1)
+    assert_idle(daemon)
     clients[0].send(encode_request("echo", {"text": "a"}, 1))
     assert read_lines(clients[0], 1)[0]["result"] == "a"
-    clients[0].close()
-    until(lambda: len(daemon.connections()) == MAX_CONNECTIONS - 1)
-    clients[1].send(b"{]")
+    for number, (client, one) in enumerate(zip(waiting, clients, strict=False)):
+        one.close()
+        client.settimeout(10)
+        assert read_lines(client, 1)[0]["result"] == f"late {number}"
+    assert len(daemon.connections()) == MAX_CONNECTIONS
+    clients[-1].send(b"{]")
     with Client(daemon.path) as another:
         assert another.call("echo", text="b") == "b"
 

@@ -23,7 +23,7 @@ __all__ = ["DRAIN_TIMEOUT_S", "MAX_CONNECTIONS", "RpcServer"]
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS: Final = 64
-"""Clients at once (SPDK: SPDK_JSONRPC_MAX_CONNS); one more is closed as soon as it is there."""
+"""Clients at once (SPDK: SPDK_JSONRPC_MAX_CONNS); others wait until one of them leaves."""
 DRAIN_TIMEOUT_S: Final = 5.0
 """How long `close` waits for requests in flight, in seconds."""
 
@@ -115,15 +115,18 @@ class RpcServer:
             connection.drop("the server stops")
 
     def _connected(self, connection: socket.socket) -> None:
-        if len(self._connections) >= MAX_CONNECTIONS:
-            log.warning("refusing an rpc client: %d are connected", MAX_CONNECTIONS)
-            connection.close()
-            return
         self._connections.add(
             Connection(self._reactor, connection, self._dispatcher, self._closed, held=self._held)
         )
+        if len(self._connections) == MAX_CONNECTIONS:
+            log.info("rpc server has as many clients as it may count=%d", MAX_CONNECTIONS)
+            for listener in self._listeners:
+                listener.hold()
 
     def _closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        if len(self._connections) == MAX_CONNECTIONS - 1:
+            for listener in self._listeners:
+                listener.release()
         if self._drained is not None and not self._connections and not self._drained.done:
             self._drained.set_result(None)
