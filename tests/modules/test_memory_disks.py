@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from support.told import describe
-from vbdev.bdev import BdevEvent
+from vbdev.bdev import BdevError, BdevEvent
+from vbdev.modules import malloc
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
@@ -155,6 +156,28 @@ def test_deleting_malloc_gives_its_memory_back_at_once(made):
         assert resident_bytes() - before < size // 4
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("params", "available"),
+    [
+        ({"md_interleave": True, "dif_type": 1}, 1 << 41),
+        ({"md_interleave": False, "dif_type": 1}, (1 << 35) - 1),
+    ],
+)
+def test_malloc_that_is_written_at_once_has_to_fit(made, monkeypatch, params, available):
+    """Memory that nobody touches costs nothing; metadata is written when the bdev is made."""
+    size = {"num_blocks": 1 << 32, "block_size": 512, "md_size": 8}
+    monkeypatch.setattr(malloc, "available_bytes", lambda: available)
+    with pytest.raises(BdevError, match="bytes of memory") as caught:
+        made.disk(Malloc, **size, **params)
+    assert caught.value.errno == errno.ENOMEM
+    made.disk(Malloc, **size)
+
+
+def test_the_machine_says_how_much_memory_there_is():
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < malloc.available_bytes() <= total
 
 
 def resident_bytes():

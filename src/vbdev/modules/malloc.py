@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -14,7 +15,7 @@ from vbdev.core.channel import Channel
 from vbdev.core.ram import RamDisk
 from vbdev.geometry import SizedParams, set_geometry
 from vbdev.module_methods import DECODE_OBJECT_FAILED
-from vbdev.params import Int32, Uint32
+from vbdev.params import UINT64_MAX, Int32, Uint32
 from vbdev.vocab import DmaDeviceType, Op
 
 FORMAT_BYTES = 4 << 20
@@ -99,6 +100,15 @@ class Malloc(Bdev):
         await self._reserve(who, len(nodes))
 
     async def _reserve(self, who: str, num_nodes: int) -> None:
+        # What is written at once has to be there at once: the kernel would not refuse it, and kill.
+        each = self.block_size if self.md_interleave else self.md_len
+        written, available = self.num_blocks * each if self.dif_type else 0, available_bytes()
+        if written > available:
+            raise BdevError(
+                errno.ENOMEM,
+                f"{who}: protection information is written to all of its blocks, which takes"
+                f" {written} bytes of memory; {available} are available",
+            )
         try:
             self._ram = RamDisk(self.num_blocks, self.block_size, self.metadata_layout())
         except (MemoryError, OverflowError) as error:
@@ -139,6 +149,15 @@ class Malloc(Bdev):
     def submit(self, channel: Channel, ios: IOBatch) -> None:
         """Copy, compare, clear; everything completes here."""
         self._ram.execute(ios)
+
+
+def available_bytes() -> int:
+    """Return how much memory there is for the taking (MemAvailable of proc(5))."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return UINT64_MAX
 
 
 def online_nodes() -> list[int]:
