@@ -134,8 +134,9 @@ class Malloc(Bdev):
     async def stop(self) -> None:
         """Give the memory back now, whoever still knows the bdev; a piece at a time as above."""
         for offset in range(0, self.size_bytes, GIVE_BACK_BYTES):
+            if offset:
+                await self.reactor.sleep(0)
             self._ram.give_back(offset, GIVE_BACK_BYTES)
-            await self.reactor.sleep(0)
         del self._ram
 
     def current_params(self) -> BdevParams:
