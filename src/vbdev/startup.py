@@ -65,7 +65,7 @@ class Startup:
             elif call.subsystem not in subsystems:
                 left_out[call.subsystem] = left_out.get(call.subsystem, 0) + 1
             else:
-                self._on_error(call, RpcError(METHOD_NOT_FOUND, "Method not found", ADVICE))
+                self._on_error(call, RpcError(METHOD_NOT_FOUND, "Method not found"))
         for subsystem, number in left_out.items():
             log.warning(
                 "%s: there is no subsystem %s here; calls left out: %d",
@@ -132,7 +132,8 @@ class Startup:
 
 def refuse(call: ConfigCall, error: RpcError) -> None:
     """Raise ConfigError with what went wrong, and where."""
-    raise ConfigError(f"{call.where}: {call.method}: {error}") from error
+    advice = f": {ADVICE}" if error.code == METHOD_NOT_FOUND else ""
+    raise ConfigError(f"{call.where}: {call.method}: {error}{advice}") from error
 
 
 def note(call: ConfigCall, error: RpcError) -> None:

@@ -281,12 +281,12 @@ def test_rounding_up_and_clamping_are_said(stack, caplog):
     disk = stack.disk(Stub)
     limit(stack, disk, rw_ios_per_sec=1001)
     assert limits_of(disk)["rw_ios_per_sec"] == 2000
-    assert [(r.levelname, "2000" in r.message) for r in caplog.records] == [("ERROR", True)]
+    assert [(r.levelname, "2000" in r.message) for r in caplog.records] == [("WARNING", True)]
     caplog.clear()
     limit(stack, disk, rw_ios_per_sec=1, r_mbytes_per_sec=1 << 60)
     assert limits_of(disk)["rw_ios_per_sec"] == 1000
     assert limits_of(disk)["r_mbytes_per_sec"] == ((1 << 64) - 1) >> 20
-    assert {record.levelname for record in caplog.records} == {"ERROR", "WARNING"}
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
     limit(stack, disk, rw_ios_per_sec=(1 << 64) - 2)
     assert limits_of(disk)["rw_ios_per_sec"] % 1000 == 0
 
@@ -295,10 +295,10 @@ def test_the_rate_is_the_limit_on_the_real_clock():
     """A sleeping reactor wakes for each timeslice; nothing spins and nothing is lost."""
     with new_stack(real_clock=True) as stack:
         disk = stack.disk(Malloc)
-        limit(stack, disk, rw_ios_per_sec=2000)
         one = stack.open("Disk")
+        began = stack.reactor.clock.now_ns()  # of the first timeslice, whatever holds us up then
+        limit(stack, disk, rw_ios_per_sec=2000)
         requests = [one.submit(Op.READ, offset) for offset in range(100)]
-        began = stack.reactor.clock.now_ns()
 
         async def wait():
             while not all(request.done for request in requests):

@@ -92,7 +92,7 @@ cdef class RamDisk:
     cdef char *base
     cdef uint8_t *pages
     cdef uint64_t size
-    cdef uint64_t mapped_bytes
+    cdef readonly uint64_t mapped_bytes
     cdef uint64_t num_pages
     cdef uint32_t block_size
     cdef dif_layout layout
