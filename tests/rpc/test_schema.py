@@ -11,6 +11,7 @@ from referencing.jsonschema import DRAFT202012
 
 from support.told import as_json
 from vbdev.app import App
+from vbdev.bdev import VirtualBdev, VirtualBdevParams
 from vbdev.params import UINT64_MAX
 from vbdev.rpc.field_docs import FieldDocs
 from vbdev.rpc.schema import describe_methods
@@ -259,6 +260,19 @@ def test_a_module_whose_source_has_gone(tinted, tmp_path):
     check(document)
     assert "description" not in param(document, "bdev_tint_create", "colour")
     assert param(document, "bdev_tint_create", "name")["description"]
+
+
+def test_parameters_without_words_do_not_speak_with_their_bases(app):
+    class Terse(VirtualBdev):
+        kind = "terse"
+
+        class Params(VirtualBdevParams, kw_only=True):
+            size: int = 3
+
+    app.add_module(Terse)
+    document = describe_methods(app.dispatcher.methods())
+    (method,) = [one for one in document["methods"] if one["name"] == "bdev_terse_create"]
+    assert method["summary"] == "Create a terse bdev."
 
 
 def test_a_class_of_no_module_has_no_words():

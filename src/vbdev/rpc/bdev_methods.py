@@ -107,7 +107,7 @@ def create_method(module: type[Bdev]) -> ModuleMethod:
             reason = os.strerror(error.errno)
             raise RpcError(code, text.format(reason=reason), str(error)) from error
 
-    if "__doc__" not in vars(module.Params) or module.Params in (BdevParams, VirtualBdevParams):
+    if not module.Params.__doc__ or module.Params in (BdevParams, VirtualBdevParams):
         create.__doc__ = f"Create a {module.kind} bdev."
     if module.create_failure is None:
         errors = failures(*module.create_errnos)

@@ -99,7 +99,10 @@ class Method:
         handler = self.handler
         while isinstance(handler, partial):
             handler = handler.func
-        return inspect.getdoc(handler) or (self.params and inspect.getdoc(self.params)) or ""
+        # Not what a class has inherited, which is about its base.
+        return inspect.getdoc(handler) or inspect.cleandoc(
+            getattr(self.params, "__doc__", "") or ""
+        )
 
     def decode(self, params: Any) -> msgspec.Struct | None:
         """Return the parameters as the handler takes them, or raise the method's RpcError."""

@@ -10,7 +10,6 @@ methods of modules that others wrote appear as those of our own do.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Iterable
 from typing import Any, Final
@@ -153,7 +152,7 @@ def _collect(type_: msgspec.inspect.Type, classes: dict[type, None]) -> None:
 
 def _describe(cls: type, component: Schema, docs: FieldDocs) -> None:
     """Add the words: of the class, and of its fields."""
-    component["description"] = " ".join((inspect.getdoc(cls) or "").split())
+    component["description"] = " ".join((cls.__doc__ or "").split())
     words = docs.of(cls)
     for name, schema in component["properties"].items():
         if name in words:
