@@ -1,5 +1,6 @@
 """`vbdev rpc`, `ls`, `bench` and `demo` as a person calls them."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from vbdev.cli import main
 
 CONFIG = """{"subsystems": [{"subsystem": "bdev", "config": [{"method": "bdev_null_create",
 "params": {"name": "N", "num_blocks": 8, "block_size": 512}}]}]}"""
@@ -97,6 +100,14 @@ def test_an_unknown_option_is_told_with_the_usage_of_its_command():
     done = vbdev("ls", "--nonsense", expect=2)
     assert done.stderr.startswith("usage: vbdev ls [-h]")
     assert done.stderr.endswith("vbdev ls: error: unrecognized arguments: --nonsense\n")
+
+
+def test_an_interrupt_while_a_command_is_imported_is_no_traceback(monkeypatch):
+    def interrupted(_name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    assert main(["ls"]) == 130
 
 
 def test_wrong_usage():

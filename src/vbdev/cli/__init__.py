@@ -61,10 +61,10 @@ def main(argv: list[str] | None = None) -> int:
 
         return complete(argv[1:])
     only = next((word for word in argv if word in COMMANDS), None)
-    arguments, unknown = build_parser(only or "").parse_known_args(argv)
-    if unknown:  # argparse itself would show the usage of all of vbdev
-        arguments.refuse(f"unrecognized arguments: {' '.join(unknown)}")
     try:
+        arguments, unknown = build_parser(only or "").parse_known_args(argv)
+        if unknown:  # argparse itself would show the usage of all of vbdev
+            arguments.refuse(f"unrecognized arguments: {' '.join(unknown)}")
         status: int = arguments.run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        print(f"vbdev {arguments.command}: output: {error.strerror}", file=sys.stderr)
+        print(f"vbdev {only}: output: {error.strerror}", file=sys.stderr)
         _forget_output()
         return 1
     return status
