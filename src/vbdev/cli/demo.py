@@ -174,7 +174,8 @@ CLIENTS: dict[str, tuple[Step, Step]] = {
 
 def show_iostat(rpc: Path) -> None:
     """Print what each layer has counted."""
-    print("$ " + shlex.join(["vbdev", "rpc", "-s", str(rpc), "bdev_get_iostat"]), flush=True)
+    command = shlex.join(["vbdev", "rpc", "-s", str(rpc), "bdev_get_iostat"])
+    print(f"$ {command}  # as a table", flush=True)
     with Connection(str(rpc)) as client:
         bdevs = client.call("bdev_get_iostat")["bdevs"]
     print(f"{'bdev':<12}{'reads':>8}{'MiB read':>10}{'writes':>8}{'MiB written':>13}")
