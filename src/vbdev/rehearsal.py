@@ -26,6 +26,7 @@ from vbdev.modules.malloc import Malloc
 from vbdev.registry import Creation
 from vbdev.rpc.dispatch import State
 from vbdev.rpc.errors import RpcError
+from vbdev.startup import refusal
 from vbdev.vocab import WRITE_OPS
 
 __all__ = ["Finding", "Rehearsal", "rehearse"]
@@ -79,7 +80,7 @@ def rehearse(config: Config, module_files: Iterable[str] = ()) -> Rehearsal:
         order = {call.where: number for number, call in enumerate(config.calls)}
 
         def on_error(call: ConfigCall, error: RpcError) -> None:
-            found.errors.append(Finding(call.where, f"{call.method}: {error}"))
+            found.errors.append(Finding(call.where, refusal(call, error)))
 
         app.begin_config(config, on_error=on_error)
         app.finish_config()

@@ -18,7 +18,7 @@ from vbdev.config import Config, ConfigCall, ConfigError
 from vbdev.rpc.dispatch import Dispatcher, State
 from vbdev.rpc.errors import METHOD_NOT_FOUND, RpcError
 
-__all__ = ["Startup", "note", "refuse"]
+__all__ = ["Startup", "note", "refusal", "refuse"]
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +132,13 @@ class Startup:
 
 def refuse(call: ConfigCall, error: RpcError) -> None:
     """Raise ConfigError with what went wrong, and where."""
+    raise ConfigError(f"{call.where}: {refusal(call, error)}") from error
+
+
+def refusal(call: ConfigCall, error: RpcError) -> str:
+    """Return why a call ends the start of a daemon, and what may be done about it."""
     advice = f": {ADVICE}" if error.code == METHOD_NOT_FOUND else ""
-    raise ConfigError(f"{call.where}: {call.method}: {error}{advice}") from error
+    return f"{call.method}: {error}{advice}"
 
 
 def note(call: ConfigCall, error: RpcError) -> None:

@@ -221,7 +221,9 @@ def test_modules_of_others_are_not_started(check, tmp_path):
     assert status == 1
     assert stdout.splitlines()[1].startswith("  L  layer")
     assert "entry 3: bdev_layer_create: File exists (-17)" in stderr
-    assert check(calls)[2].count("Method not found") == 3
+    told = check(calls)[2]
+    assert told.count("Method not found") == 3
+    assert told.count("take the entry out, or pass it over with") == 3
 
 
 def test_a_file_that_is_no_configuration(check):
