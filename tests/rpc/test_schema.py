@@ -2,6 +2,8 @@
 
 import json
 import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import jsonschema
@@ -302,3 +304,20 @@ def test_many_who_ask_at_once_have_one_answer(local_app):
     first, *others = local_app.run(ask())
     assert first["methods"]
     assert all(other is first for other in others)
+
+
+def test_a_loader_that_tells_no_source_is_gone_round(tmp_path, monkeypatch):
+    """Such as pytest's, through which an installed vbdev comes in everybody's test runs."""
+
+    class Loader(SourceFileLoader):
+        get_source = None
+
+    path = tmp_path / "quiet.py"
+    path.write_text('class Quiet:\n    loud: int = 1\n    """How loud."""\n')
+    spec = spec_from_file_location("quiet", path, loader=Loader("quiet", str(path)))
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setitem(sys.modules, "quiet", module)
+    assert FieldDocs().of(module.Quiet) == {"loud": "How loud."}
+    path.unlink()
+    assert FieldDocs().of(module.Quiet) == {}

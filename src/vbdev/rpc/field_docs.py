@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
+import tokenize
+from collections.abc import Callable
 
 __all__ = ["FieldDocs"]
 
@@ -34,15 +36,25 @@ class FieldDocs:
 
 def _read(name: str) -> dict[str, dict[str, str]]:
     """Return {class: {field: description}} of a module; nothing where it has no source."""
-    loader = getattr(getattr(sys.modules.get(name), "__spec__", None), "loader", None)
-    get_source = getattr(loader, "get_source", None)
-    if get_source is None:
-        return {}
     try:
-        source = get_source(name)
+        source = _source(name)
         return _classes(ast.parse(source), "") if source else {}
     except (OSError, ImportError, SyntaxError, UnicodeError, ValueError):
         return {}  # it has gone, or is being edited
+
+
+def _source(name: str) -> str | None:
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    get_source: Callable[[str], str | None] | None = getattr(
+        getattr(spec, "loader", None), "get_source", None
+    )
+    if get_source is not None:
+        return get_source(name)
+    # A loader need not tell, as that of pytest does not, by which plugins and all beside them come.
+    if spec is None or not spec.has_location or not str(spec.origin).endswith(".py"):
+        return None
+    with tokenize.open(spec.origin) as file:
+        return file.read()
 
 
 def _classes(node: ast.AST, prefix: str) -> dict[str, dict[str, str]]:
