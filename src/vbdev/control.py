@@ -183,23 +183,27 @@ class Control:
 
     async def _reset(self) -> None:
         """Carry out the first RESET (spdk_bdev_reset)."""
-        status, detail, cdw0 = int(Status.FAILED), 0, 0
+        outcome = (int(Status.FAILED), 0, 0)
         self._frozen = True
         try:
-            await for_each_channel(self._bdev, Channel.freeze)
-            timeout_s = self._bdev.reset_io_drain_timeout
-            if timeout_s and await self._drained(timeout_s):
-                status = int(Status.SUCCESS)
-            else:
-                status, detail, cdw0 = await self._carry_out(self._resets[0])
-        finally:
-            resets, self._resets = self._resets, []
-            self._frozen = False
-            with suppress(BdevError):  # gone meanwhile, with its channels
-                await for_each_channel(self._bdev, Channel.unfreeze)
-            for held in resets:
-                with suppress(ReactorStoppedError):  # and its channels with it
-                    await held.reactor.ask(held.finish, status, detail, cdw0)
+            outcome = await self._reset_frozen()
+        except Exception:  # whoever is frozen, or waits, must not stay so for it
+            log.exception("reset failed bdev=%s", self._bdev.name)
+        resets, self._resets = self._resets, []
+        self._frozen = False
+        with suppress(BdevError):  # gone meanwhile, with its channels
+            await for_each_channel(self._bdev, Channel.unfreeze)
+        for held in resets:
+            with suppress(ReactorStoppedError):  # and its channels with it
+                await held.reactor.ask(held.finish, *outcome)
+
+    async def _reset_frozen(self) -> tuple[int, int, int]:
+        """Freeze all channels, and do the work; return status, its detail and cdw0."""
+        await for_each_channel(self._bdev, Channel.freeze)
+        timeout_s = self._bdev.reset_io_drain_timeout
+        if timeout_s and await self._drained(timeout_s):
+            return int(Status.SUCCESS), 0, 0
+        return await self._carry_out(self._resets[0])
 
     async def _drained(self, timeout_s: int) -> bool:
         """Wait until no module has I/O; False when it still has some at the end."""

@@ -222,3 +222,24 @@ def test_a_reset_of_a_layer_stops_the_layer_and_is_passed_on(rig):
     rig.stub.complete()
     rig.settle()
     assert reset.status == Status.SUCCESS
+
+
+def test_a_reset_that_is_thrown_away_with_its_reactor_says_nothing(caplog):
+    """Python closes a coroutine that nobody will ever wake; that is no failure of a reset."""
+    with stack() as rig:
+        disk = rig.disk(draining(0))
+        opened = rig.open("Disk")
+        rig.settle()
+        control = disk.control
+        control._resets.append(object())
+        coroutine = control._reset_all()
+
+        async def begin():
+            coroutine.send(None)
+
+        rig.run(begin())
+        coroutine.close()
+        control._resets.clear()
+        assert caplog.records == []
+        assert not control.resetting
+        opened.close()
