@@ -9,6 +9,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from machine.canaries import CANARIES
 
 pytestmark = [
+    pytest.mark.usefixtures("collected"),
     # What a failing example leaves behind half-way is no failure of its own.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),

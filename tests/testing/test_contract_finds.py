@@ -14,7 +14,10 @@ from vbdev.modules.null import Null
 from vbdev.testing import ContractSuite, LayerContractSuite, layer
 from vbdev.vocab import Op, Status
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.usefixtures("collected"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 def failures(module, suite=ContractSuite, **attributes):
@@ -38,6 +41,7 @@ def failures(module, suite=ContractSuite, **attributes):
         except (AssertionError, BdevError, RuntimeError):
             failed.add(name.removeprefix("test_"))
             one.stack.reactor.close()
+            one._directory.cleanup()
     return failed
 
 
