@@ -2,8 +2,8 @@
 
 It is carried out as `vbdev serve` carries it out, in an application of its own. Names, claims,
 bases that are waited for, limits and exports are the real ones. What lies below is not touched:
-files are measured and not opened, memory is not reserved, no socket is listened on, no disk is
-read. A method that is about anything else than bdevs and exports has its parameters decoded, and
+files are measured and not opened, memory is not reserved, no socket is listened on or connected,
+no disk is read. A method that is about anything else than bdevs and exports has its parameters decoded, and
 that is all. So what is found on a disk (partitions), who else has a file open, and whether an
 address is free, shows only when the daemon starts.
 """
@@ -23,6 +23,7 @@ from vbdev.modules import MODULES
 from vbdev.modules.file.disk import FileBdev
 from vbdev.modules.file.opening import FileKey, survey_file
 from vbdev.modules.malloc import Malloc
+from vbdev.modules.nbd.disk import Nbd
 from vbdev.registry import Creation
 from vbdev.rpc.dispatch import State
 from vbdev.rpc.errors import RpcError
@@ -181,6 +182,8 @@ def _dry(module: type[Bdev]) -> type[Bdev]:
         return type(module.__name__, (_DryFile, module), same)
     if issubclass(module, Malloc):
         return type(module.__name__, (_DryMalloc, module), same)
+    if issubclass(module, Nbd):
+        return type(module.__name__, (_DryNbd, module), same)
     if module in MODULES:
         return type(module.__name__, (module,), same)
     same["examine_config"] = classmethod(_bare(Bdev.examine_config))
@@ -226,6 +229,21 @@ class _DryFile(FileBdev):
 
     async def stop(self) -> None:
         del self.taken[self._key]
+
+
+class _DryNbd(Nbd):
+    """Its server, which alone knows its size and what it can do, is not asked."""
+
+    async def start(self) -> None:
+        from vbdev.modules.nbd.server import parse_server
+
+        parse_server(f"nbd bdev {self.name!r}", self.params.uri, self.params.export_name)
+        self.num_blocks = UNKNOWN_BLOCKS
+        if self.params.readonly:
+            self.ops = type(self).ops - WRITE_OPS
+
+    async def stop(self) -> None:
+        """Nothing was started."""
 
 
 class _DryForeign(Bdev):

@@ -33,6 +33,7 @@ def expected(name):
         "SIMPLE_REPLY_MAGIC": constants.SIMPLE_REPLY_MAGIC,
         "STRUCTURED_REPLY_MAGIC": constants.STRUCTURED_REPLY_MAGIC,
         "REQUEST_BYTES": constants.REQUEST_HEADER.size,
+        "SIMPLE_REPLY_BYTES": constants.SIMPLE_REPLY.size,
         "CHUNK_HEADER_BYTES": constants.CHUNK_HEADER.size,
     }[name]
 

@@ -13,6 +13,7 @@ from vbdev.modules.delay import Delay
 from vbdev.modules.error import Error
 from vbdev.modules.gpt import Gpt
 from vbdev.modules.malloc import Malloc
+from vbdev.modules.nbd.disk import Nbd
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
 from vbdev.modules.split import Split
@@ -27,6 +28,7 @@ MODULES: tuple[type[Bdev], ...] = (
     Error,
     Gpt,
     Malloc,
+    Nbd,
     Null,
     Passthru,
     Split,
