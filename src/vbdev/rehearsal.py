@@ -2,10 +2,10 @@
 
 It is carried out as `vbdev serve` carries it out, in an application of its own. Names, claims,
 bases that are waited for, limits and exports are the real ones. What lies below is not touched:
-files are measured and not opened, memory is not reserved, no socket is listened on or connected,
-no disk is read. A method that is about anything else than bdevs and exports has its parameters decoded, and
-that is all. So what is found on a disk (partitions), who else has a file open, and whether an
-address is free, shows only when the daemon starts.
+files are measured and not opened, memory is not reserved, no socket is listened on or connected, no
+disk is read. A method that is about anything else than bdevs and exports has its parameters
+decoded, and that is all. So what is found on a disk (partitions), who else has a file open, and
+whether an address is free, shows only when the daemon starts.
 """
 
 from __future__ import annotations

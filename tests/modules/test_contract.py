@@ -16,11 +16,14 @@ from vbdev.modules.delay import Delay
 from vbdev.modules.error import Error
 from vbdev.modules.gpt import Gpt
 from vbdev.modules.malloc import Malloc
+from vbdev.modules.nbd.disk import Nbd
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
 from vbdev.modules.split import Split
 from vbdev.modules.uring import Uring
 from vbdev.modules.zone_block import ZoneBlock
+from vbdev.registry import Registry
+from vbdev.targets.nbd import NbdServer
 from vbdev.testing import ContractSuite, LayerContractSuite, Stack
 
 NUM_BLOCKS = 256
@@ -52,6 +55,43 @@ class TestAio(InAFile):
 @pytest.mark.rule("A.9.32", "A.9.23", "A.9.2", "A.22.6", "A.7.3", "E.bdevio.reset")
 class TestMalloc(Sized):
     module = Malloc
+
+
+class TestNbd(ContractSuite):
+    """Against our own server, on the same reactor, with a registry of its own."""
+
+    module = Nbd
+    real_clock = True
+    connections = 1
+
+    def setup_method(self):
+        super().setup_method()
+        self.registry = Registry(self.stack.reactor)
+        self.server = NbdServer(self.registry, [self.stack.reactor])
+        self.server.listen(f"unix:{self.directory}/nbd.sock")
+
+    def teardown_method(self):
+        for opened in list(self.stack.descriptors):
+            opened.close()
+        self.stack.run(self.stack.registry.close())  # while there is a server to say goodbye to
+        self.stack.run(self.server.close())
+        self.stack.run(self.registry.close())
+        super().teardown_method()
+
+    def params(self):
+        # A disk for each bdev, as files are: two clients of one would see each other's writes.
+        number = len(self.server.exports)
+        disk = Malloc.Params(name=f"D{number}", num_blocks=NUM_BLOCKS, block_size=512)
+        self.stack.run(self.registry.create(Malloc, disk))
+        self.server.add_export(disk.name)
+        return {
+            "uri": f"nbd+unix:///{disk.name}?socket={self.directory}/nbd.sock",
+            "connections": self.connections,
+        }
+
+
+class TestNbdOnSeveralConnections(TestNbd):
+    connections = 3
 
 
 class TestNull(Sized):

@@ -24,6 +24,7 @@ __all__ = [
 
 SIZED_KINDS = ("malloc", "null")
 FILE_KINDS = ("uring", "aio")
+NBD_URI = re.compile(r"nbd(\+unix)?://")
 DEFAULT_BLOCK_SIZE = 512
 TRUE = frozenset({"true", "yes", "on", "1"})
 FALSE = frozenset({"false", "no", "off", "0"})
@@ -35,8 +36,8 @@ def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
         "base",
         nargs="?",
         metavar="BASE",
-        help="a file or block device; or malloc:SIZE, null:SIZE, uring:PATH, aio:PATH,"
-        " each with ,key=value... behind it",
+        help="a file or block device; or malloc:SIZE, null:SIZE, uring:PATH, aio:PATH, nbd:URI,"
+        " each with ,key=value... behind it; or an NBD URI",
     )
     parser.add_argument(
         "--layer",
@@ -77,7 +78,7 @@ def build_stack(app: App, arguments: argparse.Namespace) -> str | None:
             raise AppError("--layer needs a BASE to stand on")
         return None
     kind, params = base_params(arguments.base)
-    if arguments.read_only and kind in FILE_KINDS:
+    if arguments.read_only and kind in (*FILE_KINDS, "nbd"):
         params["readonly"] = True
     top = _create(app, kind, params)
     for layer in arguments.layer:
@@ -100,10 +101,14 @@ def build_stack(app: App, arguments: argparse.Namespace) -> str | None:
 def base_params(text: str) -> tuple[str, dict[str, Any]]:
     """Return the kind that BASE means, and its parameters as text."""
     kind, colon, rest = text.partition(":")
-    if not colon or kind not in SIZED_KINDS + FILE_KINDS:
+    if NBD_URI.match(text):
+        kind, colon, rest = "nbd", ":", text
+    if not colon or kind not in (*SIZED_KINDS, *FILE_KINDS, "nbd"):
         return "uring", {"filename": text}
     what, *pairs = rest.split(",")
     params = key_values(pairs, text)
+    if kind == "nbd":
+        return kind, {"uri": what, **params}
     if kind in FILE_KINDS:
         return kind, {"filename": what, **params}
     try:

@@ -665,6 +665,69 @@ class Methods:
             },
         )
 
+    def bdev_nbd_create(
+        self,
+        *,
+        name: str,
+        uri: str,
+        uuid: UUID | str | None = None,
+        export_name: str | None = None,
+        connections: int | None = None,
+        reconnect_delay: int | None = None,
+        timeout: int | None = None,
+        readonly: bool | None = None,
+        keeps_writes: bool | None = None,
+    ) -> str:
+        """Create a bdev on an export of an NBD server.
+
+        name: Name of the bdev, unique among names, aliases and UUIDs.
+        uri: The server: `nbd://host:port/export`, `nbd+unix:///export?socket=/path`, `unix:/path`
+            or `tcp:host:port`.
+        uuid: UUID of the bdev; made by the bdev layer when absent.
+        export_name: Name of the export, where the URI has none. Absent: the server's default
+            export.
+        connections: Connections for each reactor that uses the bdev. A server without
+            CAN_MULTI_CONN gets one. Default: 1.
+        reconnect_delay: Seconds that I/O waits for a lost server to come back. 0: it fails at once.
+            Attempts to connect again go on either way. Default: 0.
+        timeout: Seconds within which a request is answered; a connection that takes longer is given
+            up. 0: there is no limit. Default: 60.
+        readonly: Never write, even where the server would allow it. Default: False.
+        keeps_writes: The server keeps what it has acknowledged when a connection, or its process,
+            ends. Without this, acknowledged writes that no FLUSH has covered count as lost with
+            their connection: every later FLUSH and FUA fails. Default: False.
+        """
+        return self._typed(
+            Methods.bdev_nbd_create,
+            {
+                "name": name,
+                "uri": uri,
+                "uuid": uuid,
+                "export_name": export_name,
+                "connections": connections,
+                "reconnect_delay": reconnect_delay,
+                "timeout": timeout,
+                "readonly": readonly,
+                "keeps_writes": keeps_writes,
+            },
+        )
+
+    def bdev_nbd_delete(
+        self,
+        *,
+        name: str,
+    ) -> bool:
+        """Delete a nbd bdev.
+
+        name: Name of the bdev.
+        """
+        return self._typed(
+            Methods.bdev_nbd_delete,
+            {
+                "name": name,
+            },
+        )
+
     def bdev_null_create(
         self,
         *,

@@ -46,7 +46,6 @@ from libc.errno cimport (
     EPIPE,
     EROFS,
     ESHUTDOWN,
-    ETIMEDOUT,
     errno,
 )
 from libc.stddef cimport size_t
@@ -777,8 +776,8 @@ cdef class NbdLink:
 
     cdef size_t _gather(self, uint32_t *requests, size_t *total) noexcept nogil:
         """Fill `iovs` with what is to be sent, as many requests as fit; return how many iovecs."""
-        cdef size_t count = 0, bytes = 0
-        cdef uint32_t i, j, pieces
+        cdef size_t count = 0, length = 0
+        cdef uint32_t i, pieces
         cdef nbd_slot *slot
         cdef uint8_t *p = self.headers
         cdef bint after_header = False
@@ -795,21 +794,21 @@ cdef class NbdLink:
                 self.iovs[count].iov_len = REQUEST_BYTES
                 count += 1
             p += REQUEST_BYTES
-            bytes += REQUEST_BYTES
+            length += REQUEST_BYTES
             after_header = True
             if pieces:
                 memcpy(&self.iovs[count], slot.io.iovs, pieces * sizeof(iovec))
                 count += pieces
-                bytes += slot.length
+                length += slot.length
                 after_header = False
             requests[0] = i + 1
-        total[0] = bytes
+        total[0] = length
         return count
 
     cdef int _send(self) except -1:
         """Send what waits, as many requests in one call as fit."""
         cdef msghdr msg
-        cdef size_t count, i, skip, total = 0, bytes
+        cdef size_t count, i, skip, total = 0, length
         cdef uint32_t requests = 0
         cdef ssize_t sent
         cdef nbd_slot *slot
@@ -848,10 +847,10 @@ cdef class NbdLink:
             while self.tx_n:
                 slot = &self.slots[self.tx[self.tx_head]]
                 slot.started = self.tx_skip > 0
-                bytes = REQUEST_BYTES + (slot.length if slot.command == CMD_WRITE else 0)
-                if self.tx_skip < bytes:
+                length = REQUEST_BYTES + (slot.length if slot.command == CMD_WRITE else 0)
+                if self.tx_skip < length:
                     break
-                self.tx_skip -= bytes
+                self.tx_skip -= length
                 self.tx_head = (self.tx_head + 1) & SLOT_MASK
                 self.tx_n -= 1
                 slot.sent = True
@@ -1141,7 +1140,7 @@ cdef class NbdLink:
 
     cdef bint _new_range(self, nbd_slot *slot, uint64_t offset, uint32_t data) except -1:
         """Note that a READ's bytes have come; False, and closed, where they can not have."""
-        cdef uint32_t start, end, i, low
+        cdef uint32_t start, end, low
         cdef byte_range *grown
         if (data == 0 or offset < slot.offset or offset - slot.offset > slot.length
                 or data > slot.length - (offset - slot.offset)):

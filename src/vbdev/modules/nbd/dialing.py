@@ -148,7 +148,7 @@ class Dial:
                     if number == 0:
                         return connection
                 if number != errno.EAGAIN:
-                    raise OSError(number, os.strerror(number))
+                    raise OSError(number, os.strerror(number))  # noqa: TRY301 - closed below
                 await self._wait(None, pause_us=FULL_BACKLOG_RETRY_US)
         except BaseException:
             connection.close()
@@ -171,9 +171,10 @@ class Dial:
         threading.Thread(target=work, name="nbd-name-lookup", daemon=True).start()
         while not found:
             await self._wait(None)
-        if isinstance(found[0], OSError):
-            raise found[0]
-        return found[0]
+        answer = found[0]
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
 
     def _found(self) -> None:
         if self._waiting is not None:
@@ -211,9 +212,11 @@ class Dial:
             return BdevError(errno.ECONNREFUSED, f"the server ends the negotiation: {reason}")
         label = OptionReply.label(refusal.error)
         said = f": {refusal.message}" if refusal.message else ""
-        number = _REFUSALS.get(OptionReply(refusal.error), errno.EINVAL) if (
-            refusal.error in set(OptionReply)
-        ) else errno.EINVAL
+        number = (
+            _REFUSALS.get(OptionReply(refusal.error), errno.EINVAL)
+            if (refusal.error in set(OptionReply))
+            else errno.EINVAL
+        )
         name = self._server.export_name
         return BdevError(number, f"the server refuses export {name!r} with {label}{said}")
 

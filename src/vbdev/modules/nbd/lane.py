@@ -204,9 +204,7 @@ class Lane:
         self.reactor.spawn(self._flush(ios), f"flush of {self.remote.name}")
 
     async def _flush(self, ios: IOBatch) -> None:
-        answers = [
-            _ask_flush(lane, self.reactor) for lane in self.remote.lanes if lane is not self
-        ]
+        answers = [_ask_flush(lane, self.reactor) for lane in self.remote.lanes if lane is not self]
         errors = [await answer for answer in answers]
         failed = next((number for number in errors if number), 0)
         if failed:
@@ -303,14 +301,8 @@ class Lane:
         try:
             while not self._closing:
                 if dialed is None:
-                    dial = Dial(self.reactor, remote.server, DIAL_US)
-                    self._dials.add(dial)
                     try:
-                        dialed = await dial.run()
-                        if fault := remote.fault(dialed.over.info):
-                            dialed.socket.close()
-                            dialed = None
-                            raise BdevError(errno.EINVAL, fault)
+                        dialed = await self._dial()
                     except (OSError, BdevError) as error:
                         if self._closing:
                             break
@@ -327,8 +319,6 @@ class Lane:
                         await self._pause(pause_us)
                         pause_us = min(2 * pause_us, LAST_PAUSE_US)
                         continue
-                    finally:
-                        self._dials.discard(dial)
                 if self._closing:
                     dialed.socket.close()
                     break
@@ -344,6 +334,19 @@ class Lane:
                     pause_us = FIRST_PAUSE_US
         finally:
             wake(end)
+
+    async def _dial(self) -> Dialed:
+        """Make a connection to what is still the same disk; BdevError EINVAL where it is not."""
+        dial = Dial(self.reactor, self.remote.server, DIAL_US)
+        self._dials.add(dial)
+        try:
+            dialed = await dial.run()
+        finally:
+            self._dials.discard(dial)
+        if fault := self.remote.fault(dialed.over.info):
+            dialed.socket.close()
+            raise BdevError(errno.EINVAL, fault)
+        return dialed
 
     async def _pause(self, pause_us: int) -> None:
         if self._closing:
@@ -472,5 +475,3 @@ def _ask_flush(lane: Lane, origin: Reactor) -> Future[int]:
     if not lane.reactor.send_msg(lane.flush_dirty, answer):
         done.set_result(errno.EIO)
     return done
-
-
