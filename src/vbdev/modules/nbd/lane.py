@@ -38,7 +38,7 @@ RESET_WAIT_US: Final = 5_000_000
 """How long a RESET waits for what the server has, before it gives the connections up."""
 RESET_LOOK_US: Final = 500
 LAST_FLUSH_US: Final = 10_000_000
-"""How long the FLUSH at a bdev's end may take, where requests have no timeout of their own."""
+"""How long the FLUSH at a bdev's end may take, at most."""
 KEPT_FLAGS: Final = (
     TransmissionFlag.READ_ONLY
     | TransmissionFlag.SEND_FLUSH
@@ -300,30 +300,33 @@ class Lane:
         pause_us, told = FIRST_PAUSE_US, ""
         try:
             while not self._closing:
-                if dialed is None:
-                    try:
+                try:
+                    if dialed is None:
                         dialed = await self._dial()
-                    except (OSError, BdevError) as error:
-                        if self._closing:
-                            break
-                        if str(error) != told:  # once, and not at each attempt
-                            told = str(error)
-                            log.warning(
-                                "nbd server can not be reached bdev=%s server=%s error=%s",
-                                remote.name,
-                                remote.server,
-                                error,
-                            )
-                        if not self._seats and not remote.reconnect_delay_s:
-                            self._await_connection(0)
-                        await self._pause(pause_us)
-                        pause_us = min(2 * pause_us, LAST_PAUSE_US)
-                        continue
-                if self._closing:
-                    dialed.socket.close()
-                    break
+                    if self._closing:
+                        dialed.socket.close()
+                        break
+                    seat = self._sit(dialed)
+                except (OSError, BdevError, MemoryError) as error:
+                    if dialed is not None:
+                        dialed.socket.close()
+                        dialed = None
+                    if self._closing:
+                        break
+                    if str(error) != told:  # once, and not at each attempt
+                        told = str(error)
+                        log.warning(
+                            "nbd server can not be reached bdev=%s server=%s error=%s",
+                            remote.name,
+                            remote.server,
+                            error,
+                        )
+                    if not self._seats and not remote.reconnect_delay_s:
+                        self._await_connection(0)
+                    await self._pause(pause_us)
+                    pause_us = min(2 * pause_us, LAST_PAUSE_US)
+                    continue
                 began_ns = self.reactor.clock.now_ns()
-                seat = self._sit(dialed)
                 dialed, told = None, ""
                 await seat.lost
                 if self.reactor.clock.now_ns() - began_ns < LAST_PAUSE_US * 1000:
@@ -370,12 +373,12 @@ class Lane:
             early=dialed.early,
         )
         seat = Seat(dialed, link)
-        self._seats.append(seat)
         seat.watch = self.reactor.watch(
             dialed.socket.fileno(),
             readable=lambda: self._readable(seat),
             writable=lambda: self._writable(seat),
         )
+        self._seats.append(seat)
         log.info("nbd server connected bdev=%s server=%s", self.remote.name, self.remote.server)
         self.remote.settle(over.info)
         if self._hold_timer is not None:
@@ -439,8 +442,7 @@ class Lane:
         """Make everything stable, then say goodbye. Without outstanding I/O. Return an errno."""
         flushed: Future[int] = Future()
         self.flush_dirty(flushed.set_result)
-        wait_us = self.remote.timeout_s * 1_000_000 or LAST_FLUSH_US
-        late = self.reactor.call_later(wait_us, self._give_up)
+        late = self.reactor.call_later(LAST_FLUSH_US, self._give_up)
         number = await flushed
         late.cancel()
         self._closing = True
