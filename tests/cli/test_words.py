@@ -46,6 +46,23 @@ def test_base_is_a_path():
     assert base_params("aio:/x,direct=no") == ("aio", {"filename": "/x", "direct": "no"})
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("nbd://host/disk", {"uri": "nbd://host/disk"}),
+        ("nbd+unix:///?socket=/s", {"uri": "nbd+unix:///?socket=/s"}),
+        ("nbd:nbd://host", {"uri": "nbd://host"}),
+        ("nbd:unix:/s,connections=4", {"uri": "unix:/s", "connections": "4"}),
+        (
+            "nbd+unix:///?socket=/s,export_name=a,timeout=3",
+            {"uri": "nbd+unix:///?socket=/s", "export_name": "a", "timeout": "3"},
+        ),
+    ],
+)
+def test_base_is_an_nbd_server(text, expected):
+    assert base_params(text) == ("nbd", expected)
+
+
 def test_base_is_a_size():
     kind, params = base_params("malloc:1MiB,block_size=4096")
     assert (kind, params["num_blocks"], params["block_size"]) == ("malloc", "256", "4096")
