@@ -13,10 +13,12 @@ import socket
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from support.clients import find, requires
+from vbdev.address import ListenError
 from vbdev.bdev import BdevError, BdevEvent
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.nbd import lane
@@ -85,10 +87,16 @@ class Server:
 def stack(request):
     for name in {"server", "nbdkit"} & set(request.fixturenames):
         request.getfixturevalue(name)  # first, so that it is there for the last FLUSH
+    fds = open_fds()
     made = Stack(real_clock=True)
     yield made
     made.close()
     assert not made.errors
+    assert len(open_fds()) <= len(fds)
+
+
+def open_fds():
+    return {link.name for link in Path("/proc/self/fd").iterdir() if link.exists()}
 
 
 @pytest.fixture(params=["nbdkit", "qemu-nbd"])
@@ -608,6 +616,28 @@ def test_one_connection_is_one_reactor(listening):
     for opened in list(stack.descriptors):
         stack.descriptors.remove(opened)
     stack.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
+def test_over_tcp(stack, host):
+    registry = Registry(stack.reactor)
+    stack.run(registry.create(Malloc, Malloc.Params(name="M0", num_blocks=32768, block_size=512)))
+    server = NbdServer(registry, [stack.reactor])
+    try:
+        address = server.listen(f"tcp:{'127.0.0.1' if host == 'localhost' else host}:0")
+    except ListenError as error:
+        pytest.skip(str(error))
+    server.add_export("M0")
+    create(stack, f"nbd://{host}:{address.port}/M0", connections=2)
+    opened = stack.open("N0")
+    data, into = bytearray(os.urandom(MIB)), bytearray(MIB)
+    assert opened.io(Op.WRITE, 1, 2048, data).status == Status.SUCCESS
+    assert opened.io(Op.READ, 1, 2048, into).status == Status.SUCCESS
+    assert into == data
+    opened.close()
+    stack.delete("N0")
+    stack.run(server.close())
+    stack.run(registry.close())
 
 
 def test_over_our_own_target_over_nbd(stack, tmp_path):

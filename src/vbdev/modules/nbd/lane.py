@@ -396,7 +396,8 @@ class Lane:
         except Exception:
             log.exception("nbd connection failed bdev=%s", self.remote.name)
             seat.link.lose(errno.EIO, "internal error")
-        self._look(seat)
+        if seat.link.closed or seat.link.wants_write:
+            self._look(seat)
 
     def _writable(self, seat: Seat) -> None:
         seat.link.send()
