@@ -363,7 +363,7 @@ cdef class NbdPath:
     cdef int _pump(self) except -1:
         """Give what waits to the links, send it, and tell of what has changed by that."""
         cdef NbdLink link
-        cdef Py_ssize_t n, tried
+        cdef Py_ssize_t n, tried, at
         cdef size_t share
         cdef bint changed = False
         if self.pumping:
@@ -386,10 +386,14 @@ cdef class NbdPath:
                     self.turn += 1
                     tried += 1
                     link.take(share)
-                for link in self.links.copy():  # one that is lost leaves it
+                at = 0
+                while at < len(self.links):
+                    link = self.links[at]
                     if link.tx_n and not link.wants_write:
                         link._send()
                         changed = changed or link.wants_write or link.closed
+                    if not link.closed:  # one that is lost has left the list
+                        at += 1
                 if n == len(self.links):
                     break  # what still waits has no room; an answer makes some
         finally:
