@@ -210,6 +210,19 @@ def test_nothing_is_touched(check, disk, tmp_path):
     assert f"aio bdev 'A': {disk}: in use already, by uring bdev 'U'" in stderr
 
 
+def test_an_nbd_server_is_not_asked(check):
+    calls = [
+        ("bdev_nbd_create", {"name": "Far", "uri": "nbd://nowhere.invalid/disk"}),
+        passthru("Top", "Far"),
+    ]
+    status, stdout, stderr = check(calls)
+    assert (status, stderr) == (0, "")
+    assert "Top" in stdout
+    status, _, stderr = check([("bdev_nbd_create", {"name": "Far", "uri": "nbds://far/"})])
+    assert status == 1
+    assert "TLS is not supported" in stderr
+
+
 def test_modules_of_others_are_not_started(check, tmp_path):
     (tmp_path / "layer.py").write_text(LAYER)
     calls = [

@@ -323,6 +323,30 @@ def test_another_size_after_a_restart(stack, server, size):
         assert opened.io(Op.READ, 0, 1, bytearray(512)).status == Status.SUCCESS
 
 
+def test_it_grows_when_every_connection_knows(stack, listening):
+    """A connection keeps the size that it was told: I/O beyond would fail there."""
+    sizes = [SIZE, SIZE, 2 * SIZE, 2 * SIZE]
+    flags = PLAIN | TransmissionFlag.CAN_MULTI_CONN
+
+    def serve(connection):
+        serve_as(sizes[len(there.connections) - 1], flags, hold)(connection)
+
+    there = listening(serve)
+    bdev = create(stack, there.uri, connections=2, reconnect_delay=10)
+    (one,) = bdev._remote.lanes
+    stack.turn_until(lambda: one.sizes() == [SIZE, SIZE])
+    there.connections[0].shutdown(socket.SHUT_RDWR)
+    stack.turn_until(lambda: sorted(one.sizes()) == [SIZE, 2 * SIZE])
+    stack.settle()
+    assert bdev.num_blocks == SIZE // 512
+    there.connections[1].shutdown(socket.SHUT_RDWR)
+    stack.turn_until(lambda: bdev.num_blocks == 2 * SIZE // 512)
+
+
+def hold(_connection):
+    """Leave a connection open."""
+
+
 def test_read_only_after_a_restart(stack, server):
     create(stack, server.uri, reconnect_delay=10)
     opened = stack.open("N0")

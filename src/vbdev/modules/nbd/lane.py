@@ -54,7 +54,8 @@ class Remote:
     """A server's disk, as all lanes share it.
 
     info: what the first connection was told. on_size(size_bytes) is called on the bdev's reactor
-    when a later one is told another size.
+    when a later one is told another size, with the smallest that any connection has: each keeps
+    the size that it was told, so that only this much can be reached through all of them.
     """
 
     def __init__(
@@ -139,7 +140,12 @@ class Remote:
                 changed,
             )
         if info.size_bytes != self.info.size_bytes:
-            self._home.send_msg(self._on_size, info.size_bytes)
+            self._home.send_msg(self._resized)
+
+    def _resized(self) -> None:
+        sizes = [size for lane in self.lanes for size in lane.sizes()]
+        if sizes:
+            self._on_size(min(sizes))
 
 
 class Seat:
@@ -153,7 +159,7 @@ class Seat:
 
 
 class Lane:
-    """One reactor's connections. Belongs to its thread, but for `num_connected`."""
+    """One reactor's connections. Belongs to its thread, but for `num_connected` and `sizes`."""
 
     def __init__(self, remote: Remote, reactor: Reactor, engine: Engine) -> None:
         self.remote = remote
@@ -172,6 +178,10 @@ class Lane:
     def num_connected(self) -> int:
         """How many connections it has now."""
         return len(self._seats)
+
+    def sizes(self) -> list[int]:
+        """Return what each connection was told of the export's size, in bytes."""
+        return [seat.link.size_bytes for seat in list(self._seats)]
 
     def start(self, first: Dialed | None = None) -> None:
         """Begin to connect; `first` is a connection that is there already."""
