@@ -67,8 +67,15 @@ class Server:
                          self.path, *self.extra, self.file],
         }  # fmt: skip
         self.process = subprocess.Popen([find(self.kind), *map(str, words[self.kind][1:])])
+        self.wait_ready()
+
+    def wait_ready(self):
+        """Wait until it listens; its socket's file is there a little earlier."""
         until = time.monotonic() + 10
-        while not self.path.exists():
+        while True:
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(str(self.path))
+                return
             assert time.monotonic() < until
             assert self.process.poll() is None
             time.sleep(0.01)
@@ -169,8 +176,7 @@ def test_a_server_with_a_minimum_block_size(stack, nbdkit):
          "blocksize-minimum=4096", "blocksize-preferred=8192", "blocksize-maximum=65536",
          "blocksize-error-policy=error"]
     )  # fmt: skip
-    while not nbdkit.path.exists():
-        time.sleep(0.01)
+    nbdkit.wait_ready()
     bdev = create(stack, nbdkit.uri)
     assert (bdev.block_size, bdev.phys_block_size, bdev.max_rw_size) == (4096, 8192, 16)
     opened = stack.open("N0")
