@@ -1,6 +1,8 @@
 # make demo   build, then show a passthru disk served to a real NBD client
 # make test   build, then run every check: lint, types, floors, tests on release and debug builds
 # make generated   write what is generated from the declarations of the RPC methods again
+# make bench   measure beside the peers that are installed, and write docs/performance.md and its
+#              chart: 30 minutes, with QUICK=1 three; ROWS=1,5 only these rows
 # make test-long   run the state machine for ten minutes (docs/testing.md)
 # make rpc-coverage   ask everything of SPDK's client and write docs/rpc-coverage.md
 #
@@ -59,9 +61,7 @@ clients:
 	@./tests/install-clients.sh
 
 bench: $(VENV)/release
-	$(BIN)/python bench/layer_cost.py
-	$(BIN)/python bench/nbd_peers.py
-	$(BIN)/python bench/rpc.py
+	$(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS))
 
 rpc-coverage: $(VENV)/release $(VENV)/tools
 	PYTHONPATH=tests $(BIN)/python -m spdk_client

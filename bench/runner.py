@@ -1,0 +1,151 @@
+"""Runs the sides of each work by turns, and keeps going whatever fails."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.figures import Goal, Role, Sample, SideFigures, WorkFigures
+
+__all__ = ["Plan", "Row", "Side", "Work", "alternate", "measure_row"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much to measure."""
+
+    runs: int
+    seconds: float
+    quick: bool
+    directory: Path
+    """For sockets, and images that live in memory."""
+    disk_directory: Path
+    """For files whose disk matters."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Side:
+    """One of those that do the same work.
+
+    measure: does one run. Raises what it likes: the side is then reported as failed.
+    count: one run more, behind the others, in which something is counted and time does not matter.
+    recorded: figures of another time, which are shown and never compared with.
+    missing: why it can not be measured here.
+    """
+
+    name: str
+    role: Role = "peer"
+    measure: Callable[[], Sample] | None = None
+    count: Callable[[], dict[str, float]] | None = None
+    recorded: list[float] = field(default_factory=list)
+    missing: str = ""
+    copies: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Work:
+    """One line of the table. `problem`: why there is nothing to measure."""
+
+    name: str
+    unit: str = ""
+    goal: Goal | None = None
+    sides: list[Side] = field(default_factory=list)
+    runs: int | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the table: its number, its title, whom it is measured against.
+
+    works: yields its works one after the other. What they need is there from one `yield` to the
+    next; at the end, or when something fails, the generator is closed and takes it away.
+    """
+
+    number: str
+    title: str
+    against: str
+    works: Callable[[Plan], Generator[Work]]
+
+
+def turns(names: list[str], runs: int) -> Iterator[tuple[int, str]]:
+    """Yield who runs next: all in order, then all backwards, and so on.
+
+    A machine that gets slower or faster while it measures then does so for all of them alike.
+    """
+    for turn in range(runs):
+        for name in names if turn % 2 == 0 else reversed(names):
+            yield turn, name
+
+
+def alternate(row: str, work: Work, plan: Plan) -> WorkFigures:
+    """Run the sides of a work by turns. One that fails is left out from then on."""
+    figures = WorkFigures(row=row, name=work.name, unit=work.unit, goal=work.goal)
+    figures.problem = work.problem
+    figures.sides = [
+        SideFigures(
+            name=side.name,
+            role=side.role,
+            samples=[Sample(value) for value in side.recorded],
+            problem=side.missing,
+            copies=side.copies,
+        )
+        for side in work.sides
+    ]
+    sides = {side.name: side for side in work.sides}
+    of_side = {side.name: side for side in figures.sides}
+    able = [side.name for side in work.sides if side.measure is not None and not side.missing]
+    for _turn, name in turns(able, work.runs or plan.runs):
+        measure = sides[name].measure
+        if measure is None or of_side[name].problem:
+            continue
+        try:
+            of_side[name].samples.append(measure())
+        except Exception as error:  # noqa: BLE001 - the others go on
+            of_side[name].problem = said(error)
+    for name in able:
+        count = sides[name].count
+        if count is None or of_side[name].problem:
+            continue
+        try:
+            of_side[name].counts = count()
+        except Exception as error:  # noqa: BLE001 - there are figures, only no counts
+            tell(f"    {name}: no counts: {said(error)}")
+    return figures
+
+
+def measure_row(row: Row, plan: Plan) -> Iterator[WorkFigures]:
+    """Yield the figures of each work as soon as it is done; of a row that fails, why."""
+    try:
+        with contextlib.closing(row.works(plan)) as works:
+            for work in works:
+                figures = alternate(row.number, work, plan)
+                show(figures)
+                yield figures
+    except Exception as error:  # noqa: BLE001 - the other rows go on
+        figures = WorkFigures(row=row.number, name=row.title, problem=said(error))
+        show(figures)
+        yield figures
+
+
+def said(error: BaseException) -> str:
+    """Return an error in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def show(figures: WorkFigures) -> None:
+    """Say on stderr what a work came to."""
+    cells = [
+        f"{side.name} {side.problem}" if side.median is None else f"{side.name} {side.median:.4g}"
+        for side in figures.sides
+    ]
+    tell(f"{figures.row:>3}  {figures.name}: {figures.problem}{', '.join(cells)} {figures.unit}")
+
+
+def tell(line: str) -> None:
+    """Say something on stderr."""
+    print(line, file=sys.stderr, flush=True)
