@@ -113,18 +113,19 @@ def test_a_stack_that_can_not_be_built_is_told(plan):
     assert found.startswith("does not start: ")
 
 
-def test_a_program_ends_with_all_that_it_started(tmp_path):
-    words = ["sh", "-c", f"trap '' TERM; sleep 60 & echo $! >{tmp_path}/child; wait; sleep 60"]
+def test_a_program_ends_with_all_that_it_started(tmp_path, monkeypatch):
+    """Also one that does not obey, when the block that it is used in fails."""
+    monkeypatch.setattr(servers, "STOP_TIMEOUT_S", 0.1)
     child = tmp_path / "child"
-    with (
-        pytest.raises(ZeroDivisionError),
-        pytest.MonkeyPatch.context() as patch,
-        spawn(words, tmp_path / "log") as process,
-    ):
-        patch.setattr(servers, "STOP_TIMEOUT_S", 0.1)
-        wait_for(lambda: child.exists() and child.read_text())
-        raise ZeroDivisionError
-    assert process.poll() is not None
+    words = ["sh", "-c", f"trap '' TERM; sleep 60 & echo $! >{child}; wait; sleep 60"]
+
+    def use():
+        with spawn(words, tmp_path / "log"):
+            wait_for(lambda: child.exists() and child.read_text())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        use()
     wait_for(lambda: not is_alive(int(child.read_text())))
 
 
