@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
-import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,9 +15,21 @@ from typing import Any
 from bench.figures import Sample
 from bench.servers import SIZE_BYTES, Server, absent, die_with_parent
 
-__all__ = ["fill", "fio", "nbdcopy", "run", "syscalls_per_io"]
+__all__ = [
+    "CLIENTS",
+    "fill",
+    "fio",
+    "fio_job",
+    "fio_syscalls",
+    "fio_words",
+    "nbdcopy",
+    "own",
+    "own_client",
+    "run",
+]
 
 COUNTED_S = 1.0
+WARMUP_S = 0.1
 
 
 def run(words: list[str], seconds: float) -> str:
@@ -79,6 +92,27 @@ def fio(server: Server, rw: str, queue_depth: int, connections: int, seconds: fl
     )
 
 
+def own_client() -> str:
+    """Return why vbdev can not be an NBD client here; nothing where it can."""
+    return "" if importlib.util.find_spec("vbdev.modules.nbd") else "not built: the nbd module"
+
+
+def own(server: Server, rw: str, queue_depth: int, connections: int, seconds: float) -> Sample:
+    """Load an NBD server through the nbd module, as `fio` does: each connection has its queue."""
+    words = [
+        sys.executable, "-m", "vbdev", "bench", f"{server.uri},connections={connections}",
+        "-w", rw, "-q", str(queue_depth * connections), "-t", str(seconds),
+        "--warmup", str(WARMUP_S), "--json",
+    ]  # fmt: skip
+    result = json.loads(run(words, seconds))
+    more = {"p99 us": result["latency_us"]["p99"], "client's batch": result["batch_mean"]}
+    return Sample(result["iops"] / 1000, more)
+
+
+CLIENTS = {"fio": fio, "vbdev bench": own}
+"""{name: what loads a server: with what, how deep, over how many connections, how long}."""
+
+
 def fill(server: Server) -> None:
     """Write all of a disk once, so that no READ is of memory that nobody has touched."""
     run(
@@ -135,8 +169,3 @@ def fio_syscalls(server: Server, rw: str, queue_depth: int, connections: int) ->
     """Count a server's system calls for each I/O under fio."""
     words = [*fio_words(rw, queue_depth, connections, COUNTED_S), "--ioengine=nbd"]
     return syscalls_per_io(server.pid, [*words, f"--uri={server.uri}"])
-
-
-def installed(program: str) -> bool:
-    """Tell whether a program is there."""
-    return shutil.which(program) is not None

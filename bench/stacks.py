@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from vbdev.bdev import Bdev, BdevParams
+from vbdev.bdev import Bdev, BdevParams, VirtualBdevParams
 from vbdev.bench import BenchParams, BenchResult, run
 from vbdev.core.engine import Engine
 from vbdev.modules.passthru import Passthru
@@ -34,7 +34,7 @@ class Stacks:
         top = base
         for layer in range(layers):
             name = f"{base}-{layers}-{layer}"
-            top = self.create(Passthru, Passthru.Params(name=name, base_bdev_name=top))
+            top = self.create(Passthru, VirtualBdevParams(name=name, base_bdev_name=top))
         return top
 
     def load(

@@ -7,7 +7,7 @@ from bench.runner import Row
 
 __all__ = ["ROWS"]
 
-ORDER = ("1", "2", "3", "4", "5", "6", "6b", "7", "8", "9", "10", "rpc")
+ORDER = ("1", "2", "3", "4", "5", "6", "6b", "7", "8", "9", "10", "rpc", "client")
 FOUND = {
     row.number: row
     for module in (layers, memory, files, nbd, python_layers, control, reactors)

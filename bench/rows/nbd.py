@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
+from itertools import product
 
-from bench.clients import fill, fio, fio_syscalls, nbdcopy
+from bench.clients import CLIENTS, fill, fio_syscalls, nbdcopy, own_client
 from bench.figures import Goal, Role, Sample
 from bench.runner import Plan, Row, Side, Work
 from bench.servers import SIZE_BYTES, Server, absent, peer, program, start, vbdev
 
-__all__ = ["ROWS", "Running", "fio_sides", "running"]
+__all__ = ["ROWS", "Running", "random_works", "running"]
 
 GOALS = {1: Goal(1.0, 1.2), 16: Goal(1.5, 2.0), 64: Goal(2.0, 4.0)}
 """{queue depth: goal} of row 5."""
@@ -29,7 +31,7 @@ def passthru_over(base: str, plan: Plan) -> Callable[[], AbstractContextManager[
 @contextlib.contextmanager
 def running(
     plan: Plan,
-    ours: Callable[[], AbstractContextManager[Server]],
+    ours: Callable[[], AbstractContextManager[Server]] | None,
     *peers: str,
     client: str = "fio",
     filled: bool = True,
@@ -38,9 +40,10 @@ def running(
     with contextlib.ExitStack() as stack:
         servers: Running = {}
         if missing := absent(client):
-            yield dict.fromkeys((OURS, *peers), missing)
+            yield dict.fromkeys(peers if ours is None else (OURS, *peers), missing)
             return
-        servers[OURS] = start(stack, ours)
+        if ours is not None:
+            servers[OURS] = start(stack, ours)
         for name in peers:
             missing = absent(program(name))
             servers[name] = missing or start(stack, lambda name=name: peer(plan.directory, name))
@@ -78,38 +81,64 @@ def sides_of(
     return sides
 
 
-def fio_sides(
-    servers: Running, plan: Plan, rw: str, queue_depth: int, connections: int, copies: str = "1"
-) -> list[Side]:
-    """Return sides that fio's nbd engine loads."""
-    return sides_of(
-        servers,
-        lambda server: fio(server, rw, queue_depth, connections, plan.seconds),
-        lambda server: fio_syscalls(server, rw, queue_depth, connections),
-        copies,
-    )
+def random_works(
+    servers: Running,
+    plan: Plan,
+    name: str,
+    goal: Goal,
+    *,
+    rw: str,
+    queue_depth: int,
+    connections: int = 1,
+    copies: str = "1",
+) -> Iterator[Work]:
+    """Yield a work for each client: the same load, on each server by turns."""
+    many = f"{connections} connection{'s' * (connections > 1)}"
+    for client, load in CLIENTS.items():
+        sides = sides_of(
+            servers,
+            partial(
+                load,
+                rw=rw,
+                queue_depth=queue_depth,
+                connections=connections,
+                seconds=plan.seconds,
+            ),
+            partial(fio_syscalls, rw=rw, queue_depth=queue_depth, connections=connections)
+            if client == "fio"
+            else None,
+            copies,
+        )
+        work = Work(
+            name=f"{name} {rw}, queue depth {queue_depth}, {many}, {client}",
+            unit="thousand IOPS",
+            goal=goal,
+            sides=sides,
+        )
+        if client != "fio" and (reason := own_client()):
+            work.sides, work.problem = [], reason
+        yield work
 
 
 def random_io(plan: Plan) -> Generator[Work]:
     """Measure random I/O on disks in memory."""
-    depths = (1, 64) if plan.quick else tuple(GOALS)
-    with running(
-        plan,
-        passthru_over(f"malloc:{SIZE_BYTES},block_size=4096", plan),
-        "nbdkit memory",
-        "qemu-nbd",
-        "nbd-server",
-    ) as servers:
-        for connections in (1,) if plan.quick else (1, 4):
-            for rw in ("randread", "randwrite"):
-                for depth in depths:
-                    many = f"{connections} connection{'s' * (connections > 1)}"
-                    yield Work(
-                        name=f"NBD {rw}, queue depth {depth}, {many}, fio",
-                        unit="thousand IOPS",
-                        goal=GOALS[depth],
-                        sides=fio_sides(servers, plan, rw, depth, connections),
-                    )
+    base = f"malloc:{SIZE_BYTES},block_size=4096"
+    peers = ("nbdkit memory", "qemu-nbd", "nbd-server")
+    with running(plan, passthru_over(base, plan), *peers) as servers:
+        for connections, rw, depth in product(
+            (1,) if plan.quick else (1, 4),
+            ("randread", "randwrite"),
+            (1, 64) if plan.quick else tuple(GOALS),
+        ):
+            yield from random_works(
+                servers,
+                plan,
+                "NBD",
+                GOALS[depth],
+                rw=rw,
+                queue_depth=depth,
+                connections=connections,
+            )
 
 
 def null_io(plan: Plan) -> Generator[Work]:
@@ -121,11 +150,14 @@ def null_io(plan: Plan) -> Generator[Work]:
         filled=False,
     ) as servers:
         for rw in ("randread",) if plan.quick else ("randread", "randwrite"):
-            yield Work(
-                name=f"NBD {rw} over null, queue depth 16, 1 connection, fio",
-                unit="thousand IOPS",
-                goal=Goal(1.0, 1.5),
-                sides=fio_sides(servers, plan, rw, 16, 1, copies="none"),
+            yield from random_works(
+                servers,
+                plan,
+                "NBD over null,",
+                Goal(1.0, 1.5),
+                rw=rw,
+                queue_depth=16,
+                copies="none",
             )
 
 
@@ -171,8 +203,32 @@ def _copy_work(name: str, sides: list[Side]) -> Work:
     return Work(name=name, unit="MB/s", goal=Goal(1.0, 1.3), sides=sides)
 
 
+def clients(plan: Plan) -> Generator[Work]:
+    """Measure the two clients themselves, on the same server."""
+    with running(plan, None, "nbdkit memory") as servers:
+        for (name, server), depth in product(servers.items(), (1, 64) if plan.quick else GOALS):
+            work = Work(
+                name=f"clients of {name}, randread, queue depth {depth}", unit="thousand IOPS"
+            )
+            if isinstance(server, str):
+                work.problem = server
+            elif not (reason := own_client()):
+                work.sides = [
+                    Side(
+                        name=client,
+                        role="peer" if client == "fio" else "ours",
+                        measure=partial(load, server, "randread", depth, 1, plan.seconds),
+                    )
+                    for client, load in CLIENTS.items()
+                ]
+            else:
+                work.problem = reason
+            yield work
+
+
 ROWS = [
     Row("5", "NBD, passthru over malloc, 4 KiB", "nbdkit memory, qemu-nbd, nbd-server", random_io),
     Row("6", "NBD, passthru over null, 4 KiB", "qemu-storage-daemon with null-co", null_io),
     Row("6b", "NBD, sequential", "nbdkit memory", sequential),
+    Row("client", "The nbd module, a client", "fio's nbd engine", clients),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from bench.figures import Goal
-from bench.rows.nbd import fio_sides, running
+from bench.rows.nbd import random_works, running
 from bench.runner import Plan, Row, Work
 from bench.servers import SERVED, SIZE_BYTES, vbdev
 
@@ -27,11 +27,13 @@ def columns(plan: Plan) -> Generator[Work]:
         PEER,
     ) as servers:
         for rw in ("randread",) if plan.quick else ("randread", "randwrite"):
-            yield Work(
-                name=f"Python looks at offsets, NBD {rw}, queue depth {QUEUE_DEPTH}, fio",
-                unit="thousand IOPS",
-                goal=Goal(4, 10),
-                sides=fio_sides(servers, plan, rw, QUEUE_DEPTH, 1),
+            yield from random_works(
+                servers,
+                plan,
+                "Python looks at offsets, NBD",
+                Goal(4, 10),
+                rw=rw,
+                queue_depth=QUEUE_DEPTH,
             )
 
 

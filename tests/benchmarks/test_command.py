@@ -83,7 +83,8 @@ def test_words_that_mean_nothing(words, capsys):
 
 
 def test_all_rows_of_the_table_are_there():
-    assert list(ROWS) == ["1", "2", "3", "4", "5", "6", "6b", "7", "8", "9", "10", "rpc"]
+    assert list(ROWS) == ["1", "2", "3", "4", "5", "6", "6b", "7", "8", "9", "10", "rpc",
+                          "client"]  # fmt: skip
     arguments = command.parse_args([])
     assert (arguments.rows, arguments.runs) == (list(ROWS), 5)
 
@@ -93,7 +94,7 @@ def test_rows_without_any_peer_say_so(plan, monkeypatch):
     for number in ("5", "6", "6b", "7", "9"):
         works = ROWS[number].works(plan)
         for work in works:
-            assert work.sides
+            assert work.sides or "not built" in work.problem
             assert all("is not installed" in side.missing for side in work.sides), work.name
     with running(plan, pytest.fail, "nbdkit memory", client="sh") as found:
         assert set(found.values()) == {"sh is not installed"}
