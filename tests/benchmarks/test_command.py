@@ -84,7 +84,7 @@ def test_words_that_mean_nothing(words, capsys):
 
 def test_all_rows_of_the_table_are_there():
     assert list(ROWS) == ["1", "2", "3", "4", "5", "6", "6b", "7", "8", "9", "10", "rpc",
-                          "client"]  # fmt: skip
+                          "client", "scale"]  # fmt: skip
     arguments = command.parse_args([])
     assert (arguments.rows, arguments.runs) == (list(ROWS), 5)
 
