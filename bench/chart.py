@@ -16,7 +16,7 @@ from bench.runner import Row
 
 __all__ = ["chart"]
 
-WIDTH = 1120
+WIDTH = 1200
 LEFT = 480
 """Where bars begin; names stand before them."""
 RIGHT = 860
@@ -77,7 +77,7 @@ def shorten(words: str, characters: int) -> str:
 
 def bar(work: WorkFigures, y: float) -> list[str]:
     """Return a work's line of the chart."""
-    label = shorten(f"{work.row}  {work.name}", 72)
+    label = shorten(f"{work.row}: {work.name}", 72)
     lines = [text(LEFT - 10, y + 13, label, text_anchor="end")]
     part = work.part_of_goal
     if part is not None and work.goal is not None:
@@ -93,7 +93,7 @@ def bar(work: WorkFigures, y: float) -> list[str]:
             f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{y + 1}" y2="{y + LINE - 4}"'
             ' stroke="#555" stroke-dasharray="2 2"/>'
         )
-    lines.append(text(RIGHT + 10, y + 13, shorten(result_text(work), 46), fill="#333"))
+    lines.append(text(RIGHT + 10, y + 13, shorten(result_text(work), 54), fill="#333"))
     return lines
 
 
@@ -131,5 +131,5 @@ def chart(session: Session, rows: Mapping[str, Row]) -> str:
         lines.append(text(at, bottom + 16, name, text_anchor="middle"))
     for place, work in enumerate(works):
         lines += bar(work, TOP + LINE * place)
-    lines.append(text(RIGHT + 10, bottom + 16, "dashes: the stretch goal", fill="#666"))
+    lines.append(text(RIGHT + 50, bottom + 16, "dashes: the stretch goal", fill="#666"))
     return "\n".join([*lines, "</svg>"]) + "\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.figures import Goal, Session, SideFigures, Verdict, WorkFigures
+from bench.figures import Session, SideFigures, Verdict, WorkFigures
 from bench.runner import Row
 
 __all__ = ["BEGIN", "END", "check", "goal_text", "number", "render", "verdict_text", "write_into"]
