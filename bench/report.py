@@ -42,13 +42,8 @@ def goal_text(work: WorkFigures) -> str:
     if goal is None:
         return ""
     sign = "≤ " if goal.at_most else "≥ "
-    return (
-        f"{sign}{_reached_text(goal, work, goal.reach)} ({_reached_text(goal, work, goal.stretch)})"
-    )
-
-
-def _reached_text(goal: Goal, work: WorkFigures, value: float) -> str:
-    return f"{value:g} {work.unit}" if goal.of == "figure" else f"{value:g} x"
+    unit = work.unit if goal.of == "figure" else "x"
+    return f"{sign}{goal.reach:g} ({goal.stretch:g}) {unit}"
 
 
 def verdict_text(work: WorkFigures) -> str:
