@@ -31,7 +31,7 @@ def passthru_over(base: str, plan: Plan) -> Callable[[], AbstractContextManager[
 @contextlib.contextmanager
 def running(
     plan: Plan,
-    ours: Callable[[], AbstractContextManager[Server]] | None,
+    ours: Callable[[], AbstractContextManager[Server]],
     *peers: str,
     client: str = "fio",
     filled: bool = True,
@@ -40,10 +40,9 @@ def running(
     with contextlib.ExitStack() as stack:
         servers: Running = {}
         if missing := absent(client):
-            yield dict.fromkeys(peers if ours is None else (OURS, *peers), missing)
+            yield dict.fromkeys((OURS, *peers), missing)
             return
-        if ours is not None:
-            servers[OURS] = start(stack, ours)
+        servers[OURS] = start(stack, ours)
         for name in peers:
             missing = absent(program(name))
             servers[name] = missing or start(stack, lambda name=name: peer(plan.directory, name))
@@ -204,8 +203,9 @@ def _copy_work(name: str, sides: list[Side]) -> Work:
 
 
 def clients(plan: Plan) -> Generator[Work]:
-    """Measure the two clients themselves, on the same server."""
-    with running(plan, None, "nbdkit memory") as servers:
+    """Measure the two clients themselves, on the same servers."""
+    base = f"malloc:{SIZE_BYTES},block_size=4096"
+    with running(plan, passthru_over(base, plan), "nbdkit memory") as servers:
         for (name, server), depth in product(servers.items(), (1, 64) if plan.quick else GOALS):
             work = Work(
                 name=f"clients of {name}, randread, queue depth {depth}", unit="thousand IOPS"
