@@ -28,7 +28,7 @@ __all__ = [
     "run",
 ]
 
-COUNTED_S = 1.0
+COUNTED_S = 0.5
 WARMUP_S = 0.1
 
 

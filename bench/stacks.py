@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from bench.runner import Plan
 from vbdev.bdev import Bdev, BdevParams, VirtualBdevParams
 from vbdev.bench import BenchParams, BenchResult, run
 from vbdev.core.engine import Engine
@@ -12,9 +13,14 @@ from vbdev.modules.passthru import Passthru
 from vbdev.reactor import Reactor
 from vbdev.registry import Registry
 
-__all__ = ["Stacks", "stacks"]
+__all__ = ["WARMUP_S", "Stacks", "run_seconds", "stacks"]
 
 WARMUP_S = 0.05
+
+
+def run_seconds(plan: Plan) -> float:
+    """Return how long to load a null bdev: it has done a million I/Os by then."""
+    return min(plan.seconds, 0.1 if plan.quick else 0.5)
 
 
 class Stacks:

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 from bench.figures import Goal, Sample
 from bench.runner import Plan, Row, Side, Work
-from bench.stacks import Stacks, stacks
+from bench.stacks import Stacks, run_seconds, stacks
 from vbdev.modules.null import Null, NullParams
 
 __all__ = ["ROWS"]
@@ -26,8 +26,6 @@ COST = {
 """{queue depth: (goal, what SPDK's layers cost on a quiet machine)}, in ns."""
 SPDK_MIOPS = 1.7
 """Of SPDK with eight passthrus over null at a queue depth of 32, on one core."""
-LONGEST_S = 0.5
-"""A run of a null bdev need not take longer: it has millions of I/Os by then."""
 
 
 def null_stacks(lent: Stacks) -> dict[int, str]:
@@ -41,7 +39,7 @@ def null_stacks(lent: Stacks) -> dict[int, str]:
 
 def layer_cost(plan: Plan) -> Generator[Work]:
     """Measure stacks by turns; a layer's cost is what eight take more than none, by eight."""
-    seconds = min(plan.seconds, LONGEST_S)
+    seconds = run_seconds(plan)
     with stacks() as lent:
         tops = null_stacks(lent)
         for depth, (goal, recorded) in COST.items():
@@ -74,7 +72,7 @@ def layer_cost(plan: Plan) -> Generator[Work]:
 
 def eight_layers(plan: Plan) -> Generator[Work]:
     """Measure eight passthrus at a queue depth of 32."""
-    seconds = min(plan.seconds, LONGEST_S)
+    seconds = run_seconds(plan)
     with stacks() as lent:
         top = null_stacks(lent)[8]
 

@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 
 from bench.figures import Goal, Sample
-from bench.rows.layers import LONGEST_S, NS_PER_S
+from bench.rows.layers import NS_PER_S
 from bench.runner import Plan, Row, Side, Work
 from bench.servers import Server, vbdev
-from bench.stacks import stacks
+from bench.stacks import run_seconds, stacks
 from vbdev.modules.null import Null, NullParams
 from vbdev.testing.daemon import Daemon
 
@@ -82,7 +82,7 @@ def layers(plan: Plan, numbers: tuple[int, ...]) -> Generator[Work]:
             tops[number] = lent.pile(lent.create(Null, params), number)
 
         def cost(number: int) -> Sample:
-            seconds = min(plan.seconds, LONGEST_S)
+            seconds = run_seconds(plan)
             ns = [
                 NS_PER_S / lent.load(name, "randread", 32, seconds).iops
                 for name in (bare, tops[number])
@@ -129,7 +129,7 @@ def sizes(plan: Plan) -> Generator[Work]:
             lent.create(Null, params)
 
         def cost(shift: int) -> Sample:
-            seconds = min(plan.seconds, LONGEST_S)
+            seconds = run_seconds(plan)
             return Sample(NS_PER_S / lent.load(f"size{shift}", "randread", 32, seconds).iops)
 
         yield Work(
