@@ -20,7 +20,7 @@ from bench.runner import Plan, measure_row, tell
 
 ROOT = Path(__file__).parents[1]
 IN_MEMORY = Path("/dev/shm")
-FULL = (5, 2.0)
+FULL = (5, 1.5)
 QUICK = (3, 0.5)
 """(runs of each side, seconds of each run)."""
 

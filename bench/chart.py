@@ -77,7 +77,7 @@ def shorten(words: str, characters: int) -> str:
 
 def bar(work: WorkFigures, y: float) -> list[str]:
     """Return a work's line of the chart."""
-    label = shorten(f"{work.row}: {work.name}", 72)
+    label = shorten(f"{work.row}: {work.name}".replace("queue depth", "QD"), 72)
     lines = [text(LEFT - 10, y + 13, label, text_anchor="end")]
     part = work.part_of_goal
     if part is not None and work.goal is not None:

@@ -164,9 +164,27 @@ def conditions(session: Session) -> list[str]:
     return lines
 
 
+def reached(session: Session) -> str:
+    """Return how many goals were reached, of those whose figures are known."""
+    verdicts = [work.verdict for work in session.works if work.goal is not None]
+    known = len(verdicts) - verdicts.count("open")
+    met = known - verdicts.count("missed")
+    return (
+        f"**{met} of {known} goals are reached**, {verdicts.count('stretch')} of them with the"
+        f" stretch; {len(verdicts) - known} are not measured."
+    )
+
+
 def render(session: Session, rows: Mapping[str, Row], picture: str) -> str:
     """Return what stands between the marks. picture: the chart's file name."""
-    lines = [*conditions(session), "", f"![How much of each goal is reached]({picture})", ""]
+    lines = [
+        *conditions(session),
+        "",
+        reached(session),
+        "",
+        f"![How much of each goal is reached]({picture})",
+        "",
+    ]
     lines += [*summary(session, rows), ""]
     lines.append(
         "A ratio is vbdev's median to the best peer's. Figures called recorded are of another day"

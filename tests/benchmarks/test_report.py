@@ -111,6 +111,7 @@ def test_where_and_how_it_was_measured(session):
         "vbdev 0.1.0, fio 3.33",
         "0.10, 0.20, 0.30",
         "](performance.svg)",
+        "**2 of 3 goals are reached**, 2 of them with the stretch; 1 are not measured.",
     ):
         assert words in text
     assert "no claim" not in text
