@@ -36,7 +36,7 @@ def fio(file: Path, *, direct: bool, together: bool, seconds: float) -> Sample:
     words = [
         *fio_words("randread", QUEUE_DEPTH, 1, seconds), "--ioengine=io_uring",
         f"--filename={file}", f"--direct={int(direct)}", "--invalidate=0",
-        "--registerfiles", "--nonvectored=1",
+        "--registerfiles", "--fixedbufs", "--nonvectored=1",
     ]  # fmt: skip
     if together:
         words += [
