@@ -400,13 +400,16 @@ class Reactor:
             if self.clock.virtual:
                 engine.set_virtual_time(self.clock.now_ns())
             did += engine.drain()
-        for _ in range(min(len(self._messages), MESSAGES_PER_TURN)):
-            function, args = self._messages.popleft()
-            did += 1
-            self._call(function, *args)
-        for _ in range(min(len(self._ready), TASKS_PER_TURN)):
-            did += 1
-            self._ready.popleft().step()
+        # Most turns have neither, and to look is cheaper than a range of nothing.
+        if self._messages:
+            for _ in range(min(len(self._messages), MESSAGES_PER_TURN)):
+                function, args = self._messages.popleft()
+                did += 1
+                self._call(function, *args)
+        if self._ready:
+            for _ in range(min(len(self._ready), TASKS_PER_TURN)):
+                did += 1
+                self._ready.popleft().step()
         if self.pollers:
             # Of a copy: what they register now is for the next turn.
             for poller in self.pollers[::-1]:
