@@ -3,6 +3,8 @@
 # make generated   write what is generated from the declarations of the RPC methods again
 # make bench   measure beside the peers that are installed, and write docs/performance.md and its
 #              chart: 30 minutes, with QUICK=1 three; ROWS=1,5 only these rows
+# make costs   count what an I/O costs and compare with tests/costs/baseline.toml (docs/testing.md)
+# make baseline   the same, and record the figures there
 # make test-long   run the state machine for ten minutes (docs/testing.md)
 # make rpc-coverage   ask everything of SPDK's client and write docs/rpc-coverage.md
 #
@@ -24,8 +26,8 @@ PIP_BUILD := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-buil
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-long test-release test-debug test-asan lint generated clients bench fuzz \
-  rpc-coverage clean
+.PHONY: demo test test-long test-release test-debug test-asan lint generated clients bench costs \
+  baseline fuzz rpc-coverage clean
 
 demo: $(VENV)/release
 	$(BIN)/vbdev demo
@@ -62,6 +64,12 @@ clients:
 
 bench: $(VENV)/release
 	$(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS))
+
+costs: $(VENV)/release clients
+	PYTHONPATH=tests $(BIN)/python -m costs
+
+baseline: $(VENV)/release clients
+	PYTHONPATH=tests $(BIN)/python -m costs --write
 
 rpc-coverage: $(VENV)/release $(VENV)/tools
 	PYTHONPATH=tests $(BIN)/python -m spdk_client

@@ -1,0 +1,84 @@
+"""Figures: costs of one I/O, each under the name that it has in the baseline.
+
+Of a name, what comes before the last comma is a load (of `loads`), and what comes after it the
+unit. "one layer more" is a difference: the part of each of four of the five layers. A "watching"
+one has a method `completed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from costs.loads import LOADS
+from costs.tools import Costs, Tools
+
+INSTRUCTIONS = "null;nbd, null"
+SYSTEM_CALLS = "nbd, malloc"
+COPIES = "malloc;nbd, malloc"
+DIGITS = 3
+
+MORE_IS_BETTER = "I/Os in a batch"
+OF_THE_TOOLCHAIN = ("instructions", "allocations")
+"""Units that depend on the compiler and on the version of Python."""
+
+Figures = dict[str, float]
+
+
+def unit(name: str) -> str:
+    """Return the unit of a figure."""
+    return name.rpartition(", ")[2]
+
+
+def of_toolchain(name: str) -> bool:
+    """Whether another compiler, or another Python, makes another figure of the same source."""
+    return unit(name) in OF_THE_TOOLCHAIN
+
+
+def instructions(tools: Tools, loads: str = INSTRUCTIONS, layer: str = "") -> Figures:
+    """Instructions in user space for one I/O."""
+    costs = tools.instructions(loads, layer)
+    return rounded(_instructions(costs))
+
+
+def _instructions(costs: Costs) -> Iterator[tuple[str, float]]:
+    for name, cost in costs.items():
+        keywords = LOADS[name]
+        count, depth = keywords.get("layers"), keywords["queue_depth"]
+        if name.startswith("nbd") or not count:
+            yield f"{name}, instructions", cost["instructions"]
+        elif count > 1:
+            one = costs[name.replace(f"layers {count}", "layers 1")]["instructions"]
+            each = (cost["instructions"] - one) / (count - 1)
+            kind = "watching layer" if "watching" in name else "layer"
+            yield f"null, one {kind} more, QD {depth}, instructions", each
+
+
+def system_calls(tools: Tools, loads: str = SYSTEM_CALLS, layer: str = "") -> Figures:
+    """System calls for one I/O, of all kinds."""
+    costs = tools.system_calls(loads, layer)
+    return rounded((f"{name}, system calls", cost["system calls"]) for name, cost in costs.items())
+
+
+def copies(tools: Tools, loads: str = COPIES, layer: str = "") -> Figures:
+    """Bytes copied and allocations for one I/O, and I/Os in a batch."""
+    costs = tools.copies(loads, layer)
+    return rounded(_copies(costs))
+
+
+def _copies(costs: dict[str, dict[str, Any]]) -> Iterator[tuple[str, float]]:
+    for name, cost in costs.items():
+        yield f"{name}, bytes copied", cost["bytes copied"]
+        yield f"{name}, allocations", cost["allocations"]
+        if name.startswith("malloc, randwrite"):
+            continue  # its batches are those of randread
+        for number, batch in enumerate(cost["batches"], 1):
+            yield f"{name}, bdev {number} from the top, {MORE_IS_BETTER}", batch
+
+
+def rounded(figures: Any) -> Figures:
+    """Return the figures as they are written down."""
+    return {name: round(value, DIGITS) for name, value in figures}
+
+
+MEASURES = {"instructions": instructions, "system calls": system_calls, "copies": copies}

@@ -1,0 +1,137 @@
+"""No I/O costs more than the baseline says; and what makes one cost more is found.
+
+Counted, not timed: the same on a busy machine. The baseline is `baseline.toml`; `make costs`
+shows the table, `make baseline` records it.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from costs import figures
+from costs.baseline import Baseline
+from costs.figures import MORE_IS_BETTER, unit
+from costs.tools import Tools
+from support.clients import requires
+
+pytestmark = pytest.mark.slow
+
+BASELINE = Baseline.load()
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory):
+    requires("cc")
+    return Tools(tmp_path_factory.mktemp("costs"))
+
+
+@pytest.fixture(scope="module")
+def copies(tools):
+    return figures.copies(tools)
+
+
+def hold(measured, toolchain):
+    complaints = BASELINE.complaints(measured, toolchain)
+    assert not complaints, "\n" + "\n".join(complaints)
+
+
+# What is held
+
+
+@pytest.mark.parametrize("loads", figures.INSTRUCTIONS.split(";"))
+def test_instructions(tools, loads):
+    """For each I/O through `null`, for each layer more, and for each request over NBD."""
+    requires("valgrind")
+    measured = figures.instructions(tools, loads)
+    if tools.toolchain["core"].endswith("for debugging"):
+        pytest.skip("a build for debugging has no figures to keep")
+    hold(measured, tools.toolchain)
+
+
+def test_system_calls(tools):
+    """For each request over NBD."""
+    requires("strace")
+    hold(figures.system_calls(tools), tools.toolchain)
+
+
+def test_copies_allocations_and_batches(tools, copies):
+    """In memory of this process: what the kernel copies is not counted."""
+    hold(copies, tools.toolchain)
+
+
+# What no baseline may say
+
+
+def test_each_byte_is_copied_once(copies):
+    """Between the client's buffer, or the one the socket was read into, and the disk.
+
+    What does not fit into a receive chunk, and begins the next one, is copied once more.
+    """
+    per_io = {name: n for name, n in copies.items() if unit(name) == "bytes copied"}
+    assert len(per_io) == 14
+    for name, copied in per_io.items():
+        assert 4096 <= copied < 4096 * (1.02 if "QD 64" in name else 1.001), name
+
+
+@pytest.mark.parametrize("work", ["randread", "randwrite"])
+def test_an_io_makes_no_object(copies, work):
+    """What is allocated is allocated for a turn of the loop; PYTHONMALLOC=malloc shows objects."""
+    for depth in (1, 16, 32):
+        assert copies[f"malloc, {work}, QD {depth}, allocations"] < 0.01
+    for small, large in ((1, 16), (16, 64)):
+        before, after = (
+            depth * copies[f"nbd, malloc, {work[4:]}, QD {depth}, allocations"]
+            for depth in (small, large)
+        )
+        assert (after - before) / (large - small) < 0.5, "allocations for each I/O more in a batch"
+
+
+def test_a_batch_stays_whole(copies):
+    """Down to the last layer."""
+    for name, ios in copies.items():
+        if unit(name) == MORE_IS_BETTER and name.startswith("malloc"):
+            assert f"QD {ios:g}," in name
+
+
+# What is found
+
+
+def worse(measured, tools):
+    """Return units in which a layer is worse than passthru."""
+    said = BASELINE.complaints(measured, tools.toolchain)
+    return {unit(one.partition(":")[0]) for one in said if one.endswith("worse")}
+
+
+def test_a_slower_layer_is_found(tools):
+    """One `len` for each batch: against this toolchain's own figure, recorded or not."""
+    requires("valgrind")
+    loads = "null, layers 1, QD 1;null, layers 5, QD 1"
+    name = "null, one layer more, QD 1, instructions"
+    good = figures.instructions(tools, loads)
+    own = Baseline()
+    own.record(good, tools.toolchain)
+    assert not own.complaints(figures.instructions(tools, loads), tools.toolchain)
+    slow = figures.instructions(tools, loads, "costs.canaries:Slower")
+    print(f"passthru {good[name]}, slower {slow[name]}")
+    (said,) = own.complaints(slow, tools.toolchain)
+    assert said.startswith(name)
+    assert said.endswith("more than 5% worse")
+
+
+def test_one_more_system_call_is_found(tools):
+    requires("strace")
+    slow = figures.system_calls(tools, "nbd, malloc, read, QD 16", "costs.canaries:SystemCalls")
+    assert worse(slow, tools) == {"system calls"}
+
+
+@pytest.mark.parametrize(
+    ("canary", "loads", "expected"),
+    [
+        ("Copies", "malloc, randwrite, QD 32", "bytes copied"),
+        ("Objects", "malloc, randread, QD 32", "allocations"),
+        ("Halves", "malloc, randread, QD 32", MORE_IS_BETTER),
+    ],
+)
+def test_other_costs_are_found(tools, canary, loads, expected):
+    found = worse(figures.copies(tools, loads, f"costs.canaries:{canary}"), tools)
+    assert expected in found
