@@ -16,6 +16,7 @@ normal case. Held throughout:
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import sys
 import time
@@ -936,14 +937,23 @@ class Stacks(RuleBasedStateMachine):
             self.stack.settle()
             self.run_down(self.spawn(self.stack.registry.close()), finish=False)
             self.stack.close()
-        elif self.file is not None:
-            self.abandon_file()
+        else:
+            self.abandon()
         type(self).ran = (self.steps, self.ended_ios)
         if self.file is not None:
             os.close(self.file)
 
+    def abandon(self):
+        """Give back what outlives an example that is given up half-way."""
+        for reactor in self.stack.reactors:
+            for task in reactor._ready:
+                if inspect.getcoroutinestate(task._coroutine) == inspect.CORO_CREATED:
+                    task._coroutine.close()  # else Python complains that nobody awaited it
+        if self.file is not None:
+            self.abandon_file()
+
     def abandon_file(self):
-        """Give back what outlives an example that is given up half-way: threads, and the lock."""
+        """Give back the threads of the file's workers, and its lock."""
         for reactor in self.stack.reactors:
             found = reactor.locals.pop(FileService, None)
             if found is not None:

@@ -105,6 +105,8 @@ OURS = (
     "bdev_gpt_create",
     "bdev_gpt_delete",
     "bdev_gpt_set_options",
+    "bdev_nbd_create",
+    "bdev_nbd_delete",
     "nbd_server_start",
     "nbd_server_stop",
     "nbd_export_add",
