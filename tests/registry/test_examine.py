@@ -287,7 +287,7 @@ def refused(number, stack, name):
 def test_asking_is_refused_where_every_bdev_is_examined(stack):
     stack.disk()
     refused(errno.EINVAL, stack, "Disk")
-    assert stack.registry.examiner.requested == []
+    assert not stack.registry.examiner.requested
 
 
 @pytest.mark.rule("A.4.3", "A.4.16", "A.4.17", "A.4.19")
@@ -323,7 +323,7 @@ def test_an_alias_will_do_and_the_wish_goes_with_the_bdev(manual):
     refused(errno.EEXIST, manual, "Disk")  # the same bdev
     refused(errno.EEXIST, manual, str(disk.uuid))
     manual.delete("Disk")
-    assert manual.registry.examiner.requested == []
+    assert not manual.registry.examiner.requested
     manual.calls.clear()
     manual.disk()
     assert manual.calls == []

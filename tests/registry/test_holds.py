@@ -116,7 +116,7 @@ def test_a_wish_that_ends_with_its_base(stack):
 
 def test_a_plan_that_waits(stack):
     creation = pair(stack)
-    assert creation.vbdevs == []
+    assert not creation.vbdevs
     with pytest.raises(BdevError, match="configured already"):
         pair(stack)
     assert stack.registry.config() == [
@@ -148,7 +148,7 @@ def test_all_parts_or_none(stack, number):
 
 def test_an_empty_plan_builds_nothing(stack):
     disk = stack.disk()
-    assert pair(stack, parts=0).vbdevs == []
+    assert not pair(stack, parts=0).vbdevs
     assert (names(stack), disk.holders(), disk.claim) == (["Disk"], [], None)
 
 

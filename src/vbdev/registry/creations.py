@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from vbdev.bdev import Bdev, BdevError, BdevParams, BdevState, VirtualBdev
@@ -32,8 +32,8 @@ class Creation:
     def __init__(self, cls: type[VirtualBdev], params: BdevParams) -> None:
         self.cls = cls
         self.params = params
-        self.vbdevs: list[VirtualBdev] = []
-        """What there is of it now."""
+        self.vbdevs: dict[VirtualBdev, None] = {}
+        """What there is of it now, in the order in which it was built."""
         self.building = False
 
     @property
@@ -57,31 +57,39 @@ class Creation:
         Where the module fails to say, that it was asked for with these parameters.
         """
         try:
-            return self.cls.creation_config(self.params, self.vbdevs)
+            return self.cls.creation_config(self.params, list(self.vbdevs))
         except Exception:
             log.exception("vbdev %s (%s): creation_config failed", self.key, self.cls.kind)
-            params = Bdev.config_params(self.vbdevs[0] if self.vbdevs else self.cls(self.params))
+            first = next(iter(self.vbdevs), None)
+            params = Bdev.config_params(first or self.cls(self.params))
             return [{"method": f"bdev_{self.cls.kind}_create", "params": params}]
 
 
 class Creations(dict[str, Creation]):
-    """All creations by their keys, in the order of asking; found by the name of their base too."""
+    """All creations by their keys, in the order of asking; found by the name of their base too.
 
-    def __init__(self) -> None:
+    on_free: told each key that is given back.
+    """
+
+    def __init__(self, on_free: Callable[[str], object] = lambda _key: None) -> None:
         super().__init__()
-        self._on: dict[str, list[Creation]] = {}
+        self._on: dict[str, dict[str, int]] = {}
+        """{name of a base: {key: how many were asked for before}}."""
+        self._count = 0
+        self._on_free = on_free
 
     def __setitem__(self, key: str, creation: Creation) -> None:
         super().__setitem__(key, creation)
-        self._on.setdefault(creation.base_name, []).append(creation)
+        self._on.setdefault(creation.base_name, {})[key] = self._count
+        self._count += 1
 
     def __delitem__(self, key: str) -> None:
-        creation = self[key]
-        super().__delitem__(key)
+        creation = self.pop(key)
         some = self._on[creation.base_name]
-        some.remove(creation)
+        del some[key]
         if not some:
             del self._on[creation.base_name]
+        self._on_free(key)
 
     def forget(self, key: str) -> None:
         """Delete a creation, if there is one of this key."""
@@ -90,15 +98,17 @@ class Creations(dict[str, Creation]):
 
     def clear(self) -> None:
         """Delete all."""
+        keys = list(self)
         super().clear()
         self._on.clear()
+        for key in keys:
+            self._on_free(key)
 
     def on(self, bdev: Bdev) -> list[Creation]:
         """Return those whose base is called as a bdev is, oldest first."""
-        names = [name for name in (bdev.name, *bdev.aliases) if name in self._on]
-        if len(names) < 2:
-            return [creation for name in names for creation in self._on[name]]
-        return [creation for creation in self.values() if creation.base_name in names]
+        found = [self._on[name] for name in (bdev.name, *bdev.aliases) if name in self._on]
+        asked = {key: number for some in found for key, number in some.items()}
+        return [self[key] for key in sorted(asked, key=asked.__getitem__)]
 
 
 async def examine_creations(registry: Registry, bdev: Bdev) -> None:
@@ -158,7 +168,7 @@ async def build(
         )
     vbdev.reactor = registry.reactor
     vbdev.base, vbdev.base_hold, vbdev.base_descriptor = base, hold.take(), hold.descriptor
-    hold.vbdevs.append(vbdev)
+    hold.vbdevs[vbdev] = None
     try:
         vbdev.inherit()
         size = base.num_blocks
@@ -178,7 +188,7 @@ async def build(
 
 async def let_go(vbdev: VirtualBdev) -> None:
     """Give the base back."""
-    vbdev.base_hold.vbdevs.remove(vbdev)
+    del vbdev.base_hold.vbdevs[vbdev]
     await vbdev.base_hold.give()
 
 

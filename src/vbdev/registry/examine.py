@@ -50,17 +50,17 @@ class Examiner:
     def __init__(self, registry: Registry) -> None:
         self.auto = True
         """Whether every new bdev is examined; else those that `request` names."""
-        self.requested: list[str] = []
-        """Names of bdevs that shall be examined although `auto` is off."""
+        self.requested: dict[str, None] = {}
+        """Names of bdevs that shall be examined although `auto` is off, in the order of asking."""
         self.modules: list[type[Bdev]] = []
         self._registry = registry
-        self._running: list[Examination] = []
+        self._running: dict[Bdev, list[Examination]] = {}
         self._idle: list[Future[None]] = []
         self._say_ns = 0
 
     def of(self, bdev: Bdev) -> list[str]:
         """Return the kinds of the modules that examine a bdev just now."""
-        return [one.module for one in self._running if one.bdev is bdev]
+        return [one.module for one in self._running.get(bdev, ())]
 
     def wants(self, bdev: Bdev) -> bool:
         """Say whether a bdev is examined when it comes."""
@@ -103,11 +103,14 @@ class Examiner:
 
     def _begin(self, bdev: Bdev, module: str) -> Examination:
         running = Examination(bdev, module, self._registry.reactor.clock.now_ns())
-        self._running.append(running)
+        self._running.setdefault(bdev, []).append(running)
         return running
 
     def _end(self, running: Examination) -> None:
-        self._running.remove(running)
+        of_bdev = self._running[running.bdev]
+        of_bdev.remove(running)
+        if not of_bdev:
+            del self._running[running.bdev]
         if not self._running:
             idle, self._idle = self._idle, []
             for future in idle:
@@ -127,13 +130,14 @@ class Examiner:
         for known in (name,) if bdev is None else (name, bdev.name, *bdev.aliases):
             if known in self.requested:
                 raise BdevError(errno.EEXIST, f"bdev {known!r} is on the list already")
-        self.requested.append(name)
+        self.requested[name] = None
         if bdev is not None and bdev.state is BdevState.READY:
             await self.examine(bdev)
 
     def forget(self, bdev: Bdev) -> None:
         """Drop the requests for a bdev that unregisters."""
-        self.requested = [n for n in self.requested if n not in (bdev.name, *bdev.aliases)]
+        for name in (bdev.name, *bdev.aliases):
+            self.requested.pop(name, None)
 
     async def wait(self, timeout_us: float | None = None) -> list[Examination]:
         """Wait until no examination goes on; return those that do after `timeout_us`."""
@@ -149,14 +153,17 @@ class Examiner:
                 self._idle.remove(idle)
             waited_us += period_us
             self._say_what_goes_on()
-        return list(self._running)
+        return self._all_running()
+
+    def _all_running(self) -> list[Examination]:
+        return [one for of_bdev in self._running.values() for one in of_bdev]
 
     def _say_what_goes_on(self) -> None:
         """Say it once for all who wait."""
         now_ns = self._registry.reactor.clock.now_ns()
         if self._running and now_ns >= self._say_ns:
             self._say_ns = now_ns + SAY_US * 1000
-            log.warning("examination goes on: %s", ", ".join(map(str, self._running)))
+            log.warning("examination goes on: %s", ", ".join(map(str, self._all_running())))
 
 
 def _overrides(module: type[Bdev]) -> bool:

@@ -49,7 +49,7 @@ class BaseHold:
     ) -> None:
         self.base = base
         self.module = module
-        self.vbdevs: list[VirtualBdev] = []
+        self.vbdevs: dict[VirtualBdev, None] = {}
         self._registry = registry
         self._users = 1
         self._claim = claim

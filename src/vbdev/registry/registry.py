@@ -22,7 +22,7 @@ from vbdev.reactor import Reactor
 from vbdev.registry.creations import Creation, Creations, build, build_creation
 from vbdev.registry.examine import Examiner
 from vbdev.registry.holds import BaseHold
-from vbdev.registry.names import Names
+from vbdev.registry.names import Names, Numbers
 from vbdev.registry.notifications import Notifications
 from vbdev.registry.removal import Removal, remove
 from vbdev.registry.saved import saved_calls
@@ -49,7 +49,8 @@ class Registry:
     def __init__(self, reactor: Reactor) -> None:
         self.reactor = reactor
         self.bdevs: dict[str, Bdev] = {}
-        self.creations = Creations()
+        self._numbers = Numbers(self._is_taken)
+        self.creations = Creations(self._numbers.freed)
         self.removals: dict[Bdev, Removal] = {}
         self.module_options: dict[str, msgspec.Struct] = {}
         """What `bdev_<kind>_set_options` was given last, by kind."""
@@ -57,7 +58,7 @@ class Registry:
         self.examiner = Examiner(self)
         self.options = BdevOptions()
         self.closing = False
-        self._names = Names()
+        self._names = Names(self._numbers.freed)
         self._starting: set[str] = set()
         """Names of bdevs that are being made, and not entered yet."""
         self._opening: set[Future[None]] = set()
@@ -100,12 +101,10 @@ class Registry:
 
     def unused_name(self, prefix: str) -> str:
         """Return `prefix` with the lowest number that makes it a name nobody has."""
-        name = f"{prefix}0"
-        number = 0
-        while name in self._names or name in self.creations or name in self._starting:
-            number += 1
-            name = f"{prefix}{number}"
-        return name
+        return self._numbers.unused(prefix)
+
+    def _is_taken(self, name: str) -> bool:
+        return name in self._names or name in self.creations or name in self._starting
 
     def add_alias(self, bdev: Bdev, alias: str | None) -> None:
         """Give a bdev one more name (spdk_bdev_alias_add). EINVAL for none, EEXIST if taken."""
@@ -139,6 +138,7 @@ class Registry:
             await bdev.start()
         finally:
             self._starting.discard(name)
+            self._numbers.freed(name)
         try:
             await self.register(bdev)
         except BaseException:
@@ -243,7 +243,7 @@ class Registry:
         if isinstance(bdev, VirtualBdev):
             bdev.creation = creation
             if creation is not None:
-                creation.vbdevs.append(bdev)
+                creation.vbdevs[bdev] = None
         bdev.on_resize = self._resized
         bdev.control = Control(bdev)
         log.info(
@@ -415,7 +415,7 @@ class Registry:
         if not isinstance(bdev, VirtualBdev) or bdev.creation is None:
             return
         creation = bdev.creation
-        creation.vbdevs.remove(bdev)
+        del creation.vbdevs[bdev]
         hot_removed = bdev.base.state is not BdevState.READY
         gone = not creation.vbdevs and hot_removed and not creation.cls.survives_base
         if gone and self.creations.get(creation.key) is creation:

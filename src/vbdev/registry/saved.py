@@ -51,9 +51,10 @@ def saved_calls(registry: Registry) -> Iterator[Call]:
     for kind in registry.module_options:
         yield from _options(registry, kind)
     for wish in wishes:
-        if wish.vbdevs and not registry.examiner.wants(wish.vbdevs[0].base):
-            late.setdefault(wish.vbdevs[0].base, []).append(wish)  # it would wait for ever
-        elif not wish.vbdevs and registry.find(wish.base_name):
+        first = next(iter(wish.vbdevs), None)
+        if first is not None and not registry.examiner.wants(first.base):
+            late.setdefault(first.base, []).append(wish)  # it would wait for ever
+        elif first is None and registry.find(wish.base_name):
             losing.append(wish)
         else:
             yield from wish.config()

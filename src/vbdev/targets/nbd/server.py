@@ -194,7 +194,8 @@ class NbdServer:
         self._connections.discard(connection)
         self._deadlines.pop(connection, None)
         for export, future in list(self._waiting):
-            if not self._clients_of(export) and not future.done:
+            clients = self._connections if export is None else export.connections
+            if not clients and not future.done:
                 future.set_result(None)
 
     @property
