@@ -444,8 +444,7 @@ cdef class Admission(ChannelBase):
         s.nomem_mixed = s.nomem_mixed or io_holds_memory(io)
         self.nomem_last = io
         self.nomem_in_queue += 1
-        s.parked += 1
-        self.engine.waiting += 1
+        self.engine.count_waiting(s)
         s.retries += 1
         if not s.gates & GATE_NOMEM:
             s.gates |= GATE_NOMEM

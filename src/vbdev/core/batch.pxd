@@ -19,6 +19,7 @@ cdef class IoCore:
     cdef unsigned long thread           # that drives it; 0 as long as none has
     cdef void *batches                  # every IOBatch with I/Os of this engine; see _link
     cdef readonly uint64_t waiting      # I/Os in queues of channels
+    cdef io_list waiters                # states of these channels, and of some that had such I/Os
     cdef readonly uint64_t misused      # completions of an I/O that no layer held
 
     cdef bint push_done(self, bdev_io *io, int8_t status, int32_t err) noexcept nogil
@@ -26,6 +27,7 @@ cdef class IoCore:
     cdef int add_metadata(self, bdev_io *io, const dif_layout *layout, bint beyond) noexcept nogil
     cdef bint bounce(self, bdev_io *io, bint copy_in, bint copy_back, bint beyond) noexcept nogil
     cdef void wait_in(self, io_queue *queue, bdev_io *io) noexcept nogil
+    cdef void count_waiting(self, channel_state *s) noexcept nogil
     cdef void unbounce(self, bdev_io *io) noexcept nogil
     cdef void forget_done(self) noexcept
 

@@ -232,10 +232,21 @@ cdef class IoCore:
         """Put an I/O at the end of a queue of the channel of its top frame."""
         cdef channel_state *s = io.frames[io.depth - 1].channel
         io_queue_push(queue, io)
-        s.parked += 1
         s.nomem_mixed = s.nomem_mixed or io_holds_memory(io)
         io.state = IO_WAITING
+        self.count_waiting(s)
+
+    cdef void count_waiting(self, channel_state *s) noexcept nogil:
+        """Account for an I/O that has gone into a queue of a channel, which `drain` looks at."""
+        s.parked += 1
         self.waiting += 1
+        if s.waits:
+            return
+        s.waits = True
+        if not io_list_reserve(&self.waiters, 1):
+            abort()  # no memory for 8 bytes: an I/O must never be lost silently
+        self.waiters.v[self.waiters.n] = <bdev_io *>s
+        self.waiters.n += 1
 
     cdef void unbounce(self, bdev_io *io) noexcept nogil:
         """Undo `bounce` or `add_metadata`: copy a successful READ out, give the buffer back.

@@ -841,6 +841,7 @@ cdef class Channel(Admission):
             raise RuntimeError(
                 f"channel of {self.bdev!r} has {self.s.outstanding} I/Os outstanding")
         self.engine.channels.discard(self)
+        self.engine.forget_waiter(&self.s)
         self.closed = True
         self.s.ops_mask = self.supported_mask = 0
         self.base = None

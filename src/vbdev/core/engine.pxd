@@ -54,6 +54,7 @@ cdef class Engine(IoCore):
     cdef void _unwind(self, bdev_io *io, uint64_t now) noexcept nogil
     cdef void _pop(self, bdev_io *io, uint64_t now) noexcept nogil
     cdef int _resume_waiting(self) except -1
+    cdef void forget_waiter(self, channel_state *s) noexcept nogil
     cdef int _check_outstanding(self) except -1
     cdef int _serve_io_waiters(self) except -1
     cdef void report(self, source, error, Py_ssize_t n) noexcept

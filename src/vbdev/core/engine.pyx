@@ -142,6 +142,7 @@ cdef class Engine(IoCore):
         if self.pool != NULL:
             munmap(self.pool, (<size_t>self.pool_size + RESERVE) * sizeof(bdev_io))
         io_list_free(&self.work)
+        io_list_free(&self.waiters)
         io_list_free(&self.ready_channels)
         io_list_free(&self.ready_owners)
 
@@ -385,16 +386,39 @@ cdef class Engine(IoCore):
         return moved
 
     cdef int _resume_waiting(self) except -1:
-        """Let channels with I/Os in queues look whether their wait is over."""
+        """Let channels with I/Os in queues look whether their wait is over. Others cost nothing."""
         cdef ChannelBase channel
-        cdef list channels = list(self.channels)
-        cdef Py_ssize_t i, first = self.turns % len(channels) if channels else 0
+        cdef channel_state *s
+        cdef list channels = []
+        cdef Py_ssize_t i, first, n = <Py_ssize_t>self.waiters.n
+        for i in range(n):
+            channels.append(<ChannelBase>(<channel_state *>self.waiters.v[i]).object)
+        first = self.turns % n if n else 0
         self.deadline = 0
-        for i in range(len(channels)):
-            channel = channels[(first + i) % len(channels)]
+        for i in range(n):
+            channel = channels[(first + i) % n]
             if channel.s.parked:
                 channel.resume()
+        # Meanwhile some have come, and perhaps some were closed.
+        n = 0
+        for i in range(<Py_ssize_t>self.waiters.n):
+            s = <channel_state *>self.waiters.v[i]
+            s.waits = s.nomem.n + s.locked.n + s.qos.n > 0
+            self.waiters.v[n] = <bdev_io *>s
+            n += s.waits
+        self.waiters.n = n
         return 0
+
+    cdef void forget_waiter(self, channel_state *s) noexcept nogil:
+        """Take a channel that is closed out of those with I/Os in queues."""
+        cdef size_t i, kept = 0
+        if not s.waits:
+            return
+        s.waits = False
+        for i in range(self.waiters.n):
+            self.waiters.v[kept] = self.waiters.v[i]
+            kept += self.waiters.v[i] != <bdev_io *>s
+        self.waiters.n = kept
 
     cdef size_t _unwind_run(self, bdev_io **v, size_t n, uint64_t now) noexcept nogil:
         """Pop the frames of the I/Os at the front that came down together, layer by layer.

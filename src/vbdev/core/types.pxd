@@ -294,6 +294,7 @@ cdef struct channel_state:
     bint nomem_mixed        # some of those may hold memory that others wait for
     io_queue locked         # waiting for a range to be unlocked
     io_queue qos            # waiting for their rate
+    bint waits              # it is among IoCore.waiters
     io_limits limits
     uint32_t md_len         # of separate metadata, in bytes a block
     void *object            # the Channel, borrowed
