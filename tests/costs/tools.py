@@ -49,10 +49,7 @@ class Tools:
     def instructions(self, loads: str, layer: str = "") -> Costs:
         """Count instructions in user space, with callgrind."""
         told = self._callgrind(f"nothing;{loads}", layer)
-        totals: dict[str, int] = {}
-        for part, path in self._parts():
-            totals[part] = int(re.findall(r"^totals: (\d+)$", path.read_text(), re.MULTILINE)[-1])
-            path.unlink()
+        totals = self._totals()
         costs: Costs = {}
         probe = 0.0
         for name, load in told.items():
@@ -77,6 +74,27 @@ class Tools:
             )
             if name:
                 yield name[1], path
+
+    def parts_of(self, module: str, *words: str) -> dict[str, int]:
+        """Run a module, whose first argument is the probe's library, under callgrind.
+
+        Return the instructions of each part that it names.
+        """
+        out = self.directory / "callgrind.out"
+        command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--collect-atstart=no"]
+        command += [f"--callgrind-out-file={out}"]
+        self._run(
+            [*command, sys.executable, "-m", module, str(self._marking), *words], self._python()
+        )
+        return self._totals()
+
+    def _totals(self) -> dict[str, int]:
+        """Return the instructions of each part that callgrind has written, and remove it."""
+        totals = {}
+        for part, path in self._parts():
+            totals[part] = int(re.findall(r"^totals: (\d+)$", path.read_text(), re.MULTILINE)[-1])
+            path.unlink()
+        return totals
 
     def annotated(self, load: str, layer: str = "") -> str:
         """Return where the instructions of a load are, function by function."""
@@ -134,16 +152,17 @@ class Tools:
     ) -> dict[str, Any]:
         """Run costs.child under a tool; return what it says of its loads."""
         command = [sys.executable, "-m", "costs.child", str(library), str(IOS), loads]
-        path = os.pathsep.join([str(HERE.parent), *filter(None, sys.path)])
-        told = json.loads(
-            self._run(
-                [*tool, *command, *filter(None, [layer])],
-                {"PYTHONPATH": path, "PYTHONHASHSEED": "0", **(environment or {})},
-            )
-        )
+        words = [*tool, *command, *filter(None, [layer])]
+        told = json.loads(self._run(words, self._python() | (environment or {})))
         self.toolchain = told["toolchain"]
         loaded: dict[str, Any] = told["loads"]
         return loaded
+
+    @staticmethod
+    def _python() -> dict[str, str]:
+        """Return the environment of a child that imports what this process does."""
+        path = os.pathsep.join([str(HERE.parent), *filter(None, sys.path)])
+        return {"PYTHONPATH": path, "PYTHONHASHSEED": "0"}
 
     @staticmethod
     def _run(command: list[str], environment: dict[str, str]) -> str:
