@@ -59,6 +59,8 @@ class SideFigures(msgspec.Struct, kw_only=True):
     """From a run apart, slowed down by counting: `system calls per I/O`."""
     copies: str = ""
     """Which copies an I/O's data goes through in this process, where that is known."""
+    number: int = 0
+    """Of how many of the same it is, in a row that grows."""
 
     @property
     def median(self) -> float | None:
@@ -113,6 +115,8 @@ class WorkFigures(msgspec.Struct, kw_only=True):
     sides: list[SideFigures] = []
     problem: str = ""
     """Why there are no figures at all: it is not built, or its row failed."""
+    panel: str = ""
+    """The part of the picture of growth that shows it."""
 
     @property
     def lower_is_better(self) -> bool:

@@ -34,6 +34,7 @@ class Side:
     count: one run more, behind the others, in which something is counted and time does not matter.
     recorded: figures of another time, which are shown and never compared with.
     missing: why it can not be measured here.
+    number: of how many of the same it is, in a row that grows.
     """
 
     name: str
@@ -43,11 +44,16 @@ class Side:
     recorded: list[float] = field(default_factory=list)
     missing: str = ""
     copies: str = ""
+    number: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
 class Work:
-    """One line of the table. `problem`: why there is nothing to measure."""
+    """One line of the table.
+
+    problem: why there is nothing to measure.
+    panel: the part of the picture that shows it, in a row that grows.
+    """
 
     name: str
     unit: str = ""
@@ -55,6 +61,7 @@ class Work:
     sides: list[Side] = field(default_factory=list)
     runs: int | None = None
     problem: str = ""
+    panel: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,8 @@ class Row:
     title: str
     against: str
     works: Callable[[Plan], Generator[Work]]
+    grows: bool = False
+    """Its sides are numbers of the same, and it has a table and a picture of its own."""
 
 
 def turns(names: list[str], runs: int) -> Iterator[tuple[int, str]]:
@@ -83,8 +92,14 @@ def turns(names: list[str], runs: int) -> Iterator[tuple[int, str]]:
 
 def alternate(row: str, work: Work, plan: Plan) -> WorkFigures:
     """Run the sides of a work by turns. One that fails is left out from then on."""
-    figures = WorkFigures(row=row, name=work.name, unit=work.unit, goal=work.goal)
-    figures.problem = work.problem
+    figures = WorkFigures(
+        row=row,
+        name=work.name,
+        unit=work.unit,
+        goal=work.goal,
+        problem=work.problem,
+        panel=work.panel,
+    )
     figures.sides = [
         SideFigures(
             name=side.name,
@@ -92,6 +107,7 @@ def alternate(row: str, work: Work, plan: Plan) -> WorkFigures:
             samples=[Sample(value) for value in side.recorded],
             problem=side.missing,
             copies=side.copies,
+            number=side.number,
         )
         for side in work.sides
     ]

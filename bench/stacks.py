@@ -60,6 +60,14 @@ class Stacks:
             raise RuntimeError(f"{result.errors} I/Os failed: {result.errors_by_status}")
         return result
 
+    def hold_open(self, bdev: str) -> None:
+        """Open a bdev, with a channel, until it is removed; nothing is done with it."""
+        with self.registry.reactor.here():
+            descriptor = self.registry.open(
+                bdev, write=False, on_event=lambda _event: descriptor.close(), holder="bench"
+            )
+            descriptor.get_channel()
+
     def fill(self, bdev: str) -> None:
         """Write all of a bdev once, so that no READ is of memory that nobody has touched."""
         size = 1 << 18

@@ -1,78 +1,103 @@
 """How costs grow with bdevs, layers, connections, size: each of many costs what each of few does.
 
 A work's sides are numbers of the same thing; its figure is for one of them, so that a ratio of 1
-between many and few is linear growth, and more is worse than that.
+between many and few is linear growth, and more is worse than that. What is about one among others
+that do nothing costs the same however many these are.
 """
 
 from __future__ import annotations
 
-import socket
-import struct
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
+from bench import crowds
 from bench.figures import Goal, Sample
 from bench.rows.layers import NS_PER_S
 from bench.runner import Plan, Row, Side, Work
-from bench.servers import Server, vbdev
-from bench.stacks import run_seconds, stacks
+from bench.stacks import Stacks, run_seconds, stacks
+from vbdev.bdev import VirtualBdevParams
 from vbdev.modules.null import Null, NullParams
-from vbdev.testing.daemon import Daemon
+from vbdev.modules.passthru import Passthru
+from vbdev.vocab import Op
 
 __all__ = ["ROWS"]
 
 LINEAR = Goal(1.5, 1.0, at_most=True)
 """Many to few; half as much again is what a noisy machine does to equal figures."""
-KIB_PER_PAGE = 4
-OPTION = struct.Struct(">8sII")
-GREETING_BYTES = 18
-INFO_BYTES = 10
-CLIENT_FLAGS = 3
-"""Fixed newstyle, no zeroes behind what EXPORT_NAME is answered with."""
+RESETS = 20
+TURNS = 2000
+
+Measure = Callable[[int], Sample]
 
 
-def rss_kib(pid: int) -> int:
-    """Return how much memory of a process is there."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * KIB_PER_PAGE
+def work(
+    panel: str, name: str, unit: str, numbers: tuple[int, ...], measure: Measure, what: str
+) -> Work:
+    """Return a work with a side for each number, the largest as ours."""
+    return Work(
+        name=name,
+        unit=unit,
+        goal=LINEAR,
+        panel=panel,
+        sides=[
+            Side(
+                name=f"{number:,} {what}{'s' * (number > 1)}",
+                role="ours" if number == max(numbers) else "peer",
+                measure=partial(measure, number),
+                number=number,
+            )
+            for number in sorted(numbers, reverse=True)
+        ],
+    )
 
 
-def sides(numbers: tuple[int, ...], measure: Callable[[int], Sample], unit: str) -> list[Side]:
-    """Return a side for each number, the largest as ours."""
-    return [
-        Side(
-            name=f"{number:,} {unit}{'s' * (number > 1)}",
-            role="ours" if number == max(numbers) else "peer",
-            measure=partial(measure, number),
+def bdevs(numbers: tuple[int, ...]) -> Iterator[Work]:
+    """Measure stacks of a null bdev and a passthru in a daemon."""
+    panel = "A stack of a null bdev and a passthru: CPU of the daemon, by the number of stacks"
+    together = crowds.Together(crowds.stacks)
+    for figure, name in {
+        "created": "created by RPC",
+        "listed": "in bdev_get_bdevs",
+        "counters": "in bdev_get_iostat",
+        "saved": "in the configuration that is saved",
+        "stopped": "taken down at the stop",
+    }.items():
+        yield work(
+            panel, f"a stack {name}", "us", numbers, partial(together.measure, figure), "stack"
         )
-        for number in sorted(numbers, reverse=True)
-    ]
-
-
-def bdevs(number: int) -> Sample:
-    """Create so many null bdevs with a passthru in a daemon of its own; us each, by RPC."""
-    with Daemon() as daemon:
-        before = rss_kib(daemon.pid)
-        client = daemon.client
-        start = time.perf_counter()
-        for i in range(number):
-            client.call("bdev_null_create", name=f"n{i}", num_blocks=8192, block_size=512)
-            client.call("bdev_passthru_create", name=f"p{i}", base_bdev_name=f"n{i}")
-        seconds = time.perf_counter() - start
-        grown = rss_kib(daemon.pid) - before
-        start = time.perf_counter()
-        client.call("bdev_get_bdevs")
-        listed_s = time.perf_counter() - start
-    return Sample(
-        seconds / number * 1e6,
-        {"KiB of memory each": grown / number, "us each to list": listed_s / number * 1e6},
+    yield work(
+        "One at work, while others do nothing",
+        "a passthru deleted and made again, among stacks",
+        "us",
+        numbers,
+        partial(together.measure, "one among"),
+        "stack",
+    )
+    many = numbers[-2:]
+    yield work(
+        "Memory",
+        "memory of a stack",
+        "KiB",
+        many,
+        partial(together.measure, "KiB"),
+        "stack",
+    )
+    configured = crowds.Together(crowds.started)
+    yield work(
+        panel,
+        "a stack in the configuration of a start",
+        "us",
+        many,
+        partial(configured.measure, "started"),
+        "stack",
     )
 
 
 def layers(plan: Plan, numbers: tuple[int, ...]) -> Generator[Work]:
-    """Measure stacks of so many passthrus over null, in this process."""
+    """Measure stacks of so many passthrus over null, in this process and in a daemon."""
+    panel = "A layer of one stack, by their number"
     with stacks() as lent:
         params = NullParams(name="bare", num_blocks=1 << 20, block_size=4096)
         bare = lent.create(Null, params)
@@ -81,90 +106,166 @@ def layers(plan: Plan, numbers: tuple[int, ...]) -> Generator[Work]:
             params = NullParams(name=f"null{number}", num_blocks=1 << 20, block_size=4096)
             tops[number] = lent.pile(lent.create(Null, params), number)
 
-        def cost(number: int) -> Sample:
-            seconds = run_seconds(plan)
+        def io(number: int) -> Sample:
+            seconds = run_seconds(plan) / 2
             ns = [
                 NS_PER_S / lent.load(name, "randread", 32, seconds).iops
                 for name in (bare, tops[number])
             ]
             return Sample((ns[1] - ns[0]) / number)
 
-        yield Work(
-            name="a layer of a stack, queue depth 32",
-            unit="ns",
-            goal=LINEAR,
-            sides=sides(numbers, cost, "layer"),
+        yield work(panel, "a layer in an I/O, queue depth 32", "ns", numbers, io, "layer")
+
+        def reset(number: int) -> Sample:
+            return Sample(resets(lent, tops[number]) / number)
+
+        yield work(panel, "a layer in a RESET", "us", numbers, reset, "layer")
+    together = crowds.Together(crowds.deep_stack)
+    for figure, name in {
+        "put on": "a layer put on top by RPC",
+        "removed": "a layer removed with what is below it",
+    }.items():
+        yield work(panel, name, "us", numbers, partial(together.measure, figure), "layer")
+    yield work(
+        "Memory",
+        "memory of a layer",
+        "KiB",
+        numbers[-2:],
+        partial(together.measure, "KiB"),
+        "layer",
+    )
+
+
+def resets(lent: Stacks, top: str) -> float:
+    """Reset a bdev some times; return us each."""
+    reactor = lent.registry.reactor
+
+    async def go(times: int) -> None:
+        for _ in range(times):
+            await descriptor.io(Op.RESET)
+
+    with reactor.here():
+        descriptor = lent.registry.open(
+            top, write=True, on_event=lambda _event: None, holder="bench"
         )
+        reactor.run_until_complete(go(2))
+        start = time.process_time_ns()
+        reactor.run_until_complete(go(RESETS))
+        taken = time.process_time_ns() - start
+        descriptor.close()
+    return taken / 1000 / RESETS
 
 
-def connect(server: Server) -> socket.socket:
-    """Connect a client that is ready for requests, and sends none."""
-    client = socket.socket(socket.AF_UNIX)
-    client.connect(str(server.socket))
-    client.recv(GREETING_BYTES, socket.MSG_WAITALL)
-    client.sendall(struct.pack(">I", CLIENT_FLAGS) + OPTION.pack(b"IHAVEOPT", 1, 0))
-    if len(client.recv(INFO_BYTES, socket.MSG_WAITALL)) != INFO_BYTES:
-        raise RuntimeError("the server did not accept a client")
-    return client
+def among(plan: Plan, numbers: tuple[int, ...]) -> Generator[Work]:
+    """Measure one stack, and none, in this process while others are open and do nothing."""
+    panel = "One at work, while others do nothing"
+    with ExitStack() as all_:
+        crowd = {number: all_.enter_context(stacks()) for number in numbers}
+        for number, lent in crowd.items():
+            for i in range(number + 1):
+                params = NullParams(name=f"n{i}", num_blocks=1 << 20, block_size=4096)
+                top = VirtualBdevParams(name=f"p{i}", base_bdev_name=lent.create(Null, params))
+                lent.create(Passthru, top)
+                if i:
+                    lent.hold_open(f"p{i}")
+
+        def turn(number: int) -> Sample:
+            poll = crowd[number].registry.reactor.poll
+            start = time.process_time_ns()
+            for _ in range(TURNS):
+                poll()
+            return Sample((time.process_time_ns() - start) / TURNS)
+
+        yield work(panel, "an idle turn, among open stacks", "ns", numbers, turn, "stack")
+
+        def io(number: int) -> Sample:
+            result = crowd[number].load("p0", "randread", 1, run_seconds(plan) / 2)
+            return Sample(NS_PER_S / result.iops)
+
+        yield work(panel, "an I/O at queue depth 1, among open stacks", "ns", numbers, io, "stack")
 
 
-def connections(plan: Plan, number: int) -> Sample:
-    """Connect so many clients to a daemon of its own; us each."""
-    with vbdev(plan.directory, "null:1GiB", "--layer", "passthru") as server, ExitStack() as open_:
-        before = rss_kib(server.pid)
-        start = time.perf_counter()
-        for _ in range(number):
-            open_.callback(connect(server).close)
-        seconds = time.perf_counter() - start
-        grown = rss_kib(server.pid) - before
-    return Sample(seconds / number * 1e6, {"KiB of memory each": grown / number})
+def connections(plan: Plan, numbers: tuple[int, ...]) -> Iterator[Work]:
+    """Measure clients of a daemon."""
+    panel = "An NBD client: CPU of the daemon, by the number of clients"
+    together = crowds.Together(partial(crowds.clients, plan.directory))
+    for figure, name in {"connected": "connects", "gone": "hangs up"}.items():
+        yield work(
+            panel,
+            f"an NBD client that {name}",
+            "us",
+            numbers,
+            partial(together.measure, figure),
+            "client",
+        )
+    yield work(
+        "One at work, while others do nothing",
+        "a READ over NBD at queue depth 1, among idle clients",
+        "us",
+        numbers,
+        partial(together.measure, "one reads"),
+        "client",
+    )
+    yield work(
+        "Memory",
+        "memory of an NBD client",
+        "KiB",
+        numbers[-2:],
+        partial(together.measure, "KiB"),
+        "client",
+    )
+
+
+SIZES = {"8 EiB": 63, "1 PiB": 50, "1 TiB": 40, "1 GiB": 30, "1 MiB": 20}
 
 
 def sizes(plan: Plan) -> Generator[Work]:
     """Measure null bdevs from 1 MiB to 8 EiB."""
-    shifts = {"8 EiB": 63, "1 TiB": 40, "1 MiB": 20}
+    panel = "A null bdev, by its size"
+    chosen = {name: SIZES[name] for name in ("8 EiB", "1 TiB", "1 MiB")} if plan.quick else SIZES
+
+    def of_sizes(name: str, unit: str, measure: Measure) -> Work:
+        return Work(
+            name=name,
+            unit=unit,
+            goal=LINEAR,
+            panel=panel,
+            sides=[
+                Side(
+                    name=size,
+                    role="ours" if shift == max(chosen.values()) else "peer",
+                    measure=partial(measure, shift),
+                    number=1 << shift,
+                )
+                for size, shift in chosen.items()
+            ],
+        )
+
     with stacks() as lent:
-        for shift in shifts.values():
+        for shift in chosen.values():
             params = NullParams(name=f"size{shift}", num_blocks=1 << (shift - 12), block_size=4096)
             lent.create(Null, params)
 
-        def cost(shift: int) -> Sample:
-            seconds = run_seconds(plan)
+        def io(shift: int) -> Sample:
+            seconds = run_seconds(plan) / 2
             return Sample(NS_PER_S / lent.load(f"size{shift}", "randread", 32, seconds).iops)
 
-        yield Work(
-            name="an I/O of a null bdev by its size, queue depth 32",
-            unit="ns",
-            goal=LINEAR,
-            sides=[
-                Side(
-                    name=name,
-                    role="ours" if shift == max(shifts.values()) else "peer",
-                    measure=partial(cost, shift),
-                )
-                for name, shift in shifts.items()
-            ],
-        )
+        yield of_sizes("an I/O of a null bdev by its size, queue depth 32", "ns", io)
+    together = crowds.Together(crowds.same_size)
+    yield of_sizes(
+        "a null bdev by its size, created by RPC", "us", partial(together.measure, "created")
+    )
+    yield of_sizes("memory of a null bdev by its size", "KiB", partial(together.measure, "KiB"))
 
 
 def growth(plan: Plan) -> Generator[Work]:
     """Measure many beside few."""
-    yield Work(
-        name="a null bdev and a passthru, created by RPC",
-        unit="us",
-        goal=LINEAR,
-        sides=sides((10, 100) if plan.quick else (1, 10, 100, 1000), bdevs, "stack"),
-    )
+    numbers = (10, 100, 300) if plan.quick else (1, 10, 100, 1000)
+    yield from bdevs(numbers)
     yield from layers(plan, (1, 8, 64) if plan.quick else (1, 4, 8, 16, 32, 64))
-    yield Work(
-        name="an NBD client, connected",
-        unit="us",
-        goal=LINEAR,
-        sides=sides(
-            (10, 100) if plan.quick else (1, 10, 100, 1000), partial(connections, plan), "client"
-        ),
-    )
+    yield from connections(plan, numbers)
+    yield from among(plan, numbers)
     yield from sizes(plan)
 
 
-ROWS = [Row("scale", "Growth", "few of the same", growth)]
+ROWS = [Row("scale", "Growth", "few of the same", growth, grows=True)]
