@@ -37,8 +37,10 @@ def main() -> int:
         before = recorded.get(name)
         change = f"{value / before - 1:+.1%}" if before else ""
         print(f"{value:12.3f} {before if before is not None else '-':>12} {change:>8}  {name}")
+    for load, why in tools.unavailable.items():
+        print(f"not measured here: {load}: {why}")
     if options.write:
-        baseline.record(figures, tools.toolchain)
+        baseline.record(figures, tools.toolchain, unmeasured=tools.unavailable)
         FILE.write_text(baseline.text())
         return 0
     if not baseline.knows(tools.toolchain):
@@ -52,7 +54,10 @@ def explain(tools: Tools, load: str, layer: str) -> str:
     """Return where the instructions of a load are, and its system calls by name."""
     if load not in LOADS:
         raise SystemExit(f"no load {load!r}; loads: {'; '.join(LOADS)}")
-    costs = tools.system_calls(load, layer)[load]
+    found = tools.system_calls(load, layer)
+    if load not in found:
+        raise SystemExit(f"{load} is not to be had here: {tools.unavailable[load]}")
+    costs = found[load]
     calls = ", ".join(f"{call} {n / IOS:g}" for call, n in costs["calls"].items()) or "none"
     return f"{tools.annotated(load, layer)}\nsystem calls for each I/O: {calls}"
 

@@ -8,6 +8,7 @@ that is recorded, and with more tolerance.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,21 @@ class Baseline:
                 said.append(f"{name}: {show(value, recorded[name])}; {advice(verdict, tolerance)}")
         return said
 
-    def record(self, measured: Figures, toolchain: Toolchain) -> None:
-        """Take these figures for this toolchain's, and for everybody's what depends on none."""
+    def record(
+        self, measured: Figures, toolchain: Toolchain, unmeasured: Iterable[str] = ()
+    ) -> None:
+        """Take these figures for this toolchain's, and for everybody's what depends on none.
+
+        What is recorded of loads that could not be measured stays.
+        """
+        earlier = [figures for made_with, figures in self.toolchains if made_with == toolchain]
+        kept = {
+            name: n
+            for figures in (self.counts, *earlier)
+            for name, n in figures.items()
+            if any(name.startswith(f"{load}, ") for load in unmeasured)
+        }
+        measured = {**measured, **kept}
         self.counts = {name: n for name, n in measured.items() if not of_toolchain(name)}
         own = {name: n for name, n in measured.items() if of_toolchain(name)}
         others = [table for table in self.toolchains if table[0] != toolchain]

@@ -1,8 +1,8 @@
 """The process that is watched: `python -m costs.child LIBRARY IOS LOADS [LAYER]`.
 
 Each load is run twice, with at least IOS I/Os and with twice as many: the difference is the cost
-of that many I/Os and of nothing else. Prints a JSON object, what it knows of each load itself.
-LAYER: a class `module:name` in place of passthru.
+of that many I/Os and of nothing else. Prints a JSON object, what it knows of each load itself, or
+why there is none here. LAYER: a class `module:name` in place of passthru.
 """
 
 from __future__ import annotations
@@ -35,7 +35,11 @@ def main() -> int:
     probe = Probe(library)
     told = {}
     for name in loads.chosen(beginnings):
-        load = loads.make(name, probe, **({} if name == "nothing" else more))
+        try:
+            load = loads.make(name, probe, **({} if name == "nothing" else more))
+        except loads.UnavailableError as error:
+            told[name] = {"unavailable": str(error)}
+            continue
         rounds = -(-ios // load.queue_depth)
         load.run(WARM_UP_ROUNDS)
         probe.part(f"{name}|0")

@@ -13,9 +13,9 @@ from typing import Any
 from costs.loads import LOADS
 from costs.tools import Costs, Tools
 
-INSTRUCTIONS = "null;nbd, null"
-SYSTEM_CALLS = "nbd, malloc"
-COPIES = "malloc;nbd, malloc"
+INSTRUCTIONS = "null;nbd, null;uring"
+SYSTEM_CALLS = "nbd, malloc;uring"
+COPIES = "malloc;nbd, malloc;uring"
 DIGITS = 3
 
 MORE_IS_BETTER = "I/Os in a batch"
@@ -45,7 +45,7 @@ def _instructions(costs: Costs) -> Iterator[tuple[str, float]]:
     for name, cost in costs.items():
         keywords = LOADS[name]
         count, depth = keywords.get("layers"), keywords["queue_depth"]
-        if name.startswith("nbd") or not count:
+        if name.startswith(("nbd", "uring")) or not count:
             yield f"{name}, instructions", cost["instructions"]
         elif count > 1:
             one = costs[name.replace(f"layers {count}", "layers 1")]["instructions"]

@@ -1,14 +1,15 @@
 """The loads: stacks with a known number of I/Os in flight, driven by one thread, turn by turn.
 
 A round is a batch as large as the queue depth: submitted at once, complete before the next one.
-So the same happens in each round, on any machine and beside any other work. Disks are in memory;
-what a kernel completes comes when the kernel likes.
+So the same happens in each round, on any machine and beside any other work. Disks are in memory,
+or in a file whose pages are, which the kernel reads at once; else it completes when it likes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -20,9 +21,11 @@ from vbdev.app import App
 from vbdev.bdev import VirtualBdev
 from vbdev.core.engine import Engine
 from vbdev.core.loadgen import LoadGenerator
+from vbdev.modules.file.service import FileService
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
+from vbdev.modules.uring import Uring
 from vbdev.reactor import Reactor
 from vbdev.registry import Registry
 from vbdev.wire.nbd import (
@@ -41,6 +44,10 @@ IO_SIZE = 4096
 NUM_BLOCKS = 4096
 KINDS = {cls.kind: cls for cls in (Null, Malloc)}
 SOCKET_BYTES = 1 << 20
+
+
+class UnavailableError(Exception):
+    """A load can not be had here, which is nobody's fault; the message says why."""
 
 
 class DirectLoad:
@@ -89,7 +96,8 @@ class DirectLoad:
         with self._reactor.here(), self._probe:
             self._generator.start(rounds * self.queue_depth)
             while not self._ended:
-                drain()
+                if not drain():
+                    self._reactor._turn()  # what a kernel has not completed at once
 
     def batches(self) -> list[tuple[int, int]]:
         """Return (batches, I/Os in them) of each layer from the top, since the start."""
@@ -103,6 +111,50 @@ class DirectLoad:
             self._reactor.run_until_complete(close(self._descriptor, self._registry))
         assert self._engine.ios_in_use == 0
         self._reactor.close()
+
+
+class FileLoad(DirectLoad):
+    """The load generator on a file in the page cache, through the ring.
+
+    UnavailableError where the kernel (or a container) has no io_uring, or the file system does not
+    answer a read at once although it could.
+    """
+
+    def __init__(self, probe: AbstractContextManager[None], *, queue_depth: int) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="vbdev-costs-")
+        self._path = Path(self._directory.name) / "disk"
+        self._path.write_bytes(bytes(range(256)) * (NUM_BLOCKS * IO_SIZE // 256))
+        super().__init__(probe, queue_depth=queue_depth)
+        try:
+            self._look_at_kernel()
+        except UnavailableError:
+            self.close()
+            raise
+
+    async def _build(self, kind: str, layers: int, layer: type[VirtualBdev]) -> None:
+        del kind, layers, layer
+        path = str(self._path)
+        params = Uring.Params(name="Top", filename=path, block_size=IO_SIZE, direct=False)
+        await self._registry.create(Uring, params)
+
+    def _look_at_kernel(self) -> None:
+        if self._reactor.locals[FileService].engine.ring is None:
+            raise UnavailableError("there is no io_uring")
+        with self._path.open("rb") as file:
+            try:
+                os.preadv(file.fileno(), [bytearray(IO_SIZE)], 0, os.RWF_NOWAIT)
+            except OSError as error:
+                raise UnavailableError(f"cached reads may wait: {error.strerror}") from None
+
+    def run(self, rounds: int) -> None:
+        """Run so many rounds, with all of the file in the page cache."""
+        self._path.read_bytes()
+        super().run(rounds)
+
+    def close(self) -> None:
+        """Take everything down, the file too."""
+        super().close()
+        self._directory.cleanup()
 
 
 class NbdLoad:
@@ -284,7 +336,7 @@ class Watching(Passthru):
         """Look on."""
 
 
-Load = DirectLoad | NbdLoad | Nothing
+Load = DirectLoad | FileLoad | NbdLoad | Nothing
 LOADS: dict[str, dict[str, Any]] = {"nothing": {}}
 """Name: keywords of its class, which is told from the first word of the name."""
 for depth in (1, 32):
@@ -312,6 +364,8 @@ for depth in (1, 16, 64):
                 "kind": disk,
                 "workload": work,
             }
+for depth in (1, 32):
+    LOADS[f"uring, randread, QD {depth}"] = {"queue_depth": depth}
 
 
 def make(name: str, probe: AbstractContextManager[None], **more: Any) -> Load:
@@ -319,6 +373,8 @@ def make(name: str, probe: AbstractContextManager[None], **more: Any) -> Load:
     kind = name.split(",", maxsplit=1)[0]
     if kind == "nothing":
         return Nothing(probe)
+    if kind == "uring":
+        return FileLoad(probe, **LOADS[name])  # there are no layers to replace
     return (NbdLoad if kind == "nbd" else DirectLoad)(probe, **{**LOADS[name], **more})
 
 

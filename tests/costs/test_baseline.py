@@ -66,6 +66,14 @@ def test_each_toolchain_has_its_own_figures(baseline):
     assert again.text() == baseline.text()
 
 
+def test_what_could_not_be_measured_stays_recorded(baseline):
+    without = {name: n for name, n in FIGURES.items() if not name.startswith("nbd, QD 1,")}
+    baseline.record(without, HERE, unmeasured=["nbd, QD 1"])
+    assert baseline.recorded(HERE) == FIGURES
+    baseline.record(without, HERE)
+    assert baseline.recorded(HERE) == without
+
+
 def test_the_file_is_as_it_would_be_written():
     baseline = Baseline.load()
     units = {unit(name) for name in baseline.recorded({})}

@@ -13,6 +13,7 @@ from costs.baseline import Baseline
 from costs.figures import MORE_IS_BETTER, unit
 from costs.tools import Tools
 from support.clients import requires
+from vbdev.modules.file.service import NO_RING_VARIABLE
 
 pytestmark = pytest.mark.slow
 
@@ -25,9 +26,12 @@ def tools(tmp_path_factory):
     return Tools(tmp_path_factory.mktemp("costs"))
 
 
+IN_MEMORY = "malloc;nbd, malloc"
+
+
 @pytest.fixture(scope="module")
 def copies(tools):
-    return figures.copies(tools)
+    return figures.copies(tools, IN_MEMORY)
 
 
 def hold(measured, toolchain):
@@ -35,28 +39,58 @@ def hold(measured, toolchain):
     assert not complaints, "\n" + "\n".join(complaints)
 
 
+def skip_what_is_not_here(tools, loads):
+    """Skip, with the reason, where nothing of these loads is to be had."""
+    why = {why for name, why in tools.unavailable.items() if name.startswith(loads)}
+    if why:
+        pytest.skip(f"{loads}: {'; '.join(why)}")
+
+
 # What is held
 
 
 @pytest.mark.parametrize("loads", figures.INSTRUCTIONS.split(";"))
 def test_instructions(tools, loads):
-    """For each I/O through `null`, for each layer more, and for each request over NBD."""
+    """For each I/O through `null`, for each layer more, over NBD, and through the ring."""
     requires("valgrind")
     measured = figures.instructions(tools, loads)
+    skip_what_is_not_here(tools, loads)
     if tools.toolchain["core"].endswith("for debugging"):
         pytest.skip("a build for debugging has no figures to keep")
     hold(measured, tools.toolchain)
 
 
-def test_system_calls(tools):
-    """For each request over NBD."""
+@pytest.mark.parametrize("loads", figures.SYSTEM_CALLS.split(";"))
+def test_system_calls(tools, loads):
+    """For each request over NBD, and for each I/O through the ring."""
     requires("strace")
-    hold(figures.system_calls(tools), tools.toolchain)
+    measured = figures.system_calls(tools, loads)
+    skip_what_is_not_here(tools, loads)
+    hold(measured, tools.toolchain)
 
 
 def test_copies_allocations_and_batches(tools, copies):
     """In memory of this process: what the kernel copies is not counted."""
     hold(copies, tools.toolchain)
+
+
+def test_copies_allocations_and_batches_of_a_file(tools):
+    """The kernel's copy is the only one, and it is not counted."""
+    measured = figures.copies(tools, "uring")
+    skip_what_is_not_here(tools, "uring")
+    hold(measured, tools.toolchain)
+    assert not any(n for name, n in measured.items() if unit(name) == "bytes copied")
+
+
+def test_a_kernel_without_io_uring_is_no_regression(tmp_path, monkeypatch):
+    monkeypatch.setenv(NO_RING_VARIABLE, "1")
+    tools = Tools(tmp_path)
+    assert figures.copies(tools, "uring;null, layers 0, QD 1").keys() == {
+        f"null, layers 0, QD 1, {what}"
+        for what in ("bytes copied", "allocations", f"bdev 1 from the top, {MORE_IS_BETTER}")
+    }
+    assert len(tools.unavailable) == 2
+    assert set(tools.unavailable.values()) == {"there is no io_uring"}
 
 
 # What no baseline may say

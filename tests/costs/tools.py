@@ -36,6 +36,8 @@ class Tools:
         self.directory = directory
         self.toolchain: dict[str, str] = {}
         """Of the last child."""
+        self.unavailable: dict[str, str] = {}
+        """{load that is not to be had here: why}; there are no costs of it."""
         self._counting = self._compile("counting.so", "-DCOSTS_PRELOAD")
         self._marking = self._compile("marking.so")
 
@@ -156,6 +158,8 @@ class Tools:
         told = json.loads(self._run(words, self._python() | (environment or {})))
         self.toolchain = told["toolchain"]
         loaded: dict[str, Any] = told["loads"]
+        for name in [name for name, load in loaded.items() if "unavailable" in load]:
+            self.unavailable[name] = loaded.pop(name)["unavailable"]
         return loaded
 
     @staticmethod

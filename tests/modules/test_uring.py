@@ -130,7 +130,7 @@ def test_a_queue_far_deeper_than_the_ring(make_stack, monkeypatch, direct):
 
 def test_a_batch_is_one_system_call(ring_stack):
     stack = ring_stack
-    stack.create(stack.path(1 << 20))
+    stack.create(stack.path(1 << 20), direct=False)
     stack.gather(32)
     descriptor = stack.open("G0")
 
@@ -142,6 +142,32 @@ def test_a_batch_is_one_system_call(ring_stack):
         assert ring.enters == 1
 
     stack.run(main())
+
+
+def test_an_idle_disk_sees_the_first_of_a_batch_before_the_rest_is_prepared(ring_stack):
+    stack = ring_stack
+    path = stack.path(1 << 20)
+    stack.create(path, direct=True)
+    stack.gather(32)
+    descriptor = stack.open("G0")
+    early = 4  # system calls of 1, 4, 16 and 11 I/Os
+
+    def submit(first):
+        blocks = range(first, first + 32)
+        return [descriptor.io(Op.WRITE, i, 1, bytes([i]) * BLOCK) for i in blocks]
+
+    async def main():
+        futures = submit(0)
+        engine = stack.service.engine
+        assert (engine.ring.submitted, engine.ring.enters) == (32, early)
+        busy = engine.under_way > 0
+        futures += submit(32)
+        assert (engine.ring.submitted, engine.ring.enters) == (64, early + (1 if busy else early))
+        await gather(futures)
+
+    stack.run(main())
+    expected = b"".join(bytes([i]) * BLOCK for i in range(64))
+    assert Path(path).read_bytes().startswith(expected)
 
 
 def test_an_idle_reactor_sleeps_and_the_ring_wakes_it(ring_stack):

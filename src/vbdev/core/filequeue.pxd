@@ -44,6 +44,7 @@ cdef class FileEngine:
     cdef bdev_io *queue_tail
     cdef io_list offload                # I/Os for the workers, until the pass ends
     cdef bint stuck
+    cdef bint for_disk                  # what is filled in goes past the page cache
     cdef bint sync_failed
     cdef set paths
 

@@ -1,9 +1,10 @@
 """FileEngine: how one reactor carries out I/O on files, through its ring or its workers.
 
 READ, WRITE and the data sync ride the ring: a batch becomes entries, and one system call hands
-them all to the kernel. What the ring has no room for waits in order. What may block (fallocate,
-ioctl, lseek), what the ring left half done, and everything where there is no ring, goes to worker
-threads as FileJobs.
+them all to the kernel; or a few calls do, the first with one I/O, where a disk would have nothing
+to do until all are prepared (O_DIRECT, nothing under way). What the ring has no room for waits in
+order. What may block (fallocate, ioctl, lseek), what the ring left half done, and everything where
+there is no ring, goes to worker threads as FileJobs.
 
 Durability. A FLUSH is an fdatasync that begins after the FLUSH arrived, so it covers all that was
 acknowledged before. One fdatasync runs at a time for each file, and the next one answers everybody
@@ -281,7 +282,7 @@ cdef class FileEngine:
         cdef size_t length
         cdef bint read = io.op == OP_READ
         if sqe == NULL:
-            self.ring.enter()
+            self.ring.enter(False)
             sqe = self.ring.next_sqe()
             if sqe == NULL:
                 return False
@@ -299,6 +300,7 @@ cdef class FileEngine:
             sqe.op_flags = FSYNC_DATASYNC
             return True
         set_place(io, IN_RING)
+        self.for_disk |= s.file.direct
         sqe.off = io.offset_blocks * s.file.block_size
         if s.slot >= 0:
             sqe.fd = s.slot
@@ -338,7 +340,8 @@ cdef class FileEngine:
             return
         for round in range(MAX_ROUNDS):
             if self.ring.to_submit:
-                err = self.ring.enter()
+                err = self.ring.enter(self.for_disk and self.under_way == self.ring.to_submit)
+                self.for_disk = False
                 if err == EAGAIN or err == EBUSY or err == ENOMEM:
                     # The kernel is short of memory. Completions free some; without any to
                     # come, time has to.

@@ -29,7 +29,7 @@ cdef class Ring:
 
     cdef int _setup(self, uint32_t entries, uint32_t cq_entries) noexcept nogil
     cdef uring_sqe *next_sqe(self) noexcept nogil
-    cdef int enter(self) noexcept nogil
+    cdef int enter(self, bint early) noexcept nogil
     cdef uring_sqe *withdraw(self) noexcept nogil
     cdef void register_slabs(self, char **slabs, int num_slabs) noexcept nogil
 

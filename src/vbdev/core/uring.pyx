@@ -58,6 +58,8 @@ from vbdev.core.types cimport iovec
 
 cdef enum:
     NUM_SLOTS = 64
+    # 1, 4, 16... entries a call: 32 take 4 calls, and no call is long beside what came before it.
+    EARLY_GROWTH = 4
     # Single mapping (5.4), no completion lost (5.5); the third stands for 5.7, which has every
     # operation that is used here.
     NEEDED_FEATURES = FEAT_SINGLE_MMAP | FEAT_NODROP | FEAT_FAST_POLL
@@ -166,16 +168,23 @@ cdef class Ring:
         self.to_submit += 1
         return sqe
 
-    cdef int enter(self) noexcept nogil:
+    cdef int enter(self, bint early) noexcept nogil:
         """Hand what is filled to the kernel; return 0, or the errno that stopped it.
 
+        early: one entry first, then ever more of them. The kernel prepares all entries of a call
+        before a disk sees any, 30 us for 32 reads; a disk that has nothing to do begins that much
+        sooner, and has work while the rest is prepared.
         After EAGAIN, EBUSY or ENOMEM the rest stays filled, for another try.
         """
         cdef long taken
+        cdef uint32_t some = 1 if early else self.to_submit
         __atomic_store_n(self.sq_tail, self.tail, __ATOMIC_RELEASE)
         while self.to_submit:
             self.enters += 1
-            taken = syscall(SYS_IO_URING_ENTER, self.fd, self.to_submit, 0, 0, NULL, 0)
+            if some > self.to_submit:
+                some = self.to_submit
+            taken = syscall(SYS_IO_URING_ENTER, self.fd, some, 0, 0, NULL, 0)
+            some *= EARLY_GROWTH
             if taken < 0:
                 if errno == EINTR:
                     continue
