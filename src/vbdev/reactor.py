@@ -31,6 +31,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from vbdev.clock import Clock, RealClock, VirtualClock
+from vbdev.core import handover
 from vbdev.cpu_sets import Core
 from vbdev.poller import Poller, PollerState
 from vbdev.task import Future, Task
@@ -511,6 +512,7 @@ class Reactor:
         if self._messages or self._ready or self._stopping:
             timeout_s = 0.0
         self.sleeps += 1
+        handover.left()
         try:
             self._poll_fds(timeout_s)
         finally:

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
+from vbdev.core import handover
 from vbdev.cpu_sets import Core, show_cpu_mask
 from vbdev.reactor import IoEngine, Reactor, ReactorStoppedError
 from vbdev.task import Future
@@ -150,16 +151,21 @@ class Reactors:
 
     def _run(self, reactor: Reactor) -> None:
         self._pin(reactor)
-        for _ in range(MAX_FAILURES):
-            try:
-                reactor.run()
-            except BaseException as error:
-                # It goes on: what is in flight on it shall end, and the application in order.
-                log.critical("reactor failed name=%s", reactor.name, exc_info=error)
-                self.first.send_msg(self._on_failure, reactor, error)
-            else:
-                break
-        reactor.finish()
+        handover.joined()
+        try:
+            for _ in range(MAX_FAILURES):
+                try:
+                    reactor.run()
+                except BaseException as error:
+                    # It goes on: what is in flight on it shall end, and the application in order.
+                    log.critical("reactor failed name=%s", reactor.name, exc_info=error)
+                    self.first.send_msg(self._on_failure, reactor, error)
+                else:
+                    break
+            reactor.finish()
+        finally:
+            handover.left()
+            handover.parted()
 
     async def stop(self) -> list[Reactor]:
         """Stop all but the first, and return those that do not end. Awaited on the first."""

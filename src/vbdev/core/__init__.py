@@ -11,6 +11,7 @@
 `histogram`   latencies, counted
 `dif`         protection information: guards, made, checked, moved
 `protect`     reference tags of a batch, for layers that move blocks
+`handover`    the GIL, from one reactor to another
 `domain`      data outside of this process's memory
 `ram`         memory disks: the loops behind `malloc`
 `fileio`      files, one blocking call after another: what worker threads run

@@ -34,6 +34,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from vbdev.core.bigendian cimport get16, get32, get64, put16, put32, put64
+from vbdev.core.handover cimport gil_left, gil_wanted
 
 
 cdef extern from "endian.h" nogil:
@@ -591,7 +592,9 @@ cdef class Dif:
         cdef void *at = NULL if meta is None else meta.iovs[0].iov_base
         cdef int short
         with nogil:
+            gil_left()
             short = dif_generate(&self.layout, blocks.iovs, blocks.count, at, num_blocks, tags)
+            gil_wanted()
         if short:
             raise ValueError(f"less data than {num_blocks} blocks")
 
@@ -607,8 +610,10 @@ cdef class Dif:
         cdef dif_error error
         cdef int failed
         with nogil:
+            gil_left()
             failed = dif_verify(
                 &self.layout, blocks.iovs, blocks.count, at, num_blocks, tags, checks, &error)
+            gil_wanted()
         return outcome(failed, &error, num_blocks)
 
     def remap(self, data, md=None, *, uint64_t num_blocks, uint64_t ref_tag,
@@ -621,8 +626,10 @@ cdef class Dif:
         cdef dif_error error
         cdef int failed
         with nogil:
+            gil_left()
             failed = dif_remap(&self.layout, blocks.iovs, blocks.count, at, num_blocks, ref_tag,
                                new_ref_tag, check, &error)
+            gil_wanted()
         return outcome(failed, &error, num_blocks)
 
     def insert(self, data, blocks, *, uint64_t num_blocks, uint64_t ref_tag, uint16_t app_tag=0):
@@ -634,8 +641,10 @@ cdef class Dif:
         cdef Pieces take = Pieces(blocks, True)
         cdef int short
         with nogil:
+            gil_left()
             short = dif_insert(&self.layout, give.iovs, give.count, take.iovs, take.count,
                                num_blocks, tags)
+            gil_wanted()
         if short:
             raise ValueError(f"less memory than {num_blocks} blocks take")
 
@@ -654,8 +663,10 @@ cdef class Dif:
         cdef dif_error error
         cdef int failed
         with nogil:
+            gil_left()
             failed = dif_strip(&self.layout, give.iovs, give.count, take.iovs, take.count,
                                num_blocks, tags, checks, &error)
+            gil_wanted()
         return outcome(failed, &error, num_blocks)
 
 
@@ -676,5 +687,7 @@ def guard(int pi_format, const uint8_t[::1] data not None):
     if data.shape[0]:
         at = &data[0]
     with nogil:
+        gil_left()
         value = dif_guard(<uint8_t>pi_format, at, data.shape[0])
+        gil_wanted()
     return value

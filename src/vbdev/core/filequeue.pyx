@@ -43,6 +43,7 @@ from libc.stdint cimport int32_t, int8_t, uint32_t, uint64_t
 
 from vbdev.core.batch cimport IOBatch, IoCore
 from vbdev.core.buffers cimport SLAB_BYTES
+from vbdev.core.handover cimport gil_left, gil_wanted
 from vbdev.core.linux cimport (
     FSYNC_DATASYNC,
     IOV_LIMIT,
@@ -599,15 +600,19 @@ cdef class FileEngine:
         """Take back a job that a worker has executed."""
         cdef Py_ssize_t i
         with nogil:
+            gil_left()
             for i in range(job.n):
                 self.worked(&job.entries[i])
             self.turn()
+            gil_wanted()
         self.after_pass()
 
     def reap(self):
         """Take what has completed; called when the ring's descriptor is readable."""
         with nogil:
+            gil_left()
             self.turn()
+            gil_wanted()
         self.after_pass()
 
     retry = reap
@@ -642,6 +647,7 @@ cdef class FilePath:
         if atomic_load_int(&self.open_file.num_paths, __ATOMIC_ACQUIRE) > 1:
             resets = ios.take_op_mask(<uint64_t>1 << OP_RESET)
         with nogil:
+            gil_left()
             if (ring is not None and self.s.file.direct
                     and ring.registered_slabs < engine.core.buffers.num_slabs):
                 ring.register_slabs(engine.core.buffers.slabs, engine.core.buffers.num_slabs)
@@ -649,6 +655,7 @@ cdef class FilePath:
                 engine.start(&self.s, ios.v[i])
             ios.n = 0
             engine.turn()
+            gil_wanted()
         engine.after_pass()
         if resets is not None and resets.n:
             engine.host.reset(self, resets)

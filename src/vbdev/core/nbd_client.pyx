@@ -56,6 +56,8 @@ from libc.string cimport memcpy, memmove, memset, strerror
 from vbdev.core.batch cimport IOBatch
 from vbdev.core.bigendian cimport get16, get32, get64, put16, put32, put64
 from vbdev.core.engine cimport Engine
+from vbdev.core.handover cimport gil_left, gil_wanted
+from vbdev.core.handover cimport gil_left, gil_wanted
 from vbdev.core.linux cimport (
     __ATOMIC_ACQUIRE,
     __ATOMIC_SEQ_CST,
@@ -821,6 +823,7 @@ cdef class NbdLink:
         memset(&msg, 0, sizeof(msg))
         while self.tx_n and not self.closed:
             with nogil:
+                gil_left()
                 count = self._gather(&requests, &total)
                 i = 0
                 skip = self.tx_skip
@@ -838,6 +841,7 @@ cdef class NbdLink:
                         break
                 if sent < 0:
                     error = errno
+                gil_wanted()
             self.sends += 1
             if sent < 0:
                 if error == EAGAIN:
@@ -933,12 +937,14 @@ cdef class NbdLink:
         msg.msg_iov = iov
         msg.msg_iovlen = count + 1
         with nogil:
+            gil_left()
             while True:
                 got = recvmsg(self.fd, &msg, MSG_DONTWAIT)
                 if got >= 0 or errno != EINTR:
                     break
             if got < 0:
                 error = errno
+            gil_wanted()
         self.receives += 1
         if got < 0:
             if error != EAGAIN:

@@ -26,6 +26,7 @@ from vbdev.core.batch cimport IOBatch, new_batch
 from vbdev.core.bigendian cimport get16, get32, get64, put16, put32, put64
 from vbdev.core.channel cimport Channel
 from vbdev.core.engine cimport IoOwner
+from vbdev.core.handover cimport gil_left, gil_wanted
 from vbdev.core.nbd_wire cimport (
     CHUNK_HEADER_BYTES,
     CMD_BLOCK_STATUS,
@@ -283,12 +284,14 @@ cdef class NbdStream(IoOwner):
         msg.msg_controllen = 0
         msg.msg_flags = 0
         with nogil:
+            gil_left()
             while True:
                 got = recvmsg(self.fd, &msg, MSG_DONTWAIT)
                 if got >= 0 or errno != EINTR:
                     break
             if got < 0:
                 error = errno
+            gil_wanted()
         self.receives += 1
         if got < 0:
             if error != EAGAIN:
@@ -772,12 +775,14 @@ cdef class NbdStream(IoOwner):
             for j in range(<uint32_t>i, <uint32_t>count):
                 total += self.iovs[j].iov_len
             with nogil:
+                gil_left()
                 while True:
                     sent = sendmsg(self.fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL)
                     if sent >= 0 or errno != EINTR:
                         break
                 if sent < 0:
                     error = errno
+                gil_wanted()
             self.sends += 1
             if sent < 0:
                 if error == EAGAIN:

@@ -32,6 +32,7 @@ from vbdev.core.dif cimport (
     dif_verify,
     nvme_error_of,
 )
+from vbdev.core.handover cimport gil_left, gil_wanted
 from vbdev.core.types cimport (
     FLAG_NO_HOLE,
     FLAG_ZCOPY_END,
@@ -166,7 +167,9 @@ cdef class RamDisk:
             raise ValueError(f"no page of the disk begins at byte {offset}")
         length = min(length, self.mapped_bytes - offset)
         with nogil:
+            gil_left()
             madvise(self.base + offset, length, MADV_DONTNEED)
+            gil_wanted()
 
     def format(self, uint64_t offset_blocks, uint64_t num_blocks):
         """Give blocks that nobody has written valid protection information, where there is any."""
@@ -174,7 +177,9 @@ cdef class RamDisk:
             raise ValueError("these are not all blocks of the disk")
         if self.layout.type:
             with nogil:
+                gil_left()
                 self._blank(offset_blocks, num_blocks)
+                gil_wanted()
 
     cdef void _blank(self, uint64_t offset_blocks, uint64_t num_blocks) noexcept nogil:
         """Set the metadata of blocks of zeroes."""
@@ -196,6 +201,7 @@ cdef class RamDisk:
         cdef int32_t err
         cdef bint plain = self.layout.md_size == 0
         with nogil:
+            gil_left()
             for i in range(ios.n):
                 io = ios.v[i]
                 status = IO_SUCCESS
@@ -213,6 +219,7 @@ cdef class RamDisk:
                     if err:
                         status = IO_NVME_ERROR if err > 0xff else IO_FAILED
                 ios.core.push_done(io, status, err)
+            gil_wanted()
         ios.n = 0
 
     cdef inline char *_md_at(self, uint64_t offset_blocks) noexcept nogil:
@@ -434,7 +441,9 @@ cdef class ZeroRegion:
         """
         if dif is not None and dif.layout.type != 0:
             with nogil:
+                gil_left()
                 self._execute(ios, block_size, &dif.layout)
+                gil_wanted()
         else:  # to let go of the interpreter would cost more than the work
             self._execute(ios, block_size, NULL)
         ios.n = 0
