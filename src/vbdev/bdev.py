@@ -11,9 +11,15 @@ stacked on a base bdev and forwards. Both receive I/O in batches:
 
 The framework owns the life cycle (`vbdev.registry`): finding or awaiting the base, opening and
 claiming it, channels, hot removal, deletion, the RPC methods and the saved configuration. A
-module owns `submit` and, where it wants to see I/Os on their way up, `completed`.
+module owns `submit` and, where it wants to see I/Os on their way up, `completed`. Or, where
+convenience matters more than speed, `handle`: a coroutine for each I/O.
 
-Rules for `submit` and `completed`, which run on the channel's thread: never block; own what you
+    class Mirror(VirtualBdev):
+        kind = "mirror"
+
+        async def handle(self, channel, io): ...
+
+Rules for all three, which run on the channel's thread: never block; own what you
 received until it is forwarded or completed, each I/O once; an exception fails the I/Os that the
 module still holds and is logged with the bdev's name.
 """
@@ -31,16 +37,19 @@ from uuid import UUID
 import msgspec
 
 from vbdev.core.channel import Channel
+from vbdev.core.coroutines import Coroutines
 from vbdev.core.dif import Dif
 from vbdev.iostat import IoTotals
 from vbdev.module_methods import INVALID_PARAMETERS, ModuleMethod
 from vbdev.params import BdevName
 from vbdev.reactor import Reactor
-from vbdev.vocab import WRITE_OPS, ClaimType, IoFlag, Op
+from vbdev.task import Future
+from vbdev.vocab import WRITE_OPS, ClaimType, IoFlag, Op, Status
 
 if TYPE_CHECKING:
     from vbdev.control import Control
     from vbdev.core.batch import IOBatch
+    from vbdev.core.coroutines import BdevIO, ChildIO
     from vbdev.core.histogram import Histogram
     from vbdev.core.qos import RateLimits
     from vbdev.descriptor import Descriptor
@@ -266,6 +275,13 @@ class Bdev:
     gives_read_buffers: bool = False
     """A READ may arrive without a buffer; the module (or its base) supplies one."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.handle is not Bdev.handle and cls.completed is not Bdev.completed:
+            raise TypeError(
+                f"{cls.__name__}: `completed` and `handle`; what `handle` awaits comes back to it"
+            )
+
     def __init__(self, params: BdevParams) -> None:
         self.params = params
         self.name = params.name
@@ -298,7 +314,27 @@ class Bdev:
     # What a module implements
 
     def submit(self, channel: Channel, ios: IOBatch) -> None:
-        """Carry out, forward or hold a batch; see the module docstring for the rules."""
+        """Carry out, forward or hold a batch; see the module docstring for the rules.
+
+        Without one, each I/O is given to `handle`. One that gives some of a batch to `handle`,
+        and all ABORTs among them, calls `super().submit(channel, ios)` with those.
+        """
+        if channel.coroutines is None:
+            raise NotImplementedError(f"{type(self).__name__} has neither `submit` nor `handle`")
+        channel.coroutines.submit(channel, ios)
+
+    async def handle(self, channel: Channel, io: BdevIO) -> Status | ChildIO | None:
+        """Carry out or forward one I/O, in a coroutine of its own. In the place of `submit`.
+
+        It may await the I/O (`io.forward()`, `io.copy_data()`), children of it (`io.child()`), a
+        Future or a Task, another coroutine. Returning ends the I/O: as the Status says that is
+        returned, as the child did that is; without either with the first failure of a child,
+        else as the base ended it, else with SUCCESS. What is under way then ends first.
+
+        Raising fails the I/O. An ABORT, and a RESET, closes the coroutine (GeneratorExit where it
+        waits) of an I/O that is not below, and ends that as ABORTED; ABORTs never come here, a
+        RESET does after that.
+        """
         raise NotImplementedError
 
     def completed(self, channel: Channel, ios: IOBatch) -> None:
@@ -443,9 +479,22 @@ class Bdev:
             # Memory that is lent has metadata in it; what is appended has no address to be made of.
             native &= ~mask_of(frozenset({Op.ZCOPY, Op.ZONE_APPEND}))
             supported &= ~mask_of(frozenset({Op.ZCOPY, Op.ZONE_APPEND}))
+        submit, completed = self.submit, self.completed if self.sees_completed() else None
+        if type(self).handle is not Bdev.handle:
+            if channel.coroutines is None:
+                channel.coroutines = Coroutines(
+                    channel.engine,
+                    channel,
+                    handle=self.handle,
+                    future_class=Future,
+                    send_msg=channel.reactor.send_msg,
+                )
+            completed = channel.coroutines.completed
+            if type(self).submit is Bdev.submit:
+                submit = channel.coroutines.submit
         channel.configure(
-            submit=self.submit,
-            completed=self.completed if self.sees_completed() else None,
+            submit=submit,
+            completed=completed,
             supported_mask=supported,
             ops_mask=supported if writable else supported & ~mask_of(WRITE_OPS),
             num_blocks=self.num_blocks,

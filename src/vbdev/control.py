@@ -34,6 +34,12 @@ DRAIN_LOOK_US = 10_000
 """How often, at the least, a RESET that lets I/O drain looks whether it has: at first sooner."""
 
 
+def abort_coroutines(channel: Channel) -> None:
+    """End what coroutines of the module have, as ABORTED. On the channel's thread."""
+    if channel.coroutines is not None:
+        channel.coroutines.abort_all()
+
+
 class RangeLock:
     """Blocks that only whoever holds the lock may change (SPDK: struct lba_range)."""
 
@@ -219,6 +225,7 @@ class Control:
             pause_us = min(2 * pause_us, DRAIN_LOOK_US)
 
     async def _carry_out(self, held: Held) -> tuple[int, int, int]:
+        await for_each_channel(self._bdev, abort_coroutines)
         ended: Future[tuple[int, int, int]] = Future()
         await held.reactor.ask(held.start, ended, self._bdev.reactor)
         return await ended

@@ -249,6 +249,8 @@ class Descriptor:
             rest.callback(channel.close)
             rest.callback(self._fold, channel)
             rest.callback(bdev.destroy_channel, channel)
+            if channel.coroutines is not None:
+                rest.callback(channel.coroutines.close)
             if path.requests is not None:
                 rest.callback(path.requests.close)
 

@@ -7,6 +7,7 @@
 `admission`   what an I/O may have to wait for, or be changed by, before a module sees it
 `channel`     Channel: submit, delivery to the module, what leaves the queues, counters
 `children`    I/Os that become several: splitting and emulation
+`coroutines`  modules that take their I/Os one at a time, in coroutines
 `qos`         rate limits that all channels of a bdev share
 `histogram`   latencies, counted
 `dif`         protection information: guards, made, checked, moved

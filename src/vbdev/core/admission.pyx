@@ -367,7 +367,7 @@ cdef class Admission(ChannelBase):
 
     cdef bint _end(self, bdev_io *io, int8_t status, int32_t err) noexcept nogil:
         """Complete an I/O that the module does not see, or not again; return False."""
-        if io.stage != STAGE_NOMEM:
+        if io.stage < STAGE_NOMEM:
             io.hooked_depth = io.depth
         io.state = IO_SUBMITTED
         self.engine.push_done(io, status, err)

@@ -50,3 +50,5 @@ cdef class IOBatch:
 
 
 cdef IOBatch new_batch(IoCore core)
+cdef int add_views(bdev_io *io, list views) except -1
+cdef tuple status_parts(str who, status, int errno, nvme, scsi)

@@ -484,28 +484,15 @@ cdef class IOBatch:
         twice is a RuntimeError; the others complete.
         """
         cdef int value
-        cdef int32_t detail = errno
+        cdef int32_t detail
         cdef Py_ssize_t i
-        if nvme is not None:
-            detail = detail_of("nvme", nvme, (7, 255))
-            status = IO_NVME_ERROR if status is None else status
-        elif scsi is not None:
-            detail = detail_of("scsi", scsi, (127, 15, 255, 255))
-            status = IO_SCSI_ERROR if status is None else status
         if cdw0:
             for i in range(self.n):
                 self.v[i].cdw0 = cdw0
-        if status is None:
+        if status is None and nvme is None and scsi is None:
             self.finish_all(IO_PENDING, 0)
             return
-        value = status
-        if not -8 <= value <= 1 or value == IO_PENDING:
-            raise ValueError(f"IOBatch.complete: {status!r} is no final status")
-        if (nvme is not None) != (value == IO_NVME_ERROR) or (
-                scsi is not None) != (value == IO_SCSI_ERROR):
-            raise ValueError(
-                f"IOBatch.complete: status {value} with nvme={nvme}, scsi={scsi}; NVME_ERROR (-2)"
-                " goes with nvme=(sct, sc), SCSI_ERROR (-3) with scsi=(status, key, asc, ascq)")
+        value, detail = status_parts("IOBatch.complete", status, errno, nvme, scsi)
         self.finish_all(<int8_t>value, detail)
 
     def take_victims(self, IOBatch aborts not None):
@@ -581,26 +568,14 @@ cdef class IOBatch:
         """
         cdef uint64_t mask = 0
         cdef Py_ssize_t i
-        cdef uint32_t j
-        cdef bdev_io *io
-        cdef char *base
-        cdef int access
         for op in ops:
             mask |= op_bit(op)
         if not ops:
             mask = <uint64_t>-1
         views = []
         for i in range(self.n):
-            io = self.v[i]
-            if (mask >> io.op) & 1 and (io.status == IO_SUCCESS or io.status == IO_PENDING):
-                base = io.domain.base if io.domain != NULL else NULL
-                access = PyBUF_WRITE
-                if (WRITERS >> io.op) & 1 and not (
-                        io.bounce != NULL and io.bounce.depth == io.depth):
-                    access = PyBUF_READ
-                for j in range(io.iovcnt):
-                    views.append(PyMemoryView_FromMemory(
-                        base + <size_t>io.iovs[j].iov_base, io.iovs[j].iov_len, access))
+            if (mask >> self.v[i].op) & 1:
+                add_views(self.v[i], views)
         return views
 
     def extents(self):
@@ -745,11 +720,47 @@ cdef class IOBatch:
             self.v[i].offset_blocks = view[i]
 
 
-cdef int32_t detail_of(str what, parts, limits) except? -1:
+cdef int add_views(bdev_io *io, list views) except -1:
+    """Add a memoryview for each piece of an I/O's data, unless it has failed."""
+    cdef char *base = io.domain.base if io.domain != NULL else NULL
+    cdef int access = PyBUF_WRITE
+    cdef uint32_t j
+    if io.status != IO_SUCCESS and io.status != IO_PENDING:
+        return 0
+    if (WRITERS >> io.op) & 1 and not (io.bounce != NULL and io.bounce.depth == io.depth):
+        access = PyBUF_READ
+    for j in range(io.iovcnt):
+        views.append(PyMemoryView_FromMemory(
+            base + <size_t>io.iovs[j].iov_base, io.iovs[j].iov_len, access))
+    return 0
+
+
+cdef tuple status_parts(str who, status, int errno, nvme, scsi):
+    """Return (status, detail) of what a caller of `complete` says; ValueError if it is none."""
+    cdef int value
+    cdef int32_t detail = errno
+    if nvme is not None:
+        detail = detail_of(who, "nvme", nvme, (7, 255))
+        status = IO_NVME_ERROR if status is None else status
+    elif scsi is not None:
+        detail = detail_of(who, "scsi", scsi, (127, 15, 255, 255))
+        status = IO_SCSI_ERROR if status is None else status
+    value = status
+    if not -8 <= value <= 1 or value == IO_PENDING:
+        raise ValueError(f"{who}: {status!r} is no final status")
+    if (nvme is not None) != (value == IO_NVME_ERROR) or (
+            scsi is not None) != (value == IO_SCSI_ERROR):
+        raise ValueError(
+            f"{who}: status {value} with nvme={nvme}, scsi={scsi}; NVME_ERROR (-2)"
+            " goes with nvme=(sct, sc), SCSI_ERROR (-3) with scsi=(status, key, asc, ascq)")
+    return value, detail
+
+
+cdef int32_t detail_of(str who, str what, parts, limits) except? -1:
     """Pack the parts of a status, each in a byte; ValueError where one is out of its range."""
     cdef int32_t out = 0
     if len(parts) != len(limits) or not all(0 <= p <= top for p, top in zip(parts, limits)):
-        raise ValueError(f"IOBatch.complete: {what}={parts}; {len(limits)} numbers up to {limits}")
+        raise ValueError(f"{who}: {what}={parts}; {len(limits)} numbers up to {limits}")
     for part in parts:
         out = out << 8 | <int32_t>part
     return out

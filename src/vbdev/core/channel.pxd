@@ -14,6 +14,7 @@ cdef class Channel(Admission):
     cdef object submit_self
     cdef object module_completed
     cdef Histogram histogram            # with WATCH_HISTOGRAM
+    cdef public object coroutines       # Coroutines, of a module with a `handle`
 
     cdef int submit_batch(self, IOBatch ios) except -1
     cdef int _configure_metadata(self, Dif dif, bint hide) except -1

@@ -3,6 +3,7 @@ from typing import Any, Self
 
 from vbdev.core.admission import Admission
 from vbdev.core.batch import IOBatch
+from vbdev.core.coroutines import Coroutines
 from vbdev.core.dif import Dif
 from vbdev.core.engine import Engine
 from vbdev.core.histogram import Histogram
@@ -15,6 +16,7 @@ class Channel(Admission):
     descriptor: Any
     base: Channel
     context: Any
+    coroutines: Coroutines | None
     closed: bool
     def __new__(cls, engine: Engine, bdev: Any, descriptor: Any = None) -> Self: ...
     def configure(

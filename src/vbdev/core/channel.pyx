@@ -134,7 +134,7 @@ cdef class Channel(Admission):
     """One thread's path to one bdev, through one descriptor: `submit`, counters, context.
 
     `base` is the channel to the base bdev (of a vbdev), `context` what the module's
-    `create_channel` returned. Belongs to its engine's thread.
+    `create_channel` returned, `coroutines` who runs the module's `handle`. Belongs to its engine's thread.
     """
 
     def __cinit__(self, Engine engine not None, bdev, descriptor=None):
@@ -151,6 +151,7 @@ cdef class Channel(Admission):
         io_list_free(&self.s.ready)
         io_list_free(&self.for_control)
         free(self.ranges)
+        free(<void *>self.s.in_hand)
 
     @property
     def block_size(self):
@@ -723,16 +724,24 @@ cdef class Channel(Admission):
         return 0
 
     cdef Py_ssize_t _fail_held(self, bdev_io **v, Py_ssize_t n) noexcept nogil:
-        """Fail those of the n I/Os that the module holds; return how many they were."""
+        """Fail those of the n I/Os that the module holds; return how many they were.
+
+        Not what it gave to coroutines of its own: those end by themselves.
+        """
         cdef Py_ssize_t i, failed = 0
         for i in range(n):
-            if self._holds(v[i]):
+            if self._holds(v[i]) and not (
+                    v[i].index < self.s.in_hand_size and self.s.in_hand[v[i].index] != NULL):
                 self.engine.push_done(v[i], IO_FAILED, 0)
                 failed += 1
         if failed:
             with gil:
                 self.engine.forget_done()
         return failed
+
+    cdef int hurry_children(self, const bdev_io *io) except -1:
+        self.coroutines.hurry(io.index)
+        return 0
 
     cdef int run_completed(self) except -1:
         """Show the module its completed I/Os; send up those that it left in the batch.
@@ -840,6 +849,9 @@ cdef class Channel(Admission):
         if self.s.outstanding:
             raise RuntimeError(
                 f"channel of {self.bdev!r} has {self.s.outstanding} I/Os outstanding")
+        if self.coroutines is not None:
+            self.coroutines.close()
+            self.coroutines = None
         self.engine.channels.discard(self)
         self.engine.forget_waiter(&self.s)
         self.closed = True

@@ -17,7 +17,7 @@ from libc.string cimport memcmp
 
 from vbdev.core.batch cimport IOBatch, new_batch
 from vbdev.core.channel cimport Channel
-from vbdev.core.engine cimport ChildOwner
+from vbdev.core.engine cimport ChannelBase, ChildOwner
 from vbdev.core.dif cimport (
     DIF_REFTAG,
     dif_error,
@@ -216,10 +216,16 @@ cdef class Children(ChildOwner):
 
     cdef void hurry(self, bdev_io *io) noexcept nogil:
         cdef bdev_io *child
+        cdef channel_state *s
         if not io.privileged:
             io.privileged = True
             if io.state == IO_WAITING:
                 io.frames[io.depth - 1].channel.nomem_mixed = True
+        if io.state == IO_SUBMITTED and io.depth:
+            s = io.frames[io.depth - 1].channel
+            if io.index < s.in_hand_size and s.in_hand[io.index] != NULL:
+                with gil:
+                    (<ChannelBase>s.object).hurry_children(io)
         if io.state == IO_PARENT:
             child = io.family.children
             while child != NULL:

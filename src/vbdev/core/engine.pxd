@@ -68,6 +68,7 @@ cdef class ChannelBase:
     cdef int run_completed(self) except -1
     cdef int resume(self) except -1
     cdef bint take_back(self, bdev_io *io) noexcept nogil
+    cdef int hurry_children(self, const bdev_io *io) except -1
 
 
 cdef class IoOwner:

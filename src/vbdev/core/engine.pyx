@@ -614,6 +614,10 @@ cdef class ChannelBase:
         """Queue an I/O for which the module had no room; False to let it fail."""
         return False
 
+    cdef int hurry_children(self, const bdev_io *io) except -1:
+        """Give what a coroutine made of an I/O memory beyond the limit."""
+        return 0
+
 
 @cython.no_gc_clear  # one that is forgotten unclosed gives I/Os and buffers back to its engine
 cdef class IoOwner:

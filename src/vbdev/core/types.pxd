@@ -242,6 +242,7 @@ cdef enum:
     STAGE_QOS = 2
     STAGE_MEMORY = 3
     STAGE_NOMEM = 4         # the module answered NOMEM
+    STAGE_HELD = 5          # the module's coroutine has it, and waits for memory
 
 # What an I/O's children do for it: see children.pyx.
 cdef enum:
@@ -304,6 +305,8 @@ cdef struct channel_state:
     uint64_t batched_ios
     uint64_t retries        # I/Os that the module had no room for
     void *histogram         # histogram_data, with WATCH_HISTOGRAM; the Channel's object holds it
+    void **in_hand          # by BdevIO number: the BdevIO object of one that a coroutine has
+    uint32_t in_hand_size
 
 # The part of an IoOwner that each completion touches.
 cdef struct owner_state:
