@@ -479,7 +479,10 @@ class Bdev:
             # Memory that is lent has metadata in it; what is appended has no address to be made of.
             native &= ~mask_of(frozenset({Op.ZCOPY, Op.ZONE_APPEND}))
             supported &= ~mask_of(frozenset({Op.ZCOPY, Op.ZONE_APPEND}))
-        submit, completed = self.submit, self.completed if self.sees_completed() else None
+        submit: Callable[[Channel, IOBatch], object] = self.submit
+        completed: Callable[[Channel, IOBatch], object] | None = None
+        if self.sees_completed():
+            completed = self.completed
         if type(self).handle is not Bdev.handle:
             if channel.coroutines is None:
                 channel.coroutines = Coroutines(

@@ -134,7 +134,8 @@ cdef class Channel(Admission):
     """One thread's path to one bdev, through one descriptor: `submit`, counters, context.
 
     `base` is the channel to the base bdev (of a vbdev), `context` what the module's
-    `create_channel` returned, `coroutines` who runs the module's `handle`. Belongs to its engine's thread.
+    `create_channel` returned, `coroutines` what runs the module's `handle`, if it has one.
+    Belongs to its engine's thread.
     """
 
     def __cinit__(self, Engine engine not None, bdev, descriptor=None):

@@ -24,6 +24,7 @@ cdef class BdevIO:
     cdef int32_t child_err
     cdef uint32_t child_cdw0
     cdef list children                  # that are under way
+    cdef uint32_t made                  # of those, with a BdevIO
     cdef IOBatch aborts                 # that wait for its end
 
     cdef bdev_io *live(self) except NULL
@@ -99,6 +100,7 @@ cdef class Coroutines(IoOwner):
     cdef int _send(self, Channel channel, bdev_io *io) except -1
     cdef int _send_child(self, ChildIO child) except -1
     cdef bint _make(self, ChildIO child) except -1
+    cdef int _feed(self) except -1
     cdef int _child_ended(self, ChildIO child) except -1
     cdef int _flush(self) except -1
     cdef int _leave(self) except -1

@@ -1,12 +1,12 @@
 from collections.abc import Callable, Coroutine, Generator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from vbdev.core.batch import IOBatch
 from vbdev.core.channel import Channel
 from vbdev.core.engine import Engine, IoOwner
 from vbdev.vocab import Op, Status
 
-Buffer = bytes | bytearray | memoryview
+Buffer: TypeAlias = bytes | bytearray | memoryview
 
 class BdevIO:
     offset_blocks: int

@@ -26,7 +26,7 @@ from cpython.buffer cimport (
 )
 from libc.errno cimport ENOENT, ENOMEM
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, int8_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int32_t, int8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
@@ -39,7 +39,6 @@ from vbdev.core.types cimport (
     HAS_DOMAIN,
     HAS_METADATA,
     HAS_POOL_BUFFER,
-    INLINE_IOVS,
     IO_ABORTED,
     IO_FAILED,
     IO_NVME_ERROR,
@@ -997,7 +996,7 @@ cdef class Coroutines(IoOwner):
         """Send a child off, now or when there is a BdevIO for it."""
         cdef BdevIO parent = child.parent
         cdef bint made = False
-        if not self.starved or not parent.children:
+        if not self.starved or parent.made == 0:
             made = self._make(child)
         parent.children.append(child)
         parent.under_way += 1
@@ -1008,12 +1007,11 @@ cdef class Coroutines(IoOwner):
         return 0
 
     cdef bint _make(self, ChildIO child) except -1:
-        """Fill a BdevIO in; False: there is none. The first child of a parent may have a reserve.
-        """
+        """Fill a BdevIO in; False: there is none. A parent that has no child may have a reserve."""
         cdef Engine engine = self.engine
         cdef bdev_io *parent = child.parent.io
         cdef bdev_io *io = engine.get_child(
-            not child.parent.children and engine.may_take_reserve(parent))
+            child.parent.made == 0 and engine.may_take_reserve(parent))
         if io == NULL:
             return False
         io.op = child.number
@@ -1039,6 +1037,7 @@ cdef class Coroutines(IoOwner):
         io.cookie = <uint64_t><void *>child
         Py_INCREF(<PyObject *>child)
         child.io = io
+        child.parent.made += 1
         self.o.in_flight += 1
         self._send(child.channel, io)
         return True
@@ -1046,12 +1045,22 @@ cdef class Coroutines(IoOwner):
     def _io_is_free(self):
         self.io_token = None
         self.running += 1
-        while self.starved:
-            if not self._make(self.starved[0]):
-                self.io_token = self.engine.io_wait(self._io_is_free)
-                break
-            self.starved.popleft()
+        self._feed()
         self._leave()
+
+    cdef int _feed(self) except -1:
+        """Make what waits for a BdevIO, as far as there are some."""
+        cdef ChildIO child
+        waiting, self.starved = self.starved, deque()
+        for child in waiting:
+            if (self.starved and child.parent.made) or not self._make(child):
+                self.starved.append(child)
+        if self.starved and self.io_token is None:
+            self.io_token = self.engine.io_wait(self._io_is_free)
+        elif not self.starved and self.io_token is not None:
+            self.engine.cancel_io_wait(self.io_token)
+            self.io_token = None
+        return 0
 
     def hurry(self, uint32_t index):
         """Give the children of an I/O memory beyond the limit: others wait for its end."""
@@ -1078,6 +1087,7 @@ cdef class Coroutines(IoOwner):
             child.cdw0 = io.cdw0
             child.result = io.result
             child.io = NULL
+            child.parent.made -= 1
             self.free_io(io)
             parents.append(child)
         self.o.ready.n = 0
@@ -1085,6 +1095,8 @@ cdef class Coroutines(IoOwner):
         # All of them first: who waits for one may look at another.
         for child in parents:
             self._child_ended(child)
+        if self.starved:
+            self._feed()
         for child in parents:
             one = child.parent
             if one.awaits is child and one.coroutine is not None and not one.aborted:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from vbdev.bdev import ALL_OPS, Bdev, VirtualBdev
 from vbdev.core.batch import IOBatch
 from vbdev.core.channel import Channel
+from vbdev.core.coroutines import BdevIO
 from vbdev.geometry import SizedParams, set_geometry
 from vbdev.vocab import Status
 
@@ -15,6 +16,8 @@ __all__ = ["Stub", "describe", "forward", "gather", "layer"]
 
 Submit = Callable[[Any, Channel, IOBatch], object]
 """A module's `submit` or `completed`: of itself, the channel and the batch."""
+Handle = Callable[[Any, Channel, BdevIO], Coroutine[Any, Any, Any]]
+"""A module's `handle`: of itself, the channel and the I/O."""
 
 
 class Stub(Bdev):
@@ -78,12 +81,19 @@ def layer(
     submit: Submit | None = None,
     completed: Submit | None = None,
     *,
+    handle: Handle | None = None,
     kind: str = "layer",
     **attributes: Any,
 ) -> type[VirtualBdev]:
-    """Return a class of vbdev out of functions (self, channel, ios); forwarding by default."""
+    """Return a class of vbdev out of functions (self, channel, ios); forwarding by default.
+
+    handle: a coroutine function (self, channel, io).
+    """
     body = {"kind": kind, "product_name": kind, "ops": ALL_OPS, **attributes}
-    body["submit"] = submit or forward
+    if handle is not None:
+        body["handle"] = handle
+    if submit is not None or handle is None:
+        body["submit"] = submit or forward
     if completed is not None:
         body["completed"] = completed
     return type(kind.title(), (VirtualBdev,), body)
