@@ -303,6 +303,24 @@ def test_children_with_an_op_and_data_of_their_own():
         assert got == b"a" * 100 + b"b" * 412
 
 
+def test_returning_a_child_brings_its_result_in_blocks_of_the_parent():
+    async def handle(_self, channel, io):
+        child = io.child(channel.base, offset_blocks=io.offset_blocks + 10)
+        await child
+        return child
+
+    with flawless() as rig:
+        rig.disk(block_size=4096)
+        below = rig.open("Disk")
+        below.io(Op.WRITE, 30, 1, b"x" * 4096)
+        below.close()
+        rig.layer(layer(handle=handle))
+        top = rig.open("Top")
+        assert top.io(Op.SEEK_DATA, 2, 0).result == 20
+        assert top.io(Op.SEEK_HOLE, 20, 0).result == 21
+        assert top.io(Op.SEEK_DATA, 21, 0).result == 2**64 - 1
+
+
 def test_a_write_child_may_repair_from_what_was_read():
     async def handle(_self, channel, io):
         await io.forward()

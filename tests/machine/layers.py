@@ -78,6 +78,31 @@ def gather_down(_self, channel, ios):
     gathered.extend(ios)
 
 
+async def pass_on(_self, _channel, io):
+    await io.forward()
+
+
+async def flip_each(_self, _channel, io):
+    if io.op == Op.WRITE:
+        await io.copy_data()
+        flip(io.data())
+    if await io.forward() == Status.SUCCESS and io.op == Op.READ:
+        flip(io.data())
+
+
+async def take_turns(_self, channel, io):
+    """Do some as they are, some by children after a nap, and READs that fail once more."""
+    if io.op in {Op.ZCOPY, Op.RESET} or io.id % 3 == 0:
+        return io.forward() and None
+    await channel.reactor.sleep(20 * (io.id % 3))
+    child = io.child(channel.base)
+    # Not for what was aborted: whoever asked for that has been told that it was.
+    if await child not in {Status.SUCCESS, Status.ABORTED} and io.op == Op.READ:
+        child = io.child(channel.base)
+        await child
+    return child
+
+
 async def start_narrow(self):
     """Have limits of one's own, so that I/Os are split here, and once more further down."""
     self.max_rw_size = min(self.max_rw_size or 5, 5)
@@ -98,6 +123,9 @@ LAYERS = {
     "late": layer(None, hold_up, kind="late", create_channel=per_channel),
     "narrow": layer(kind="narrow", start=start_narrow, gives_read_buffers=True),
     "poor": layer(kind="poor", ops=ALL_OPS - {Op.COPY, Op.COMPARE, Op.WRITE_ZEROES, Op.ABORT}),
+    "each": layer(handle=pass_on, kind="each", gives_read_buffers=True),
+    "flip_each": layer(handle=flip_each, kind="flip_each", ops=PLAIN),
+    "turns": layer(handle=take_turns, kind="turns"),
     "delay": Delay,
     "error": Error,
     "split": Split,

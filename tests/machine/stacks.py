@@ -58,6 +58,7 @@ LOCKED = (*CHANGES, Op.READ, Op.COMPARE)
 SEEKS = (Op.SEEK_DATA, Op.SEEK_HOLE)
 NO_RANGE = (Op.RESET, Op.NVME_NSSR)
 NOWHERE = (1 << 64) - 1
+FLIPS = ("flip", "flip_each")
 PATIENCE_S = 20.0
 SPLIT_BY = ("max_rw_size", "max_write_zeroes", "max_copy")
 BY_WRITES = (Op.WRITE, Op.WRITE_ZEROES, Op.COPY, Op.COMPARE_AND_WRITE)
@@ -117,7 +118,7 @@ class Node:
     def __init__(self, name, kind, base, first):
         self.name, self.kind, self.base = name, kind, base
         self.first = first  # on the disk, in blocks
-        self.flips = (base.flips if base else False) ^ (kind == "flip")
+        self.flips = (base.flips if base else False) ^ (kind in FLIPS)
         self.depth = base.depth + 1 if base else 0
         self.key = name  # of the wish that it comes from
         self.passed = {}  # blocks that clients of it and of those above have read and written
@@ -677,7 +678,7 @@ class Stacks(RuleBasedStateMachine):
             return
         if kind == "split" and (size // 2) % self.write_unit:
             return
-        if kind == "flip" and self.protected:
+        if kind in FLIPS and self.protected:
             return  # what is inverted is not what was protected
         self.tries += 1
         name = f"L{self.tries}"
@@ -693,7 +694,7 @@ class Stacks(RuleBasedStateMachine):
             node.key, node.wish = key, (cls, params)
             self.nodes.append(node)
             self.open_all(node)
-        if kind in ("late", "narrow", "error", "poor"):
+        if kind in ("late", "narrow", "error", "poor", "turns"):
             self.calm = False
 
     @precondition(lambda self: any(node.kind == "error" for node in self.nodes))

@@ -116,6 +116,7 @@ cdef uint64_t OWN_OPS = (
     | (1 << OP_WRITE_ZEROES) | (1 << OP_COPY) | (1 << OP_RESET) | (1 << OP_SEEK_DATA)
     | (1 << OP_SEEK_HOLE))
 cdef uint64_t WITH_DATA = (1 << OP_READ) | (1 << OP_WRITE) | (1 << OP_COMPARE)
+cdef uint64_t RESULTS = (1 << OP_SEEK_DATA) | (1 << OP_SEEK_HOLE) | (1 << OP_ZONE_APPEND)
 # Whose data is as long as their blocks.
 cdef uint64_t BY_BLOCKS = WITH_DATA | (1 << OP_COMPARE_AND_WRITE) | (1 << OP_ZONE_APPEND)
 
@@ -253,7 +254,7 @@ cdef class BdevIO:
     @result.setter
     def result(self, uint64_t value):
         cdef bdev_io *io = self.held()
-        if io.op == OP_ZONE_APPEND or io.op == OP_SEEK_DATA or io.op == OP_SEEK_HOLE:
+        if (RESULTS >> io.op) & 1:
             io.result = value
 
     def data(self):
@@ -719,6 +720,10 @@ cdef class Coroutines(IoOwner):
             one.final = child.ended
             one.final_err = child.err
             one.final_cdw0 = child.cdw0
+            if (RESULTS >> one.io.op) & 1 and child.number == one.io.op and not one.trip:
+                one.io.result = child.result
+                if child.result != <uint64_t>-1:  # it moves with its offset
+                    one.io.result += one.io.offset_blocks - child.offset_blocks
         elif (isinstance(value, int) and not isinstance(value, bool)
                 and LOWEST_STATUS <= value <= IO_SUCCESS and value != IO_PENDING):
             one.final = value
