@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import threading
 import time
 
@@ -294,25 +295,26 @@ def test_an_idle_reactor_does_not_wake(running):
     assert time.process_time() - cpu_start < 0.1
 
 
-def test_a_turn_that_begins_with_a_wake_up_needs_no_second_one(running):
-    """What a callback sends to its own reactor costs no system call."""
+def test_what_a_callback_sends_to_its_own_reactor_costs_no_wake_up(running):
     ask(running)
-    time.sleep(0.05)
     near, far = socket.socketpair()
     with near, far:
         near.setblocking(False)
-        asleep = []
+        seen = []
 
         def readable():
             near.recv(1)
-            asleep.append(running._asleep)
+            running.send_msg(seen.append, "message")
+            with pytest.raises(BlockingIOError):
+                os.eventfd_read(running._wake_fd)
+            seen.append("callback")
 
         watch = ask(running, lambda: running.watch(near.fileno(), readable=readable))
         time.sleep(0.05)
         far.send(b"x")
-        until(lambda: asleep)
+        until(lambda: len(seen) == 2)
         ask(running, watch.close)
-    assert asleep == [False]
+    assert seen == ["callback", "message"]
 
 
 def test_stop_before_run_is_not_lost(reactor):
@@ -405,17 +407,22 @@ def test_a_hang_up_is_reported_to_whom_waits(reactor, pair):
 
 def test_a_file_that_epoll_refuses_leaves_nothing_behind(reactor, tmp_path):
     fd = os.open(tmp_path / "file", os.O_CREAT | os.O_RDWR)
+
+    def callback():
+        raise AssertionError
+
+    before = sys.getrefcount(callback)
     with pytest.raises(PermissionError):
-        reactor.watch(fd)
-    assert fd not in reactor._watches
+        reactor.watch(fd, readable=callback)
+    assert sys.getrefcount(callback) == before
     os.close(fd)
 
 
 def test_a_message_to_a_closed_reactor_touches_no_descriptor(tmp_path):
     reactor = Reactor()
     number = reactor._wake_fd
-    reactor.close()
     with (tmp_path / "other").open("wb") as other:
+        reactor.close()
         os.dup2(other.fileno(), number)  # whoever opens a file next may get the number
         try:
             thread = threading.Thread(target=reactor.send_msg, args=(print,))

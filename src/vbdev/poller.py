@@ -100,6 +100,7 @@ class Poller:
             self.state = PollerState.WAITING
         elif self.state is PollerState.PAUSING:
             self.state = PollerState.PAUSED
+            self._unschedule()
         return max(did, 0)
 
     def _timed(self) -> None:
@@ -109,11 +110,15 @@ class Poller:
             self._schedule()
 
     def _schedule(self) -> None:
-        if self.period_us and self._timer is None:
+        if not self.period_us:
+            self._reactor.turn_pollers[self.id] = self
+        elif self._timer is None:
             self._timer = self._reactor.call_later(self.period_us, self._timed)
 
     def _unschedule(self) -> None:
-        if self._timer is not None:
+        if not self.period_us:
+            self._reactor.turn_pollers.pop(self.id, None)
+        elif self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
@@ -138,4 +143,4 @@ class Poller:
         if self.state is not PollerState.UNREGISTERED:
             self.state = PollerState.UNREGISTERED
             self._unschedule()
-            self._reactor.pollers.remove(self)
+            self._reactor.forget_poller(self)

@@ -3,11 +3,13 @@
 Only the clock reads time, and only the reactor waits. On a `VirtualClock` the same code runs in
 a simulation: when nothing is left to do, time jumps to the next deadline.
 
-One turn, in this order: what the I/O engine gathered (completions), messages that other threads
-sent, tasks that became ready, pollers without a period (the newest first), timers that are due
-(equal deadlines in the order they were asked for), file descriptors. While a turn found work the
-next one starts at once; after `SPIN_US` without work the thread sleeps in the kernel until a
-descriptor, a message or a deadline wakes it. An idle reactor costs no CPU.
+One turn, in this order: messages that other threads sent, tasks that became ready, pollers without
+a period (the newest first), timers that are due (equal deadlines in the order they were asked for),
+file descriptors, and what the I/O engine gathered from all of these (completions): what a
+descriptor brings is answered before the next look at any. A turn that finds no work polls the
+descriptors for `SPIN_US` more and then sleeps in the kernel until a descriptor, a message or a
+deadline wakes it. An idle reactor costs no CPU, and what is idle on a busy one costs its turns
+nothing. The turn itself is compiled (`core/loop.pyx`).
 
 What belongs to a reactor is touched by its thread alone. Threads that want something of it send a
 message (`send_msg`), or ask and await the answer (`ask`). `Reactor.current()` is the reactor whose
@@ -23,7 +25,6 @@ import errno
 import heapq
 import logging
 import os
-import select
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
@@ -31,9 +32,9 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from vbdev.clock import Clock, RealClock, VirtualClock
-from vbdev.core import handover
+from vbdev.core.loop import SPIN_US, Loop, Watch
 from vbdev.cpu_sets import Core
-from vbdev.poller import Poller, PollerState
+from vbdev.poller import Poller
 from vbdev.task import Future, Task
 
 __all__ = [
@@ -51,10 +52,6 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-SPIN_US = 30
-"""How long a reactor polls after the last work before it sleeps, in us: about what one wake-up
-from the kernel costs, so that a client at queue depth 1 does not pay for it on each request."""
 
 MESSAGES_PER_TURN = 64
 """Messages run in one turn, so that a flood of them does not starve the data path."""
@@ -96,50 +93,16 @@ class IoEngine(Protocol):
 class Timer:
     """A call at a deadline, once. `cancel` is idempotent."""
 
-    __slots__ = ("_callback", "when_ns")
+    __slots__ = ("callback", "when_ns")
 
     def __init__(self, when_ns: int, callback: Callable[[], object]) -> None:
         self.when_ns = when_ns
-        self._callback: Callable[[], object] | None = callback
+        self.callback: Callable[[], object] | None = callback
+        """None: it has run, or is cancelled."""
 
     def cancel(self) -> None:
         """Make sure that the callback does not run any more."""
-        self._callback = None
-
-
-class Watch:
-    """Interest in one file descriptor. Callbacks run on the reactor when it is ready."""
-
-    __slots__ = ("_events", "_reactor", "fd", "readable", "writable")
-
-    def __init__(
-        self,
-        reactor: Reactor,
-        fd: int,
-        readable: Callable[[], object] | None,
-        writable: Callable[[], object] | None,
-    ) -> None:
-        self.fd = fd
-        self.readable = readable
-        self.writable = writable
-        self._reactor = reactor
-        self._events = 0
-
-    def update(self, *, read: bool, write: bool) -> None:
-        """Say which readiness matters now. Costs a system call only when it changes.
-
-        A peer that hangs up is reported as readable, or as writable where only that is wanted.
-        """
-        events = (select.EPOLLIN if read else 0) | (select.EPOLLOUT if write else 0)
-        if events != self._events:
-            self._reactor._epoll.modify(self.fd, events)  # noqa: SLF001 - part of its reactor
-            self._events = events
-
-    def close(self) -> None:
-        """Forget the descriptor, before it is closed. Idempotent."""
-        if self._reactor._watches.get(self.fd) is self:  # noqa: SLF001 - part of its reactor
-            del self._reactor._watches[self.fd]  # noqa: SLF001 - as above
-            self._reactor._epoll.unregister(self.fd)  # noqa: SLF001 - as above
+        self.callback = None
 
 
 class Reactor:
@@ -169,29 +132,34 @@ class Reactor:
         self.core = core or Core(reactor_id - 1)
         self.name = name or f"reactor_{self.core.number}"
         self.clock: Clock = clock or RealClock()
-        self._engine: IoEngine | None = None
         self.locals: dict[Any, Any] = {}
-        self.pollers: list[Poller] = []
         self.native_id = 0
-        self.busy_turns = 0
-        self.idle_turns = 0
-        self.sleeps = 0
-        self._started_ns = self._mark_ns = self.clock.now_ns()
-        self._busy_ns = 0
-        self._epoll = select.epoll()
-        self._watches: dict[int, Watch] = {}
+        self._pollers: dict[int, Poller] = {}
+        self.turn_pollers: dict[int, Poller] = {}
+        """Those without a period that are not paused. For pollers, which enter and leave."""
         self._messages: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._ready: deque[Task[Any]] = deque()
         self._timers: list[tuple[int, int, Timer]] = []
         self._timer_count = 0
         self._poller_count = 0
         self._stopping = False
-        self._asleep = False
         self._thread_id: int | None = None
         self._closed = False
         self._wake_sent = False
         self._wake_lock = threading.RLock()  # a signal handler may send while its thread sends
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._loop = Loop(
+            messages=self._messages,
+            tasks=self._ready,
+            pollers=self.turn_pollers,
+            timers=self._timers,
+            run_messages=self._run_messages,
+            run_tasks=self._run_tasks,
+            run_pollers=self._run_pollers,
+            run_timers=self._run_timers,
+            on_error=self._log_failure,
+            clock=None if type(self.clock) is RealClock else self.clock,
+        )
         self._wake_watch = self.watch(self._wake_fd, readable=self._woken)
 
     def __repr__(self) -> str:
@@ -200,11 +168,12 @@ class Reactor:
     @property
     def engine(self) -> IoEngine | None:
         """The compiled core that it drives, and that finds it as `engine.reactor`."""
-        return self._engine
+        engine: IoEngine | None = self._loop.engine
+        return engine
 
     @engine.setter
     def engine(self, engine: IoEngine | None) -> None:
-        self._engine = engine
+        self._loop.engine = engine
         if engine is not None:
             engine.reactor = self
 
@@ -248,11 +217,7 @@ class Reactor:
         writable: Callable[[], object] | None = None,
     ) -> Watch:
         """Call back when `fd` (non-blocking) is ready; reading is wanted at once if given."""
-        watch = Watch(self, fd, readable, writable)
-        watch._events = select.EPOLLIN if readable else 0  # noqa: SLF001 - part of the reactor
-        self._epoll.register(fd, watch._events)  # noqa: SLF001 - as above
-        self._watches[fd] = watch  # only now: a regular file is refused
-        return watch
+        return self._loop.watch(fd, readable, writable)
 
     def register_poller(
         self, function: Callable[[], int], period_us: int = 0, name: str = ""
@@ -263,8 +228,17 @@ class Reactor:
         """
         self._poller_count += 1
         poller = Poller(self, self._poller_count, function, period_us, name or repr(function))
-        self.pollers.append(poller)
+        self._pollers[poller.id] = poller
         return poller
+
+    @property
+    def pollers(self) -> list[Poller]:
+        """Those that are registered, the oldest first."""
+        return list(self._pollers.values())
+
+    def forget_poller(self, poller: Poller) -> None:
+        """Take one that is unregistered off `pollers`. For the poller itself."""
+        del self._pollers[poller.id]
 
     def call_later(self, delay_us: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` once, `delay_us` microseconds from now."""
@@ -292,8 +266,6 @@ class Reactor:
         """
         if threading.get_ident() == self._thread_id and not self._closed:
             self._messages.append((function, args))
-            if self._asleep:  # a signal handler, between the last look and the sleep
-                os.eventfd_write(self._wake_fd, 1)
             return True
         # The lock also keeps a message from coming in behind the last look at them, and from
         # being written to a descriptor whose number is another file's by now.
@@ -355,17 +327,10 @@ class Reactor:
 
     def run(self) -> None:
         """Turn until `stop`. The calling thread becomes the reactor's."""
-        spin_until_ns = 0
         with self.here():
+            turn = self._loop.turn
             while not self._stopping:
-                if self._turn():
-                    spin_until_ns = 0
-                    continue
-                now_ns = self._count_time(busy=not spin_until_ns)
-                if not spin_until_ns:
-                    spin_until_ns = now_ns + SPIN_US * 1000
-                if now_ns >= spin_until_ns and not self._polls:
-                    self._sleep()
+                turn(wait=True)
             self._stopping = False
 
     def run_until_complete(self, coroutine: Coroutine[Any, Any, T], name: str = "") -> T:
@@ -377,13 +342,9 @@ class Reactor:
         with self.here():
             task = self.spawn(coroutine, name)
             task.add_done_callback(lambda _task: None)  # its failure is raised here, not logged
+            turn, virtual = self._loop.turn, self.clock.virtual
             while not task.done:
-                if self._turn():
-                    continue
-                if not self.clock.virtual:
-                    if not self._polls:
-                        self._sleep()
-                elif not self.advance():
+                if not turn(wait=not virtual) and virtual and not self.advance():
                     raise RuntimeError(
                         f"{task.name} waits for something that can not come any more"
                     )
@@ -392,65 +353,53 @@ class Reactor:
     def poll(self) -> int:
         """Take one turn without sleeping; return how much there was to do."""
         with self.here():
-            return self._turn()
+            return self._loop.turn()
 
-    def _turn(self) -> int:
-        did = 0
-        engine = self.engine
-        if engine is not None:
-            if self.clock.virtual:
-                engine.set_virtual_time(self.clock.now_ns())
-            did += engine.drain()
-        # Most turns have neither, and to look is cheaper than a range of nothing.
-        if self._messages:
-            for _ in range(min(len(self._messages), MESSAGES_PER_TURN)):
-                function, args = self._messages.popleft()
-                did += 1
-                self._call(function, *args)
-        if self._ready:
-            for _ in range(min(len(self._ready), TASKS_PER_TURN)):
-                did += 1
-                self._ready.popleft().step()
-        if self.pollers:
-            # Of a copy: what they register now is for the next turn.
-            for poller in self.pollers[::-1]:
-                if not poller.period_us:
-                    did += poller.run()
-        if self._timers:
-            did += self._run_timers()
-        did += self._poll_fds(0)
-        if did:
-            self.busy_turns += 1
-        else:
-            self.idle_turns += 1
+    def _run_messages(self) -> int:
+        did = min(len(self._messages), MESSAGES_PER_TURN)
+        for _ in range(did):
+            function, args = self._messages.popleft()
+            self._call(function, *args)
         return did
 
-    @property
-    def _polls(self) -> bool:
-        """Whether a poller without a period keeps it from sleeping."""
-        return any(not p.period_us and p.state is not PollerState.PAUSED for p in self.pollers)
+    def _run_tasks(self) -> int:
+        did = min(len(self._ready), TASKS_PER_TURN)
+        for _ in range(did):
+            self._ready.popleft().step()
+        return did
+
+    def _run_pollers(self) -> int:
+        # Of a copy: what they register now is for the next turn.
+        pollers = sorted(self.turn_pollers.values(), key=lambda poller: -poller.id)
+        return sum(poller.run() for poller in pollers)
 
     # Time spent
 
-    def _count_time(self, *, busy: bool) -> int:
-        """Count the time since the last call as busy or idle, and return the time."""
-        now_ns = self.clock.now_ns()
-        if busy:
-            self._busy_ns += now_ns - self._mark_ns
-        self._mark_ns = now_ns
-        return now_ns
+    @property
+    def busy_turns(self) -> int:
+        """Turns in which there was something to do."""
+        return self._loop.busy_turns
+
+    @property
+    def idle_turns(self) -> int:
+        """Turns in which there was not."""
+        return self._loop.idle_turns
+
+    @property
+    def sleeps(self) -> int:
+        """How often it went to sleep."""
+        return self._loop.sleeps
 
     def times_ns(self) -> tuple[int, int]:
         """Return how long it has been busy and idle, in ns. For its own thread, which is busy."""
-        now_ns = self._count_time(busy=True)
-        return self._busy_ns, now_ns - self._started_ns - self._busy_ns
+        return self._loop.times_ns()
 
     def advance(self) -> bool:
         """Virtual clock: jump to the next deadline. False when there is none."""
         clock = self.clock
         if not isinstance(clock, VirtualClock):
             raise TypeError(f"reactor {self.name}: only a virtual clock can be advanced")
-        deadline_ns = self._deadline_ns()
+        deadline_ns = self.deadline_ns
         if deadline_ns is None:
             return False
         clock.advance_to(deadline_ns)
@@ -459,65 +408,20 @@ class Reactor:
     @property
     def deadline_ns(self) -> int | None:
         """When the next timer is due, or the engine's next look at what waits; None if neither."""
-        return self._deadline_ns()
+        return self._loop.deadline_ns
 
-    def _deadline_ns(self) -> int | None:
-        """Return when the next timer is due; cancelled ones are forgotten here."""
-        while self._timers and self._timers[0][2]._callback is None:  # noqa: SLF001 - own timer
-            heapq.heappop(self._timers)
-        timer_ns = self._timers[0][0] if self._timers else None
-        engine_ns = self._engine.deadline_ns if self._engine is not None else 0
-        if engine_ns and (timer_ns is None or engine_ns < timer_ns):
-            return engine_ns
-        return timer_ns
-
-    def _run_timers(self) -> int:
+    def _run_timers(self, now_ns: int) -> int:
+        """Run those that are due; forget those in front that are cancelled."""
         did = 0
-        now_ns = self.clock.now_ns()
-        while self._timers and self._timers[0][0] <= now_ns:
-            timer = heapq.heappop(self._timers)[2]
-            callback = timer._callback  # noqa: SLF001 - a timer is part of its reactor
+        timers = self._timers
+        while timers and (timers[0][0] <= now_ns or timers[0][2].callback is None):
+            timer = heapq.heappop(timers)[2]
+            callback = timer.callback
             if callback is not None:
                 timer.cancel()
                 did += 1
                 self._call(callback)
         return did
-
-    def _poll_fds(self, timeout_s: float) -> int:
-        try:
-            events = self._epoll.poll(timeout_s)
-        except InterruptedError:
-            return 0
-        self._asleep = False  # what these callbacks send needs no wake-up
-        watches = self._watches
-        for fd, event in events:
-            watch = watches.get(fd)
-            if watch is None:  # closed by an earlier callback of this turn
-                continue
-            # A hang-up or an error counts as whatever the watch waits for.
-            if event & ~select.EPOLLOUT and watch.readable is not None:
-                self._call(watch.readable)
-                if not event & select.EPOLLOUT or watches.get(fd) is not watch:
-                    continue
-            if watch.writable is not None:
-                self._call(watch.writable)
-        return len(events)
-
-    def _sleep(self) -> None:
-        timeout_s = -1.0
-        deadline_ns = self._deadline_ns()
-        if deadline_ns is not None:
-            timeout_s = max(0.0, (deadline_ns - self.clock.now_ns()) / 1e9)
-        self._asleep = True
-        if self._messages or self._ready or self._stopping:
-            timeout_s = 0.0
-        self.sleeps += 1
-        handover.left()
-        try:
-            self._poll_fds(timeout_s)
-        finally:
-            self._asleep = False
-            self._count_time(busy=False)
 
     def _woken(self) -> None:
         # The next message wakes it again; those that are there are run in the next turn.
@@ -529,8 +433,11 @@ class Reactor:
     def _call(self, function: Callable[..., object], *args: Any) -> None:
         try:
             function(*args)
-        except Exception:
-            log.exception("callback failed reactor=%s function=%r", self.name, function)
+        except Exception as error:  # noqa: BLE001 - logged, and ends nothing else
+            self._log_failure(function, error)
+
+    def _log_failure(self, function: Callable[..., object], error: Exception) -> None:
+        log.error("callback failed reactor=%s function=%r", self.name, function, exc_info=error)
 
     def finish(self) -> None:
         """Take no more messages, and run those that are there. After `run`, on its thread."""
@@ -543,10 +450,10 @@ class Reactor:
 
     def close(self) -> None:
         """Give back the descriptors. Only after `run` has returned."""
-        if self._epoll.closed:
+        if self._loop.closed:
             return
         self._wake_watch.close()
         with self._wake_lock:
             self._closed = True
             os.close(self._wake_fd)
-        self._epoll.close()
+        self._loop.close()

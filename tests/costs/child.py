@@ -36,7 +36,8 @@ def main() -> int:
     told = {}
     for name in loads.chosen(beginnings):
         try:
-            load = loads.make(name, probe, **({} if name == "nothing" else more))
+            own = name.startswith(("nothing", "idle"))
+            load = loads.make(name, probe, **({} if own else more))
         except loads.UnavailableError as error:
             told[name] = {"unavailable": str(error)}
             continue

@@ -13,7 +13,7 @@ from typing import Any
 from costs.loads import LOADS
 from costs.tools import Costs, Tools
 
-INSTRUCTIONS = "null;nbd, null;uring"
+INSTRUCTIONS = "null;nbd, null;uring;idle turn"
 SYSTEM_CALLS = "nbd, malloc;uring"
 COPIES = "malloc;nbd, malloc;uring"
 DIGITS = 3
@@ -45,7 +45,7 @@ def _instructions(costs: Costs) -> Iterator[tuple[str, float]]:
     for name, cost in costs.items():
         keywords = LOADS[name]
         count, depth = keywords.get("layers"), keywords["queue_depth"]
-        if name.startswith(("nbd", "uring")) or not count:
+        if not name.startswith("null") or not count:
             yield f"{name}, instructions", cost["instructions"]
         elif count > 1:
             one = costs[name.replace(f"layers {count}", "layers 1")]["instructions"]

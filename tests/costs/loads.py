@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from costs.idle import IdleLoad
 from vbdev.app import App
 from vbdev.bdev import VirtualBdev
 from vbdev.core.engine import Engine
@@ -254,7 +255,7 @@ class NbdLoad:
 
     def _serve(self) -> None:
         """Let it turn until it has nothing more to do; that turn is the last one."""
-        turn = self._reactor._turn
+        turn = self._reactor._loop.turn
         with self._probe:
             while turn():
                 pass
@@ -336,8 +337,10 @@ class Watching(Passthru):
         """Look on."""
 
 
-Load = DirectLoad | FileLoad | NbdLoad | Nothing
+Load = DirectLoad | FileLoad | IdleLoad | NbdLoad | Nothing
 LOADS: dict[str, dict[str, Any]] = {"nothing": {}}
+for crowd in (1, 1000):
+    LOADS[f"idle turn, crowd {crowd}"] = {"queue_depth": 1, "crowd": crowd}
 """Name: keywords of its class, which is told from the first word of the name."""
 for depth in (1, 32):
     for count in (0, 1, 5):
@@ -375,6 +378,8 @@ def make(name: str, probe: AbstractContextManager[None], **more: Any) -> Load:
         return Nothing(probe)
     if kind == "uring":
         return FileLoad(probe, **LOADS[name])  # there are no layers to replace
+    if kind == "idle turn":
+        return IdleLoad(probe, crowd=LOADS[name]["crowd"])
     return (NbdLoad if kind == "nbd" else DirectLoad)(probe, **{**LOADS[name], **more})
 
 

@@ -51,7 +51,7 @@ def skip_what_is_not_here(tools, loads):
 
 @pytest.mark.parametrize("loads", figures.INSTRUCTIONS.split(";"))
 def test_instructions(tools, loads):
-    """For each I/O through `null`, for each layer more, over NBD, and through the ring."""
+    """For each I/O through `null` and the ring, each layer, each request over NBD, an idle turn."""
     requires("valgrind")
     measured = figures.instructions(tools, loads)
     skip_what_is_not_here(tools, loads)

@@ -140,9 +140,9 @@ def test_pause_and_resume_from_inside(reactor, period_us):
 @pytest.mark.rule("A.8.10")
 def test_a_paused_poller_keeps_nobody_awake(reactor):
     poller = reactor.register_poller(lambda: 0)
-    assert reactor._polls
+    assert reactor.turn_pollers
     poller.pause()
-    assert not reactor._polls
+    assert not reactor.turn_pollers
     poller.unregister()
 
 

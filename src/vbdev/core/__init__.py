@@ -12,6 +12,7 @@
 `histogram`   latencies, counted
 `dif`         protection information: guards, made, checked, moved
 `protect`     reference tags of a batch, for layers that move blocks
+`loop`        a reactor's turns and its waiting: descriptors, and whether there is anything to do
 `handover`    the GIL, from one reactor to another
 `domain`      data outside of this process's memory
 `ram`         memory disks: the loops behind `malloc`

@@ -44,6 +44,10 @@ cdef class Engine(IoCore):
     cdef uint64_t check_ns
 
     cdef uint64_t now_ns(self) noexcept nogil
+    cdef uint64_t next_look_ns(self) noexcept nogil
+    cdef bint has_done(self) noexcept nogil
+    cdef bint has_work(self) noexcept nogil
+    cdef Py_ssize_t drain_all(self) except -1
     cdef void wake_at(self, uint64_t when_ns) noexcept nogil
     cdef bdev_io *get_io(self) noexcept nogil
     cdef bint may_take_reserve(self, const bdev_io *parent) noexcept nogil

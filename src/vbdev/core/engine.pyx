@@ -164,6 +164,9 @@ cdef class Engine(IoCore):
     @property
     def deadline_ns(self):
         """When `drain` should be called next, even if nothing happens before; 0: no need."""
+        return self.next_look_ns()
+
+    cdef uint64_t next_look_ns(self) noexcept nogil:
         if self.check_ns and self.ios_in_use and not 0 < self.deadline < self.check_ns:
             return self.check_ns
         return self.deadline
@@ -321,6 +324,9 @@ cdef class Engine(IoCore):
     @property
     def pending(self):
         """Whether `drain` has something to do at once."""
+        return self.has_done()
+
+    cdef bint has_done(self) noexcept nogil:
         return self.done.n > 0 or self.children.due
 
     def drain(self):
@@ -329,6 +335,15 @@ cdef class Engine(IoCore):
         Returns how many I/Os moved. What completes while this runs is handled too, up to a
         bound, so that the rest of the reactor gets its turn.
         """
+        return self.drain_all()
+
+    cdef bint has_work(self) noexcept nogil:
+        """Whether `drain` may have something to do, as far as can be said without the time."""
+        return (self.has_done() or self.waiting > 0 or self.deadline > 0
+                or self.have_waiters or (self.check_ns > 0 and self.ios_in_use > 0)
+                or self.ready_channels.n > 0 or self.ready_owners.n > 0)
+
+    cdef Py_ssize_t drain_all(self) except -1:
         cdef size_t i, moved = 0
         cdef int _round
         cdef io_list swap

@@ -244,6 +244,27 @@ cdef class NbdStream(IoOwner):
                 break  # the socket had no more; epoll tells when it has
         self.busy = False
 
+    def on_readable(self):
+        """Receive, and call `on_change` where something may have changed. For the reactor."""
+        cdef bint read_before = self.wants_read, write_before = self.wants_write
+        cdef bint closed_before = self.closed
+        self.receive()
+        return self._tell(read_before, write_before, closed_before)
+
+    def on_writable(self):
+        """Go on sending, and call `on_change` where something may have changed."""
+        cdef bint read_before = self.wants_read, write_before = self.wants_write
+        cdef bint closed_before = self.closed
+        self.send()
+        return self._tell(read_before, write_before, closed_before)
+
+    cdef int _tell(self, bint read_before, bint write_before, bint closed_before) except -1:
+        if (read_before != self.wants_read or write_before != self.wants_write
+                or closed_before != self.closed or self.starved or self.specials_
+                or (self.o.in_flight == 0 and (self.closed or self.disconnecting))):
+            self.on_change()
+        return 0
+
     def process(self):
         """Look again at what was received: after a pause, or once at the start."""
         self.busy = True
@@ -594,11 +615,8 @@ cdef class NbdStream(IoOwner):
         if self.tx_n and not self.wants_write and not self.closed:
             self._send()
         self._resume()
-        if not self.busy and (
-                read_before != self.wants_read or write_before != self.wants_write
-                or closed_before != self.closed or self.starved or self.specials_
-                or (self.o.in_flight == 0 and (self.closed or self.disconnecting))):
-            self.on_change()
+        if not self.busy:
+            self._tell(read_before, write_before, closed_before)
         return 0
 
     cdef int _reply(self, bdev_io *io) except -1:

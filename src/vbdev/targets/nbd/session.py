@@ -116,7 +116,9 @@ class Session:
                 early=early,
             )
             self._watch = reactor.watch(
-                self._socket.fileno(), readable=self._readable, writable=self._writable
+                self._socket.fileno(),
+                readable=self.stream.on_readable,
+                writable=self.stream.on_writable,
             )
         except Exception:  # another reactor may have what this one has not
             log.exception("nbd client can not be served here reactor=%s", reactor.name)
@@ -131,16 +133,6 @@ class Session:
             reactor.name,
         )
         self.stream.process()
-        self._look()
-
-    def _readable(self) -> None:
-        assert self.stream is not None
-        self.stream.receive()
-        self._look()
-
-    def _writable(self) -> None:
-        assert self.stream is not None
-        self.stream.send()
         self._look()
 
     def _look(self) -> None:

@@ -1,0 +1,55 @@
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from vbdev.core.engine cimport Engine
+
+
+cdef extern from "sys/epoll.h" nogil:
+    ctypedef union epoll_data_t:
+        void *ptr
+    cdef struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
+    int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
+    enum: EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
+    enum: EPOLLIN, EPOLLOUT
+
+
+cdef class Watch:
+    cdef Loop loop                      # None: closed
+    cdef readonly int fd
+    cdef readonly object readable
+    cdef readonly object writable
+    cdef uint32_t events
+
+
+cdef class Loop:
+    cdef int epoll_fd
+    cdef set watches
+    cdef list closed_watches            # by callbacks of the events being looked at
+    cdef int dispatching                # how deep
+    cdef object clock                   # None: CLOCK_MONOTONIC
+    cdef Engine core                    # None: another kind of engine, or none
+    cdef object engine_
+    cdef object messages
+    cdef object tasks
+    cdef dict pollers
+    cdef list timers
+    cdef object run_messages
+    cdef object run_tasks
+    cdef object run_pollers
+    cdef object run_timers
+    cdef object on_error
+    cdef int64_t started_ns
+    cdef int64_t idle_ns
+    cdef readonly uint64_t busy_turns
+    cdef readonly uint64_t idle_turns
+    cdef readonly uint64_t sleeps
+
+    cdef int64_t now_ns(self) except? -1
+    cdef int64_t deadline(self) except? -1
+    cdef Py_ssize_t _turn(self, bint wait) except -1
+    cdef int _wait(self, epoll_event *events) except -1
+    cdef int _dispatch(self, epoll_event *events, int n) except -1
+    cdef int _call(self, function) except -1

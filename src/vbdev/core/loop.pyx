@@ -1,0 +1,304 @@
+"""Loop: a reactor's turns, and its waiting, without Python where there is none to run.
+
+What a turn looks at, and in which order, is said in `reactor.py`, which also has all that runs
+there: messages, tasks, pollers, timers. Here it is found out whether there is any of it, which
+takes an idle turn 100 instructions however many descriptors, timers and pollers there are; and
+descriptors that are ready are handed straight to whoever watches them.
+
+A turn that may wait, and that has found nothing, polls descriptors for `SPIN_US` more and then
+sleeps, all without the interpreter's lock: the one place where a reactor is idle is `Loop._wait`.
+"""
+
+import os
+
+cimport cython
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from libc.errno cimport ENOENT, errno
+from libc.stdint cimport int64_t, uint32_t
+
+from vbdev.core.engine cimport Engine
+from vbdev.core.handover cimport gil_left, gil_wanted
+
+
+cdef extern from "time.h" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *out)
+    int CLOCK_MONOTONIC
+
+cdef extern from "unistd.h" nogil:
+    int close(int fd)
+
+cdef extern from "pythread.h" nogil:
+    unsigned long PyThread_get_thread_ident()
+
+cdef enum:
+    EVENTS = 256                # looked at in one turn; the kernel lets those left over come first
+    MAX_SLEEP_MS = 1 << 30
+    NEVER = -1
+
+SPIN_US = 30
+cdef int64_t SPIN_NS = 1000 * <int64_t>SPIN_US
+
+
+cdef int64_t monotonic_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
+
+
+cdef object failed(int number):
+    return OSError(number, os.strerror(number))
+
+
+@cython.final
+cdef class Watch:
+    """Interest in one file descriptor. Callbacks run on the reactor when it is ready."""
+
+    def update(self, *, bint read, bint write):
+        """Say which readiness matters now. Costs a system call only when it changes.
+
+        A peer that hangs up is reported as readable, or as writable where only that is wanted.
+        """
+        cdef epoll_event event
+        event.events = (EPOLLIN if read else 0) | (EPOLLOUT if write else 0)
+        if event.events == self.events:
+            return
+        if self.loop is None:  # the number may be another file's by now
+            raise failed(ENOENT)
+        event.data.ptr = <void *>self
+        if epoll_ctl(self.loop.epoll_fd, EPOLL_CTL_MOD, self.fd, &event) < 0:
+            raise failed(errno)
+        self.events = event.events
+
+    def close(self):
+        """Forget the descriptor, before it is closed. Idempotent."""
+        cdef Loop loop = self.loop
+        cdef epoll_event event
+        if loop is None:
+            return
+        self.loop = None
+        if loop.dispatching:
+            loop.closed_watches.append(self)
+        loop.watches.discard(self)
+        if loop.epoll_fd >= 0 and epoll_ctl(loop.epoll_fd, EPOLL_CTL_DEL, self.fd, &event) < 0:
+            raise failed(errno)
+
+
+@cython.final
+cdef class Loop:
+    """One thread's turns. All of it belongs to that thread.
+
+    Parameters
+    ----------
+    messages, tasks: deques, looked at each turn.
+    pollers: those without a period.
+    timers: a heap of (when_ns, number, timer); a timer without `callback` is cancelled.
+    run_messages, run_tasks, run_pollers, run_timers: called where there are some, or where the
+        first timer is due (given the time). Each returns how much it did.
+    on_error: called as (callback, exception) where one of a descriptor's callbacks has raised.
+    clock: where time comes from; the machine's monotonic clock where it is None. With any other
+        a turn may sleep, but not poll before.
+
+    """
+
+    def __cinit__(self):
+        self.epoll_fd = -1
+
+    def __init__(self, *, messages, tasks, dict pollers not None, list timers not None,
+                 run_messages, run_tasks, run_pollers, run_timers, on_error, clock=None):
+        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        if self.epoll_fd < 0:
+            raise failed(errno)
+        self.watches = set()
+        self.closed_watches = []
+        self.messages = messages
+        self.tasks = tasks
+        self.pollers = pollers
+        self.timers = timers
+        self.run_messages = run_messages
+        self.run_tasks = run_tasks
+        self.run_pollers = run_pollers
+        self.run_timers = run_timers
+        self.on_error = on_error
+        self.clock = clock
+        self.started_ns = self.now_ns()
+
+    def __dealloc__(self):
+        if self.epoll_fd >= 0:
+            close(self.epoll_fd)
+
+    @property
+    def engine(self):
+        """What is drained at the end of each turn, or None."""
+        return self.engine_
+
+    @engine.setter
+    def engine(self, engine):
+        self.engine_ = engine
+        self.core = engine if isinstance(engine, Engine) else None
+
+    @property
+    def closed(self):
+        """Whether it has been closed."""
+        return self.epoll_fd < 0
+
+    def close(self):
+        """Give back the descriptor. Idempotent."""
+        if self.epoll_fd >= 0:
+            close(self.epoll_fd)
+            self.epoll_fd = -1
+
+    def watch(self, int fd, readable, writable):
+        """Watch a descriptor; reading is wanted at once if `readable` is given."""
+        cdef Watch watch = Watch.__new__(Watch)
+        cdef epoll_event event
+        watch.fd = fd
+        watch.readable = readable
+        watch.writable = writable
+        watch.events = EPOLLIN if readable is not None else 0
+        event.events = watch.events
+        event.data.ptr = <void *>watch
+        if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
+            raise failed(errno)  # a regular file, say
+        watch.loop = self
+        self.watches.add(watch)
+        return watch
+
+    def turn(self, bint wait=False):
+        """Take a turn; return how much there was to do.
+
+        wait: where nothing is to be done, wait until there is, or until a signal; the turn that
+        this is comes to the descriptors and the engine, and what else there is to the next one.
+        """
+        return self._turn(wait)
+
+    @property
+    def deadline_ns(self):
+        """When the next timer is due, or the engine's next look at what waits; None if neither."""
+        cdef int64_t deadline = self.deadline()
+        return None if deadline == NEVER else deadline
+
+    def times_ns(self):
+        """Return how long it has been busy and idle, in ns. A turn in progress is busy."""
+        return self.now_ns() - self.started_ns - self.idle_ns, self.idle_ns
+
+    # Inside
+
+    cdef int64_t now_ns(self) except? -1:
+        if self.clock is None:
+            return monotonic_ns()
+        return self.clock.now_ns()
+
+    cdef int64_t deadline(self) except? -1:
+        cdef int64_t timer_ns = NEVER, engine_ns = 0
+        if PyList_GET_SIZE(self.timers):
+            if (<tuple>PyList_GET_ITEM(self.timers, 0))[2].callback is None:
+                self.run_timers(NEVER)  # forgets those in front that are cancelled
+            if PyList_GET_SIZE(self.timers):
+                timer_ns = (<tuple>PyList_GET_ITEM(self.timers, 0))[0]
+        if self.core is not None:
+            engine_ns = self.core.next_look_ns()
+        elif self.engine_ is not None:
+            engine_ns = self.engine_.deadline_ns
+        if engine_ns and (timer_ns == NEVER or engine_ns < timer_ns):
+            return engine_ns
+        return timer_ns
+
+    cdef Py_ssize_t _turn(self, bint wait) except -1:
+        # Budget: 30 ns and an epoll_wait for a turn in which nothing is to be done.
+        cdef epoll_event events[EVENTS]
+        cdef Py_ssize_t did = 0
+        cdef int n
+        cdef int64_t now
+        if self.core is not None:
+            self.core.thread = PyThread_get_thread_ident()
+        if self.clock is not None and self.engine_ is not None:
+            self.engine_.set_virtual_time(self.clock.now_ns())
+        if self.messages:
+            did += self.run_messages()
+        if self.tasks:
+            did += self.run_tasks()
+        if self.pollers:
+            wait = False
+            did += self.run_pollers()
+        if PyList_GET_SIZE(self.timers):
+            now = self.now_ns()
+            if (<tuple>PyList_GET_ITEM(self.timers, 0))[0] <= now:
+                did += self.run_timers(now)
+        n = epoll_wait(self.epoll_fd, events, EVENTS, 0)
+        if n == 0 and did == 0 and wait and (self.core is None or not self.core.has_done()):
+            n = self._wait(events)
+        if n > 0:
+            did += n
+            self._dispatch(events, n)
+        if self.core is not None:
+            if self.core.has_work():
+                did += self.core.drain_all()
+        elif self.engine_ is not None:
+            did += self.engine_.drain()
+        if did:
+            self.busy_turns += 1
+        else:
+            self.idle_turns += 1
+        return did
+
+    cdef int _wait(self, epoll_event *events) except -1:
+        """Poll for a while, then sleep until a descriptor is ready or a deadline comes.
+
+        What other threads and signals want comes by a descriptor too.
+        """
+        cdef int64_t start = self.now_ns(), now = start, deadline = self.deadline(), left
+        cdef int64_t spin_until = start + SPIN_NS
+        cdef int n = 0, timeout_ms = -1
+        cdef bint polls = self.clock is None
+        if deadline != NEVER and deadline < spin_until:
+            spin_until = deadline
+        with nogil:
+            gil_left()
+            if polls:
+                while n == 0 and now < spin_until:
+                    n = epoll_wait(self.epoll_fd, events, EVENTS, 0)
+                    now = monotonic_ns()
+            if n == 0:
+                if deadline != NEVER:
+                    left = (deadline - now + 999999) // 1000000  # not before it
+                    timeout_ms = <int>(0 if left < 0 else min(left, <int64_t>MAX_SLEEP_MS))
+                if timeout_ms:
+                    self.sleeps += 1
+                    n = epoll_wait(self.epoll_fd, events, EVENTS, timeout_ms)
+            gil_wanted()
+        self.idle_ns += self.now_ns() - start
+        return n if n > 0 else 0  # EINTR: its handler runs when Python does
+
+    cdef int _dispatch(self, epoll_event *events, int n) except -1:
+        cdef Watch watch
+        cdef uint32_t ready
+        cdef int i
+        self.dispatching += 1
+        try:
+            for i in range(n):
+                watch = <Watch>events[i].data.ptr
+                if watch.loop is None:  # closed by an earlier callback of this turn
+                    continue
+                ready = events[i].events
+                # A hang-up or an error counts as whatever the watch waits for.
+                if ready & ~<uint32_t>EPOLLOUT and watch.readable is not None:
+                    self._call(watch.readable)
+                    if not ready & EPOLLOUT or watch.loop is None:
+                        continue
+                if watch.writable is not None:
+                    self._call(watch.writable)
+        finally:
+            self.dispatching -= 1
+            if self.dispatching == 0 and PyList_GET_SIZE(self.closed_watches):
+                self.closed_watches.clear()
+        return 0
+
+    cdef int _call(self, function) except -1:
+        try:
+            function()
+        except Exception as error:
+            self.on_error(function, error)
+        return 0
