@@ -2,7 +2,7 @@
 # make test   build, then run every check: lint, types, floors, tests on release and debug builds
 # make generated   write what is generated from the declarations of the RPC methods again
 # make bench   measure beside the peers that are installed, and write docs/performance.md and its
-#              chart: 30 minutes, with QUICK=1 three; ROWS=1,5 only these rows
+#              charts: 20 minutes, with QUICK=1 three; ROWS=1,5 only these rows
 # make costs   count what an I/O costs and compare with tests/costs/baseline.toml (docs/testing.md)
 # make baseline   the same, and record the figures there
 # make test-long   run the state machine for ten minutes (docs/testing.md)

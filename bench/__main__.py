@@ -8,19 +8,20 @@ import os
 import signal
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from bench.chart import chart
 from bench.figures import Session, load, save
+from bench.growth_chart import growth_chart
 from bench.machine import machine, versions
-from bench.report import check, write_into
-from bench.rows import ROWS
-from bench.runner import Plan, measure_row, tell
+from bench.progress import Progress
+from bench.report import check, growth_picture, write_into
+from bench.rows import ROWS, expected_s
+from bench.runner import Plan, measure_row
 
 ROOT = Path(__file__).parents[1]
 IN_MEMORY = Path("/dev/shm")
-FULL = (5, 1.5)
+FULL = (5, 0.8)
 QUICK = (3, 0.5)
 """(runs of each side, seconds of each run)."""
 
@@ -59,7 +60,7 @@ def measure(arguments: argparse.Namespace) -> Session:
         versions=versions(),
         load=[round(value, 2) for value in os.getloadavg()],
     )
-    start = time.monotonic()
+    progress = Progress({row: expected_s(row, quick=arguments.quick) for row in arguments.rows})
     place = IN_MEMORY if IN_MEMORY.is_dir() else None
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="vbdev-bench-", dir=place) as directory:
@@ -69,27 +70,50 @@ def measure(arguments: argparse.Namespace) -> Session:
             quick=arguments.quick,
             directory=Path(directory),
             disk_directory=arguments.json.parent,
+            progress=progress,
         )
         for number in arguments.rows:
             for figures in measure_row(ROWS[number], plan):
                 session.works.append(figures)
-                session.elapsed_s = round(time.monotonic() - start, 1)
+                session.elapsed_s = round(progress.elapsed_s, 1)
                 save(session, arguments.json)
     return session
 
 
 def main() -> int:
-    """Measure and write. Rows that failed are told in the report; the status is 0 all the same."""
+    """Measure and write. Rows that failed are told in the report; the status is 0 all the same.
+
+    An interrupt clears away what is in use, and leaves the page as it is.
+    """
     arguments = parse_args()
-    # So that what is in use is cleared away, as it is after an interrupt.
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    check(arguments.page)  # before half an hour of measuring
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupted)
+    check(arguments.page)  # before twenty minutes of measuring
     session = load(arguments.json) if arguments.report else measure(arguments)
     write_into(arguments.page, session, ROWS)
-    picture = arguments.page.with_suffix(".svg")
-    picture.write_text(chart(session, ROWS))
-    tell(f"wrote {arguments.page} and {picture.name}; all runs are in {arguments.json}")
+    pictures = {arguments.page.with_suffix(".svg"): chart(session, ROWS)}
+    if any(ROWS[work.row].grows and work.sides for work in session.works):
+        pictures[growth_picture(arguments.page)] = growth_chart(session, ROWS)
+    for file, picture in pictures.items():
+        file.write_text(picture)
+    names = " and ".join(file.name for file in pictures)
+    print(
+        f"wrote {arguments.page}, {names}; all runs are in {arguments.json}",
+        file=sys.stderr,
+    )
     return 0
+
+
+def interrupted(number: int, _frame: object) -> None:
+    """End, with what runs; a second signal is for who can not wait, and leaves nothing either."""
+    signal.signal(number, signal.SIG_DFL)
+    print(
+        f"\n{signal.Signals(number).name}: stopping; `python -m bench --report` writes what is"
+        " measured by now",
+        file=sys.stderr,
+        flush=True,
+    )
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

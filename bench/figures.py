@@ -119,9 +119,14 @@ class WorkFigures(msgspec.Struct, kw_only=True):
     """The part of the picture of growth that shows it."""
 
     @property
+    def label(self) -> str:
+        """Its name, without what its panel says already."""
+        return self.name.partition(": ")[2] if self.panel else self.name
+
+    @property
     def lower_is_better(self) -> bool:
         """Whether a figure counts the more the smaller it is."""
-        return self.goal is not None and self.goal.at_most
+        return self.goal.at_most if self.goal is not None else bool(self.panel)
 
     @property
     def ours(self) -> SideFigures | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.figures import Goal, Role, Sample, SideFigures, WorkFigures
+from bench.progress import Progress
 
 __all__ = ["Plan", "Row", "Side", "Work", "alternate", "measure_row"]
 
@@ -24,6 +24,7 @@ class Plan:
     """For sockets, and images that live in memory."""
     disk_directory: Path
     """For files whose disk matters."""
+    progress: Progress = field(default_factory=lambda: Progress({}))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,10 +115,12 @@ def alternate(row: str, work: Work, plan: Plan) -> WorkFigures:
     sides = {side.name: side for side in work.sides}
     of_side = {side.name: side for side in figures.sides}
     able = [side.name for side in work.sides if side.measure is not None and not side.missing]
-    for _turn, name in turns(able, work.runs or plan.runs):
+    runs = work.runs or plan.runs
+    for turn, name in turns(able, runs):
         measure = sides[name].measure
         if measure is None or of_side[name].problem:
             continue
+        plan.progress.now(f"{row:>3}  {work.name}: {name}, run {turn + 1} of {runs}")
         try:
             of_side[name].samples.append(measure())
         except Exception as error:  # noqa: BLE001 - the others go on
@@ -129,21 +132,23 @@ def alternate(row: str, work: Work, plan: Plan) -> WorkFigures:
         try:
             of_side[name].counts = count()
         except Exception as error:  # noqa: BLE001 - there are figures, only no counts
-            tell(f"    {name}: no counts: {said(error)}")
+            plan.progress.say(f"    {name}: no counts: {said(error)}")
     return figures
 
 
 def measure_row(row: Row, plan: Plan) -> Iterator[WorkFigures]:
     """Yield the figures of each work as soon as it is done; of a row that fails, why."""
+    plan.progress.begin(row.number)
+    plan.progress.now(f"{row.number:>3}  {row.title}")
     try:
         with contextlib.closing(row.works(plan)) as works:
             for work in works:
                 figures = alternate(row.number, work, plan)
-                show(figures)
+                show(figures, plan.progress)
                 yield figures
     except Exception as error:  # noqa: BLE001 - the other rows go on
         figures = WorkFigures(row=row.number, name=row.title, problem=said(error))
-        show(figures)
+        show(figures, plan.progress)
         yield figures
 
 
@@ -153,15 +158,11 @@ def said(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def show(figures: WorkFigures) -> None:
-    """Say on stderr what a work came to."""
+def show(figures: WorkFigures, progress: Progress) -> None:
+    """Say what a work came to."""
     cells = [
         f"{side.name} {side.problem}" if side.median is None else f"{side.name} {side.median:.4g}"
         for side in figures.sides
     ]
-    tell(f"{figures.row:>3}  {figures.name}: {figures.problem}{', '.join(cells)} {figures.unit}")
-
-
-def tell(line: str) -> None:
-    """Say something on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    told = figures.problem or f"{', '.join(cells)} {figures.unit}"
+    progress.say(f"{figures.row:>3}  {figures.name}: {told}")

@@ -26,6 +26,9 @@ __all__ = ["ROWS"]
 
 LINEAR = Goal(1.5, 1.0, at_most=True)
 """Many to few; half as much again is what a noisy machine does to equal figures."""
+FULL = ((1, 10, 100, 1000), (1, 4, 8, 16, 32, 64))
+QUICK = ((10, 100, 300), (1, 8, 32, 64))
+"""(how many bdevs, and clients; how many layers)."""
 RESETS = 20
 TURNS = 2000
 
@@ -33,13 +36,19 @@ Measure = Callable[[int], Sample]
 
 
 def work(
-    panel: str, name: str, unit: str, numbers: tuple[int, ...], measure: Measure, what: str
+    panel: str,
+    name: str,
+    unit: str,
+    numbers: tuple[int, ...],
+    measure: Measure,
+    what: str,
+    goal: Goal | None = LINEAR,
 ) -> Work:
     """Return a work with a side for each number, the largest as ours."""
     return Work(
         name=name,
         unit=unit,
-        goal=LINEAR,
+        goal=goal,
         panel=panel,
         sides=[
             Side(
@@ -55,21 +64,21 @@ def work(
 
 def bdevs(numbers: tuple[int, ...]) -> Iterator[Work]:
     """Measure stacks of a null bdev and a passthru in a daemon."""
-    panel = "A stack of a null bdev and a passthru: CPU of the daemon, by the number of stacks"
+    panel = "A stack of null and passthru, by the number of stacks"
     together = crowds.Together(crowds.stacks)
     for figure, name in {
         "created": "created by RPC",
         "listed": "in bdev_get_bdevs",
         "counters": "in bdev_get_iostat",
-        "saved": "in the configuration that is saved",
+        "saved": "in a saved configuration",
         "stopped": "taken down at the stop",
     }.items():
         yield work(
-            panel, f"a stack {name}", "us", numbers, partial(together.measure, figure), "stack"
+            panel, f"stack: {name}", "us", numbers, partial(together.measure, figure), "stack"
         )
     yield work(
-        "One at work, while others do nothing",
-        "a passthru deleted and made again, among stacks",
+        "One is busy, the others do nothing",
+        "busy: a passthru deleted and made, among stacks",
         "us",
         numbers,
         partial(together.measure, "one among"),
@@ -78,7 +87,7 @@ def bdevs(numbers: tuple[int, ...]) -> Iterator[Work]:
     many = numbers[-2:]
     yield work(
         "Memory",
-        "memory of a stack",
+        "memory: a stack",
         "KiB",
         many,
         partial(together.measure, "KiB"),
@@ -87,7 +96,7 @@ def bdevs(numbers: tuple[int, ...]) -> Iterator[Work]:
     configured = crowds.Together(crowds.started)
     yield work(
         panel,
-        "a stack in the configuration of a start",
+        "stack: in a start's configuration",
         "us",
         many,
         partial(configured.measure, "started"),
@@ -114,21 +123,28 @@ def layers(plan: Plan, numbers: tuple[int, ...]) -> Generator[Work]:
             ]
             return Sample((ns[1] - ns[0]) / number)
 
-        yield work(panel, "a layer in an I/O, queue depth 32", "ns", numbers, io, "layer")
+        yield work(panel, "layer: in an I/O, queue depth 32", "ns", numbers, io, "layer")
 
         def reset(number: int) -> Sample:
             return Sample(resets(lent, tops[number]) / number)
 
-        yield work(panel, "a layer in a RESET", "us", numbers, reset, "layer")
+        yield work(panel, "layer: in a RESET", "us", numbers, reset, "layer")
     together = crowds.Together(crowds.deep_stack)
-    for figure, name in {
-        "put on": "a layer put on top by RPC",
-        "removed": "a layer removed with what is below it",
-    }.items():
-        yield work(panel, name, "us", numbers, partial(together.measure, figure), "layer")
+    removed = partial(together.measure, "removed")
+    yield work(panel, "layer: removed from below", "us", numbers, removed, "layer")
+    # No goal: each is read through when it comes, so one that is high up costs more.
+    yield work(
+        panel,
+        "layer: put on top, and examined",
+        "us",
+        numbers,
+        partial(together.measure, "put on"),
+        "layer",
+        None,
+    )
     yield work(
         "Memory",
-        "memory of a layer",
+        "memory: a layer",
         "KiB",
         numbers[-2:],
         partial(together.measure, "KiB"),
@@ -158,7 +174,7 @@ def resets(lent: Stacks, top: str) -> float:
 
 def among(plan: Plan, numbers: tuple[int, ...]) -> Generator[Work]:
     """Measure one stack, and none, in this process while others are open and do nothing."""
-    panel = "One at work, while others do nothing"
+    panel = "One is busy, the others do nothing"
     with ExitStack() as all_:
         crowd = {number: all_.enter_context(stacks()) for number in numbers}
         for number, lent in crowd.items():
@@ -176,31 +192,31 @@ def among(plan: Plan, numbers: tuple[int, ...]) -> Generator[Work]:
                 poll()
             return Sample((time.process_time_ns() - start) / TURNS)
 
-        yield work(panel, "an idle turn, among open stacks", "ns", numbers, turn, "stack")
+        yield work(panel, "busy: nothing, a turn among open stacks", "ns", numbers, turn, "stack")
 
         def io(number: int) -> Sample:
             result = crowd[number].load("p0", "randread", 1, run_seconds(plan) / 2)
             return Sample(NS_PER_S / result.iops)
 
-        yield work(panel, "an I/O at queue depth 1, among open stacks", "ns", numbers, io, "stack")
+        yield work(panel, "busy: an I/O, QD 1, among open stacks", "ns", numbers, io, "stack")
 
 
 def connections(plan: Plan, numbers: tuple[int, ...]) -> Iterator[Work]:
     """Measure clients of a daemon."""
-    panel = "An NBD client: CPU of the daemon, by the number of clients"
+    panel = "An NBD client, by the number of clients"
     together = crowds.Together(partial(crowds.clients, plan.directory))
     for figure, name in {"connected": "connects", "gone": "hangs up"}.items():
         yield work(
             panel,
-            f"an NBD client that {name}",
+            f"client: {name}",
             "us",
             numbers,
             partial(together.measure, figure),
             "client",
         )
     yield work(
-        "One at work, while others do nothing",
-        "a READ over NBD at queue depth 1, among idle clients",
+        "One is busy, the others do nothing",
+        "busy: a READ over NBD, QD 1, among clients",
         "us",
         numbers,
         partial(together.measure, "one reads"),
@@ -208,7 +224,7 @@ def connections(plan: Plan, numbers: tuple[int, ...]) -> Iterator[Work]:
     )
     yield work(
         "Memory",
-        "memory of an NBD client",
+        "memory: an NBD client",
         "KiB",
         numbers[-2:],
         partial(together.measure, "KiB"),
@@ -250,19 +266,17 @@ def sizes(plan: Plan) -> Generator[Work]:
             seconds = run_seconds(plan) / 2
             return Sample(NS_PER_S / lent.load(f"size{shift}", "randread", 32, seconds).iops)
 
-        yield of_sizes("an I/O of a null bdev by its size, queue depth 32", "ns", io)
+        yield of_sizes("size: an I/O, queue depth 32", "ns", io)
     together = crowds.Together(crowds.same_size)
-    yield of_sizes(
-        "a null bdev by its size, created by RPC", "us", partial(together.measure, "created")
-    )
-    yield of_sizes("memory of a null bdev by its size", "KiB", partial(together.measure, "KiB"))
+    yield of_sizes("size: created by RPC", "us", partial(together.measure, "created"))
+    yield of_sizes("size: memory", "KiB", partial(together.measure, "KiB"))
 
 
 def growth(plan: Plan) -> Generator[Work]:
     """Measure many beside few."""
-    numbers = (10, 100, 300) if plan.quick else (1, 10, 100, 1000)
+    numbers, deep = QUICK if plan.quick else FULL
     yield from bdevs(numbers)
-    yield from layers(plan, (1, 8, 64) if plan.quick else (1, 4, 8, 16, 32, 64))
+    yield from layers(plan, deep)
     yield from connections(plan, numbers)
     yield from among(plan, numbers)
     yield from sizes(plan)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from bench import servers
 from bench.clients import run
 from bench.figures import load
 from bench.report import BEGIN, END
-from bench.rows import ROWS
+from bench.rows import ROWS, scale
 from bench.rows.nbd import running
 from bench.runner import Plan
 from bench.servers import Server, peer, spawn, start, vbdev
@@ -57,8 +58,9 @@ def test_quick_rows_end_to_end(tmp_path, monkeypatch, capsys):
     (eight,) = session.of_row("2")
     assert len(eight.ours.samples) == 2
     assert all(sample.value > 0 and sample.more["batch"] == 32 for sample in eight.ours.samples)
-    assert "| 2 | 8 passthrus over null, queue depth 32 |" in page.read_text()
+    assert "| 8 passthrus over null, queue depth 32 | million IOPS |" in page.read_text()
     assert (tmp_path / "page.svg").read_text().startswith("<svg")
+    assert not (tmp_path / "scale.svg").exists()  # that row was not asked for
     before = page.read_text()
     monkeypatch.setattr(sys, "argv", ["bench", "--report", *words[-4:]])
     assert command.main() == 0  # again, without measuring
@@ -146,6 +148,63 @@ def test_a_program_ends_with_us(tmp_path):
         assert is_alive(pid)
         bench.kill()
     wait_for(lambda: not is_alive(pid))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_session_leaves_nothing_running(tmp_path, number):
+    page, mark = tmp_path / "page.md", f"mark-{os.getpid()}-{number}"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    words = ["--quick", "--rows", "2,rpc", "--page", page, "--json", tmp_path / "bench.json"]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+        "BENCH_MARK": mark,
+    }
+    bench = subprocess.Popen(
+        [sys.executable, "-m", "bench", *words],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    with bench:
+        for line in bench.stderr:
+            if "rpc" in line:  # its daemon runs
+                break
+        assert len(marked(mark)) > 1
+        bench.send_signal(number)
+        rest = bench.stderr.read()
+    assert bench.returncode == 128 + number
+    assert "`python -m bench --report` writes what is measured" in rest
+    assert "Traceback" not in rest
+    assert load(tmp_path / "bench.json").works[0].row == "2"
+    assert page.read_text() == f"{BEGIN}\n{END}\n"
+    wait_for(lambda: not marked(mark))
+
+
+def marked(mark):
+    """Return the processes that have a mark in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"BENCH_MARK={mark}".encode() in path.read_bytes().split(b"\0"):
+                found.append(path.parent.name)
+    return found
+
+
+def test_growth_end_to_end(tmp_path, monkeypatch):
+    """Few of each: every figure of the row is there, and both files have it."""
+    monkeypatch.setattr(scale, "QUICK", ((2, 4), (1, 2)))
+    page, file = tmp_path / "page.md", tmp_path / "bench.json"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    words = ["--quick", "--rows", "scale", "--runs", "1", "--seconds", "0.02"]
+    monkeypatch.setattr(sys, "argv", ["bench", *words, "--page", str(page), "--json", str(file)])
+    assert command.main() == 0
+    works = load(file).of_row("scale")
+    assert len(works) > 20
+    for work in works:
+        assert not work.problem, work
+        for side in work.sides:
+            assert not side.problem, (work.name, side)
+            assert side.median is not None
+    assert "](scale.svg)" in page.read_text()
+    assert (tmp_path / "scale.svg").read_text().startswith("<svg")
 
 
 @pytest.mark.client
