@@ -20,8 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vbdev.address import Address
 from vbdev.bdev import Bdev, BdevError, BdevState, VirtualBdev
-from vbdev.config import Config, ConfigCall
+from vbdev.config import Config, ConfigCall, read_config
 from vbdev.context_switches import ContextSwitchMonitor
 from vbdev.core.batch import load_columns
 from vbdev.core.channel import Channel
@@ -309,17 +310,63 @@ class App:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
 
+    def start(
+        self,
+        *,
+        load: Callable[[], object],
+        rpc: str | None = None,
+        config: str | None = None,
+        ignore_errors: bool = False,
+        wait_for_rpc: bool = False,
+        on_wait: Callable[[Address], object] = lambda _rpc: None,
+        build: Callable[[], object] = lambda: None,
+        serve: Callable[[], object] = lambda: None,
+    ) -> bool:
+        """Do all that comes before `run`, in its order; False when a signal came meanwhile.
+
+        Whatever the answer, `run` is next; after an error `fail` is.
+
+        Parameters
+        ----------
+        load: offers modules, whose methods the configuration may name.
+        rpc: where the control plane listens; held until `run`. None: nowhere.
+        config: SPDK's JSON configuration, a file. ignore_errors: what goes wrong with it is logged.
+        wait_for_rpc: settle options by RPC first, until framework_start_init. on_wait: told
+            where it listens, when it does.
+        build: makes bdevs, behind the options of the configuration and before its bdevs.
+        serve: adds targets, when all bdevs are there.
+
+        Raises AppError, ConfigError, ListenError, BdevError.
+
+        """
+        decoded = None if config is None else read_config(config)
+        # The control plane's socket comes first: one daemon for each, and a second one is to find
+        # out before it touches any file.
+        self.rpc.hold()  # nobody is to see a stack half built: until `run`
+        address = None if rpc is None else self.rpc.listen(rpc)
+        load()
+        if decoded is not None:
+            self.begin_config(decoded, ignore_errors=ignore_errors)
+        if wait_for_rpc:
+            if address is not None:
+                on_wait(address)
+            self.wait_for_rpc()
+        if self._stopping:
+            return False
+        build()
+        self.finish_config()
+        if self._stopping:
+            return False
+        serve()
+        self.start_reactors()
+        return True
+
     def start_reactors(self) -> None:
         """Let the reactors but the first run, before `run`; AppError where one does not."""
         try:
             self.reactors.start()
         except RuntimeError as error:
             raise AppError(str(error)) from error
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the stop has been asked for."""
-        return self._stopping
 
     def wait_for_rpc(self) -> None:
         """Serve the RPC methods that settle options, until framework_start_init or a signal."""

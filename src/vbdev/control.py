@@ -28,6 +28,7 @@ __all__ = ["Control", "RangeLock"]
 log = logging.getLogger(__name__)
 
 
+FAILED = (int(Status.FAILED), 0, 0)
 LOOK_AGAIN_US = 100
 """How often outstanding I/O in a range that is being locked is looked for (SPDK: 100 us)."""
 DRAIN_LOOK_US = 10_000
@@ -189,7 +190,7 @@ class Control:
 
     async def _reset(self) -> None:
         """Carry out the first RESET (spdk_bdev_reset)."""
-        outcome = (int(Status.FAILED), 0, 0)
+        outcome = FAILED
         self._frozen = True
         try:
             outcome = await self._reset_frozen()
@@ -295,25 +296,33 @@ class Control:
         )
 
     async def _compare_and_write(self, held: Held, offset_blocks: int, num_blocks: int) -> None:
-        end = (int(Status.FAILED), 0, 0)
+        outcome = FAILED
         lock: RangeLock | None = None
+        # No `finally`: one that is thrown away with its reactor can not wait for anything more.
         try:
             lock = await self.lock(offset_blocks, num_blocks)
-            ended: Future[tuple[int, int, int]] = Future()
+            outcome = await self._swap(held)
+        except Exception:  # whoever waits for the lock, or for this I/O, must not do so for ever
+            log.exception("compare and write failed bdev=%s", self._bdev.name)
+        if lock is not None:
+            await self.unlock(lock)
+        with suppress(ReactorStoppedError):  # and its channels with it
+            await held.reactor.ask(self._finish_swap, held, outcome)
 
-            def start() -> None:
-                if held.batch is None:  # it was aborted while it waited
-                    self._bdev.reactor.send_msg(ended.set_result, end)
-                    return
-                self._forget_swap(held)
-                held.start(ended, self._bdev.reactor)
+    async def _swap(self, held: Held) -> tuple[int, int, int]:
+        """Compare, and write, while the blocks are locked; return status, its detail and cdw0."""
+        ended: Future[tuple[int, int, int]] = Future()
+        home = self._bdev.reactor
 
-            await held.reactor.ask(start)
-            end = await ended
-        finally:
-            if lock is not None:
-                await self.unlock(lock)
-            await held.reactor.ask(self._finish_swap, held, end)
+        def start() -> None:
+            if held.batch is None:  # it was aborted while it waited
+                home.send_msg(ended.set_result, FAILED)
+                return
+            self._forget_swap(held)
+            held.start(ended, home)
+
+        await held.reactor.ask(start)
+        return await ended
 
     def _finish_swap(self, held: Held, end: tuple[int, int, int]) -> None:
         self._forget_swap(held)

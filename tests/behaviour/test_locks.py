@@ -5,6 +5,7 @@ COMPARE_AND_WRITE.
 """
 
 import errno
+from types import SimpleNamespace
 
 import pytest
 
@@ -406,3 +407,38 @@ def test_commands_of_which_nobody_knows_the_blocks_wait_for_every_lock(rig, op):
     assert [op for op, *_ in rig.stub.arrived] == [Op.NVME_IOV_MD, op]
     finish(rig)
     assert (command.status, known.status) == (Status.SUCCESS, Status.SUCCESS)
+
+
+def test_one_that_is_thrown_away_with_its_reactor_says_nothing(caplog):
+    """Python closes a coroutine that nobody will ever wake; that is no failure of the swap."""
+    with stack() as rig:
+        disk = rig.disk()
+        opened = rig.open(disk.name)
+        rig.settle()
+        control = disk.control
+        coroutine = control._compare_and_write(SimpleNamespace(reactor=rig.reactor), 5, 1)
+
+        async def begin():
+            coroutine.send(None)
+
+        rig.run(begin())
+        coroutine.close()
+        control._locks = ()  # which goes with the reactor too
+        assert caplog.records == []
+        opened.close()
+
+
+def test_one_that_can_not_be_carried_out_fails_and_lets_go(bare, monkeypatch, caplog):
+    def broken(_held):
+        raise OSError(errno.EIO, "no way")
+
+    finish(bare)  # the one that the fixture has begun reads,
+    finish(bare)  # and writes
+    bare.pass_time(300)
+    control = bare.stub.control
+    monkeypatch.setattr(control, "_swap", broken)
+    again = bare.top.submit(Op.COMPARE_AND_WRITE, 5, 1, bytes(512), write_data=bytes(512))
+    bare.pass_time(300)
+    assert again.status == Status.FAILED
+    assert control.locks == []
+    assert "compare and write failed bdev=Disk" in caplog.text

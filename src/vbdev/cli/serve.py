@@ -14,7 +14,7 @@ from vbdev.app import App, AppError
 from vbdev.bdev import Bdev, BdevError, VirtualBdev
 from vbdev.cli.rpc import add_socket_argument
 from vbdev.cli.words import add_stack_arguments, build_stack, load_modules, reactor_count
-from vbdev.config import ConfigError, read_config
+from vbdev.config import ConfigError
 from vbdev.logs import Logs
 from vbdev.sizes import show_size
 
@@ -91,30 +91,34 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def start(app: App, arguments: argparse.Namespace) -> int:
     """Build what was asked for, say what there is, and serve it."""
-    config = None if arguments.config is None else read_config(arguments.config)
-    # The control plane's socket comes first: one daemon for each, and a second one is to find out
-    # before it touches any file.
-    rpc = app.rpc.listen(arguments.rpc_socket)
-    app.rpc.hold()
-    load_modules(app, arguments)
-    if config is not None:
-        app.begin_config(config, ignore_errors=arguments.json_ignore_init_errors)
-    if arguments.wait_for_rpc:
+    top: str | None = None
+
+    def say_that_it_waits(rpc: Address) -> None:
         print(f"vbdev {__version__} waits for framework_start_init\n  rpc    {rpc}", flush=True)
-        app.wait_for_rpc()
-    if app.stopping:
-        return app.run()
-    top = build_stack(app, arguments)
-    app.finish_config()
-    if app.stopping:
-        return app.run()
-    if top is not None and (arguments.nbd or not app.nbd.exports):
-        app.nbd.add_export(top, read_only=arguments.read_only)
-        app.nbd.default_export = top
-    for address in arguments.nbd:
-        app.nbd.listen(address)
-    app.start_reactors()
-    print("\n".join(describe(app, rpc)), flush=True)
+
+    def build() -> None:
+        nonlocal top
+        top = build_stack(app, arguments)
+
+    def serve() -> None:
+        if top is not None and (arguments.nbd or not app.nbd.exports):
+            app.nbd.add_export(top, read_only=arguments.read_only)
+            app.nbd.default_export = top
+        for address in arguments.nbd:
+            app.nbd.listen(address)
+
+    if app.start(
+        load=lambda: load_modules(app, arguments),
+        rpc=arguments.rpc_socket,
+        config=arguments.config,
+        ignore_errors=arguments.json_ignore_init_errors,
+        wait_for_rpc=arguments.wait_for_rpc,
+        on_wait=say_that_it_waits,
+        build=build,
+        serve=serve,
+    ):
+        (rpc,) = app.rpc.addresses
+        print("\n".join(describe(app, rpc)), flush=True)
     return app.run()
 
 

@@ -17,10 +17,13 @@ import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vbdev.cpu_sets import Core, parse_core_map, parse_cpu_set
 from vbdev.logs import NOTICE, Logs
+
+if TYPE_CHECKING:
+    from vbdev.app import App
 
 log = logging.getLogger(__name__)
 
@@ -354,7 +357,7 @@ def _serve(arguments: argparse.Namespace, cores: list[Core], logs: Logs) -> int:
     from vbdev.address import ListenError
     from vbdev.app import App, AppError
     from vbdev.bdev import BdevError
-    from vbdev.config import ConfigError, read_config
+    from vbdev.config import ConfigError
 
     try:
         app = App(cores=cores, logs=logs)
@@ -364,25 +367,14 @@ def _serve(arguments: argparse.Namespace, cores: list[Core], logs: Logs) -> int:
     app.second_signal_stops = False
     app.catch_signals()
     try:
-        config = None if arguments.config is None else read_config(arguments.config)
-        app.load_installed_modules()
-        if arguments.rpcs_allowed is not None:
-            names = [name for name in arguments.rpcs_allowed.split(",") if name]
-            if unknown := [name for name in names if app.dispatcher.get(name) is None]:
-                _say(f"--rpcs-allowed names methods that are not there: {', '.join(unknown)}")
-            app.dispatcher.allow(names)
-        if not arguments.no_rpc_server:
-            app.rpc.listen(arguments.rpc_socket)
-            app.rpc.hold()
-        if config is not None:
-            app.begin_config(config, ignore_errors=arguments.json_ignore_init_errors)
-        if arguments.wait_for_rpc:
-            app.wait_for_rpc()
-        if not app.stopping:
-            app.finish_config()
-        if app.stopping:
+        if not app.start(
+            load=lambda: _load(app, arguments.rpcs_allowed),
+            rpc=None if arguments.no_rpc_server else arguments.rpc_socket,
+            config=arguments.config,
+            ignore_errors=arguments.json_ignore_init_errors,
+            wait_for_rpc=arguments.wait_for_rpc,
+        ):
             return app.run()
-        app.start_reactors()
         for core in cores:  # which scripts look for
             log.log(NOTICE, "Reactor started on core %d", core.number)
         with _pid_file(arguments.pid_file):
@@ -392,6 +384,17 @@ def _serve(arguments: argparse.Namespace, cores: list[Core], logs: Logs) -> int:
         return app.fail(error)
     finally:
         app.ignore_signals()
+
+
+def _load(app: App, allowed: str | None) -> None:
+    """Offer the modules that are installed, and of all methods those that are allowed."""
+    app.load_installed_modules()
+    if allowed is None:
+        return
+    names = [name for name in allowed.split(",") if name]
+    if unknown := [name for name in names if app.dispatcher.get(name) is None]:
+        _say(f"--rpcs-allowed names methods that are not there: {', '.join(unknown)}")
+    app.dispatcher.allow(names)
 
 
 @contextlib.contextmanager
