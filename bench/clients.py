@@ -55,13 +55,15 @@ def run(words: list[str], seconds: float) -> str:
     return answer.stdout
 
 
-def fio_words(rw: str, queue_depth: int, jobs: int, seconds: float) -> list[str]:
+def fio_words(
+    rw: str, queue_depth: int, jobs: int, seconds: float, io_size: int = 4096
+) -> list[str]:
     """Return the options that all of fio's runs have."""
     return [
         "fio",
         "--name=b",
         f"--rw={rw}",
-        "--bs=4k",
+        f"--bs={io_size}",
         f"--iodepth={queue_depth}",
         f"--numjobs={jobs}",
         "--thread",
@@ -83,9 +85,16 @@ def fio_job(words: list[str], seconds: float) -> dict[str, Any]:
     return side
 
 
-def fio(server: Server, rw: str, queue_depth: int, connections: int, seconds: float) -> Sample:
+def fio(
+    server: Server,
+    rw: str,
+    queue_depth: int,
+    connections: int,
+    seconds: float,
+    io_size: int = 4096,
+) -> Sample:
     """Load an NBD server; thousands of I/Os a second, and the 99th percentile of latency."""
-    words = [*fio_words(rw, queue_depth, connections, seconds), "--ioengine=nbd"]
+    words = [*fio_words(rw, queue_depth, connections, seconds, io_size), "--ioengine=nbd"]
     side = fio_job([*words, f"--uri={server.uri}"], seconds)
     return Sample(
         side["iops"] / 1000, {"p99 us": side["clat_ns"]["percentile"]["99.000000"] / 1000}
@@ -97,11 +106,18 @@ def own_client() -> str:
     return "" if importlib.util.find_spec("vbdev.modules.nbd") else "not built: the nbd module"
 
 
-def own(server: Server, rw: str, queue_depth: int, connections: int, seconds: float) -> Sample:
+def own(
+    server: Server,
+    rw: str,
+    queue_depth: int,
+    connections: int,
+    seconds: float,
+    io_size: int = 4096,
+) -> Sample:
     """Load an NBD server through the nbd module, as `fio` does: each connection has its queue."""
     words = [
         sys.executable, "-m", "vbdev", "bench", f"{server.uri},connections={connections}",
-        "-w", rw, "-q", str(queue_depth * connections), "-t", str(seconds),
+        "-w", rw, "-o", str(io_size), "-q", str(queue_depth * connections), "-t", str(seconds),
         "--warmup", str(WARMUP_S), "--json",
     ]  # fmt: skip
     result = json.loads(run(words, seconds))
