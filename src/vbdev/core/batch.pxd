@@ -1,15 +1,25 @@
 from vbdev.core.buffers cimport BufferPool
 from vbdev.core.dif cimport dif_layout
 from vbdev.core.types cimport (
+    IO_DONE,
+    IO_SUBMITTED,
     bdev_io,
     channel_state,
     int32_t,
     int8_t,
     io_bounce,
     io_list,
+    io_list_reserve,
     io_queue,
     uint64_t,
 )
+
+
+cdef extern from "stdlib.h" nogil:
+    void abort()
+
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(object) noexcept
 
 
 # What a batch needs of the engine: where completed I/Os go, where buffers come from.
@@ -52,3 +62,23 @@ cdef class IOBatch:
 cdef IOBatch new_batch(IoCore core)
 cdef int add_views(bdev_io *io, list views) except -1
 cdef tuple status_parts(str who, status, int errno, nvme, scsi)
+
+
+cdef inline bint finish_io(IoCore core, bdev_io *io, int8_t status, int32_t err) noexcept nogil:
+    # `IoCore.push_done`, in the loop of whoever completes many.
+    if io.state != IO_SUBMITTED:
+        core.misused += 1
+        return False
+    if not io_list_reserve(&core.done, 1):
+        abort()  # no memory for 8 bytes: an I/O must never be lost silently
+    io.state = IO_DONE
+    io.status = status
+    io.err = err
+    core.done.v[core.done.n] = io
+    core.done.n += 1
+    return True
+
+
+cdef inline bint only_mine(IOBatch ios) noexcept:
+    # Whether nobody but the caller's variable has the batch: it can be used again.
+    return Py_REFCNT(ios) == 1

@@ -38,7 +38,6 @@ from vbdev.core.types cimport (
     IO_NVME_ERROR,
     IO_PENDING,
     IO_SCSI_ERROR,
-    IO_SUBMITTED,
     IO_SUCCESS,
     IO_WAITING,
     OP_ABORT,
@@ -61,20 +60,14 @@ from vbdev.core.types cimport (
     io_data_bytes,
     io_holds_memory,
     io_list_free,
-    io_list_reserve,
     io_queue,
     io_queue_push,
     io_restore,
     iovec,
     memory_domain,
+    this_thread,
 )
 
-
-cdef extern from "stdlib.h" nogil:
-    void abort()
-
-cdef extern from "pythread.h" nogil:
-    unsigned long PyThread_get_thread_ident()
 
 cdef enum:
     COLUMN_OP = 0
@@ -135,17 +128,7 @@ cdef class IoCore:
 
     cdef bint push_done(self, bdev_io *io, int8_t status, int32_t err) noexcept nogil:
         """Give an I/O a status and queue it; False (and counted) if no layer held it."""
-        if io.state != IO_SUBMITTED:
-            self.misused += 1
-            return False
-        if not io_list_reserve(&self.done, 1):
-            abort()  # no memory for 8 bytes: an I/O must never be lost silently
-        io.state = IO_DONE
-        io.status = status
-        io.err = err
-        self.done.v[self.done.n] = io
-        self.done.n += 1
-        return True
+        return finish_io(self, io, status, err)
 
     cdef io_bounce *_new_bounce(self, bdev_io *io, uint64_t length, bint beyond) noexcept nogil:
         """Get memory, and keep in mind what the I/O has; NULL when there is none."""
@@ -458,16 +441,16 @@ cdef class IOBatch:
     cdef int finish_all(self, int8_t status, int32_t err) except -1:
         cdef Py_ssize_t i, wrong = 0
         cdef bdev_io *io
-        if self.n and self.core.thread and self.core.thread != PyThread_get_thread_ident():
+        if self.n and self.core.thread and self.core.thread != this_thread():
             raise RuntimeError("I/Os of one reactor completed on another thread than its own")
         for i in range(self.n):
             io = self.v[i]
             if status != IO_PENDING:
-                wrong += not self.core.push_done(io, status, err)
+                wrong += not finish_io(self.core, io, status, err)
             elif io.status == IO_PENDING:
-                wrong += not self.core.push_done(io, IO_SUCCESS, 0)
+                wrong += not finish_io(self.core, io, IO_SUCCESS, 0)
             else:
-                wrong += not self.core.push_done(io, io.status, io.err)
+                wrong += not finish_io(self.core, io, io.status, io.err)
         self.n = 0
         if wrong:
             raise RuntimeError(f"{wrong} I/Os completed that no layer held: completed twice?")

@@ -1,18 +1,17 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from vbdev.core.admission import Admission
 from vbdev.core.batch import IOBatch
 from vbdev.core.coroutines import Coroutines
+from vbdev.core.delivery import Delivery
 from vbdev.core.dif import Dif
 from vbdev.core.engine import Engine
 from vbdev.core.histogram import Histogram
 from vbdev.core.qos import RateLimits
 from vbdev.vocab import Status
 
-class Channel(Admission):
+class Channel(Delivery):
     engine: Engine
-    bdev: Any
     descriptor: Any
     base: Channel
     context: Any

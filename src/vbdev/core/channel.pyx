@@ -1,19 +1,18 @@
-"""Channels: one thread's path to one bdev. What each I/O passes on its way down.
+"""Channels: one thread's path to one bdev.
 
-`Channel.submit` looks at each I/O once (may it pass, is it in range), pushes a frame, and calls
-the module once for the batch. Budget: 6 ns an I/O and layer at queue depth 32, of which the
-module's own Python is one call for the batch. What else there is to look at is in admission.pyx,
-which sees only I/Os that some gate is closed for; here is what takes them out of its queues again.
+How I/Os get to the module is in delivery.pyx, what some of them wait for in admission.pyx; here is
+what takes them out of its queues again, what locks and RESETs need, and the counters.
 """
 
-from libc.errno cimport EBADF, EINVAL, ELOOP, ENOMEM, EOPNOTSUPP as ENOTSUP
+cimport cython
 from libc.stddef cimport size_t
 from libc.stdint cimport int8_t, uint32_t, uint64_t, uint8_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 
 from vbdev.core.batch cimport IOBatch, new_batch
-from vbdev.core.admission cimport MAX_DOMAIN_TYPES, Admission, touches
+from vbdev.core.admission cimport MAX_DOMAIN_TYPES, touches
+from vbdev.core.delivery cimport Delivery
 from vbdev.core.engine cimport Engine
 from vbdev.core.dif cimport Dif
 from vbdev.core.histogram cimport Histogram
@@ -35,12 +34,8 @@ from vbdev.core.types cimport (
     IO_CONTROL,
     IO_DONE,
     IO_FAILED,
-    IO_NOMEM,
     IO_PENDING,
-    IO_SUBMITTED,
-    IO_SUCCESS,
     IO_WAITING,
-    MAX_STACK_DEPTH,
     NUM_ERROR_STATUSES,
     STAGE_ENTER,
     STAGE_MEMORY,
@@ -93,44 +88,12 @@ cdef extern from *:
     int vbdev_add_base_member(type cls, Py_ssize_t offset) except -1
     Py_ssize_t VBDEV_BASE_OFFSET
 
-cdef extern from "time.h" nogil:
-    cdef struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *out)
-    int CLOCK_MONOTONIC_COARSE
-
-cdef extern from "pythread.h" nogil:
-    unsigned long PyThread_get_thread_ident()
-
-cdef extern from "Python.h":
-    ctypedef struct PyObject
-    PyObject *PyObject_Vectorcall(
-        PyObject *function, PyObject **args, size_t num_args, PyObject *names) noexcept
-    void Py_DECREF(PyObject *object) noexcept
-
-cdef enum:
-    SNAPSHOT = 128
-    SLOW_CALL_NS = 100000000            # a module's call that takes longer is reported
-
-
-cdef inline uint64_t coarse_ns() noexcept nogil:
-    # A few ns for a resolution of a few ms, which is enough to find who blocks.
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now)
-    return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
-
 
 def age_of(overdue):
     return overdue[3]
 
 
-cdef int raise_pending() except -1:
-    # What a bare C API call has raised becomes an exception of the caller.
-    return -1
-
-
-cdef class Channel(Admission):
+cdef class Channel(Delivery):
     """One thread's path to one bdev, through one descriptor: `submit`, counters, context.
 
     `base` is the channel to the base bdev (of a vbdev), `context` what the module's
@@ -181,12 +144,7 @@ cdef class Channel(Admission):
         COMPARE_AND_WRITEs that have to be emulated and with ABORTs of those; without, RESETs go
         to the module.
         """
-        # A bound method is taken apart here, so that no call has to.
-        self.submit_function = getattr(submit, "__func__", submit)
-        self.submit_self = getattr(submit, "__self__", None)
-        if self.submit_function is submit:
-            self.submit_self = None
-        self.module_completed = completed
+        self._set_module(submit, completed)
         self.control = control
         self.supported_mask = supported_mask
         self.s.watch &= ~WATCH_COMPLETED
@@ -253,6 +211,7 @@ cdef class Channel(Admission):
 
     # The way down
 
+    @cython.binding(False)  # so that the interpreter calls it without a detour
     def submit(self, IOBatch ios not None, /):
         """Hand a batch to the bdev. It belongs to the callee then. Never blocks.
 
@@ -260,71 +219,6 @@ cdef class Channel(Admission):
         or the I/Os are another reactor's: a mistake of the module that calls.
         """
         self.submit_batch(ios)
-
-    cdef int submit_batch(self, IOBatch ios) except -1:
-        cdef Py_ssize_t i, n = ios.n, kept = 0, entered = 0
-        cdef Engine engine = self.engine
-        cdef bdev_io **v = ios.v
-        cdef channel_state *s = &self.s
-        cdef uint64_t ops_mask = s.ops_mask, special = s.special_mask, num_blocks = s.num_blocks
-        cdef uint32_t refused = s.refused_flags, unusual = s.special_flags
-        cdef uint64_t now
-        cdef bdev_io *io
-        cdef io_frame *frame
-        if n == 0:
-            return 0
-        if ios.core is not engine or (
-                engine.thread and engine.thread != PyThread_get_thread_ident()):
-            raise RuntimeError(
-                f"I/Os of one reactor given to {self.bdev!r} on another's thread")
-        if not engine.inside:
-            engine.turn_ns = engine.now_ns()
-        now = engine.turn_ns
-        for i in range(n):
-            io = v[i]
-            if (not ((ops_mask >> io.op) & 1) or io.num_blocks > num_blocks
-                    or io.offset_blocks > num_blocks - io.num_blocks
-                    or io.flags & refused or io.depth >= MAX_STACK_DEPTH):
-                io.state = IO_SUBMITTED
-                io.hooked_depth = 0  # one more trip of the layer above has ended
-                engine.push_done(io, IO_FAILED, self._refusal(io))
-                continue
-            frame = &io.frames[io.depth]
-            frame.channel = s
-            frame.offset_blocks = io.offset_blocks
-            frame.submit_ns = now
-            io.depth += 1
-            io.hooked_depth = 0
-            io.stage = STAGE_ENTER
-            io.status = IO_PENDING
-            io.state = IO_SUBMITTED
-            entered += 1
-            if ((special >> io.op) & 1 or io.flags & unusual) and not self._admit(io, False):
-                continue
-            if kept != i:
-                v[kept] = io
-            kept += 1
-        ios.n = kept
-        s.outstanding += entered
-        if kept:
-            s.batches += 1
-            s.batched_ios += kept
-            self._deliver(ios)
-        if self.for_control.n:
-            self._hand_to_control()
-        return 0
-
-    cdef int _refusal(self, bdev_io *io) noexcept nogil:
-        if self.closed:
-            return EBADF
-        if not (self.s.ops_mask >> io.op) & 1:
-            # The write bits are missing where the descriptor may only read.
-            return EBADF if (self.supported_mask >> io.op) & 1 else ENOTSUP
-        if io.depth >= MAX_STACK_DEPTH:
-            return ELOOP
-        if io.flags & self.s.refused_flags:
-            return EINVAL if io.flags & self.s.refused_flags == HAS_METADATA else ENOTSUP
-        return EINVAL
 
     # Out of the queues
 
@@ -654,138 +548,8 @@ cdef class Channel(Admission):
                     break
         return count
 
-    cdef bint _holds(self, const bdev_io *io) noexcept nogil:
-        """Whether this channel's module has the I/O: it is neither below, nor done, nor waiting."""
-        return (io.state == IO_SUBMITTED and io.depth > 0
-                and io.frames[io.depth - 1].channel == &self.s)
-
-    cdef int _deliver(self, IOBatch ios) except -1:
-        """Call the module; what it still holds when it raises is failed."""
-        cdef bdev_io *snapshot[SNAPSHOT]
-        cdef bdev_io **copy = snapshot
-        cdef Py_ssize_t i, n = ios.n
-        cdef Engine engine = self.engine
-        cdef object function = self.submit_function
-        cdef object owner = self.submit_self
-        cdef PyObject *args[3]
-        cdef PyObject *result
-        cdef uint64_t took_ns, blocked_ns
-        if n > SNAPSHOT:
-            copy = <bdev_io **>malloc(n * sizeof(void *))
-            if copy == NULL:
-                ios.finish_all(IO_NOMEM, ENOMEM)
-                return 0
-        for i in range(n):
-            copy[i] = ios.v[i]
-        args[0] = <PyObject *>owner
-        args[1] = <PyObject *>self
-        args[2] = <PyObject *>ios
-        engine.inside += 1
-        blocked_ns = engine.blocked_ns
-        took_ns = coarse_ns()
-        # The call itself, where `try` would save and restore the thread's exception state.
-        if owner is None:
-            result = PyObject_Vectorcall(<PyObject *>function, args + 1, 2, NULL)
-        else:
-            result = PyObject_Vectorcall(<PyObject *>function, args, 3, NULL)
-        engine.inside -= 1
-        took_ns = coarse_ns() - took_ns
-        try:
-            if result == NULL:
-                self._module_failed(copy, n)
-            else:
-                Py_DECREF(result)
-        finally:
-            if copy != snapshot:
-                free(<void *>copy)
-        if took_ns >= SLOW_CALL_NS:
-            self._was_slow(took_ns, blocked_ns)
-        return 0
-
-    cdef int _module_failed(self, bdev_io **copy, Py_ssize_t n) except -1:
-        """Fail what the module that has just raised still holds, and report what it raised."""
-        cdef Py_ssize_t failed
-        try:
-            raise_pending()
-        except BaseException as error:
-            failed = self._fail_held(copy, n)
-            if not isinstance(error, Exception):
-                raise  # KeyboardInterrupt is nobody's failure
-            self.engine.report(self, error, failed)
-        return 0
-
-    cdef int _was_slow(self, uint64_t took_ns, uint64_t blocked_ns) except -1:
-        """Report a call that took long, unless it was one further down that did."""
-        cdef Engine engine = self.engine
-        took_ns -= engine.blocked_ns - blocked_ns
-        if took_ns >= SLOW_CALL_NS:
-            engine.blocked_ns += took_ns
-            if engine.on_slow_module is not None:
-                engine.on_slow_module(self, took_ns)
-        return 0
-
-    cdef Py_ssize_t _fail_held(self, bdev_io **v, Py_ssize_t n) noexcept nogil:
-        """Fail those of the n I/Os that the module holds; return how many they were.
-
-        Not what it gave to coroutines of its own: those end by themselves.
-        """
-        cdef Py_ssize_t i, failed = 0
-        for i in range(n):
-            if self._holds(v[i]) and not (
-                    v[i].index < self.s.in_hand_size and self.s.in_hand[v[i].index] != NULL):
-                self.engine.push_done(v[i], IO_FAILED, 0)
-                failed += 1
-        if failed:
-            with gil:
-                self.engine.forget_done()
-        return failed
-
     cdef int hurry_children(self, const bdev_io *io) except -1:
         self.coroutines.hurry(io.index)
-        return 0
-
-    cdef int run_completed(self) except -1:
-        """Show the module its completed I/Os; send up those that it left in the batch.
-
-        The batch may be another's by then: a module that tries again gives it to its base.
-        """
-        cdef channel_state *state = &self.s
-        cdef Engine engine = self.engine
-        cdef IOBatch ios = new_batch(engine)
-        cdef bdev_io *io
-        cdef Py_ssize_t i, failed, kept = 0
-        cdef uint64_t now, blocked_ns = engine.blocked_ns, took_ns
-        ios.reserve(state.ready.n)
-        memcpy(<void *>ios.v, <void *>state.ready.v, state.ready.n * sizeof(void *))
-        ios.n = state.ready.n
-        state.ready_queued = False
-        took_ns = coarse_ns()
-        try:
-            self.module_completed(self, ios)
-        except BaseException as error:
-            # Nothing is added to `ready` meanwhile, since `drain` alone does that.
-            failed = self._fail_held(state.ready.v, state.ready.n)
-            state.ready.n = 0
-            if not isinstance(error, Exception):
-                raise  # KeyboardInterrupt is nobody's failure
-            engine.report(self, error, failed)
-            return 0
-        state.ready.n = 0
-        took_ns = coarse_ns() - took_ns
-        if took_ns >= SLOW_CALL_NS:
-            self._was_slow(took_ns, blocked_ns)
-        now = engine.now_ns()
-        for i in range(ios.n):
-            io = ios.v[i]
-            if not self._holds(io):
-                ios.v[kept] = io
-                kept += 1
-                continue
-            if io.status == IO_PENDING:  # held since `submit`, and put into the batch
-                io.status = IO_SUCCESS
-            io.hooked_depth = io.depth
-            engine._unwind(io, now)
-        ios.n = kept
         return 0
 
     # Counters
@@ -859,9 +623,8 @@ cdef class Channel(Admission):
         self.s.ops_mask = self.supported_mask = 0
         self.base = None
         self.context = None
-        self.submit_function = None
-        self.submit_self = None
-        self.module_completed = None
+        self._set_module(None, None)
+        self.completed_ios = None
         self.control = None
 
 

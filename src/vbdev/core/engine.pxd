@@ -55,6 +55,8 @@ cdef class Engine(IoCore):
     cdef void put_io(self, bdev_io *io) noexcept nogil
     cdef bdev_io *next_in_use(self, uint32_t *at) noexcept nogil
     cdef size_t _unwind_run(self, bdev_io **v, size_t n, uint64_t now) noexcept nogil
+    cdef size_t _hook_run(
+        self, channel_state *state, bdev_io **v, size_t run, size_t depth) noexcept nogil
     cdef void _unwind(self, bdev_io *io, uint64_t now) noexcept nogil
     cdef void _pop(self, bdev_io *io, uint64_t now) noexcept nogil
     cdef int _resume_waiting(self) except -1

@@ -16,4 +16,4 @@ cdef class Histogram:
 
     cdef size_t size(self) noexcept nogil
 
-cdef void histogram_tally(histogram_data *h, uint64_t value) noexcept nogil
+cdef void histogram_tally(histogram_data *h, uint64_t value, uint64_t count) noexcept nogil

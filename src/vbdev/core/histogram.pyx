@@ -36,7 +36,7 @@ cdef inline uint64_t start_of(uint32_t granularity, uint32_t range_, uint64_t in
     return (<uint64_t>1 << (range_ + granularity - 1)) + (index << (range_ - 1))
 
 
-cdef void histogram_tally(histogram_data *h, uint64_t value) noexcept nogil:
+cdef void histogram_tally(histogram_data *h, uint64_t value, uint64_t count) noexcept nogil:
     cdef uint32_t range_ = range_of(h.granularity, value)
     cdef uint64_t mask = (<uint64_t>1 << h.granularity) - 1
     cdef uint64_t index
@@ -48,7 +48,7 @@ cdef void histogram_tally(histogram_data *h, uint64_t value) noexcept nogil:
         index = mask
     else:
         index = (value >> (range_ - 1 if range_ else 0)) & mask
-    h.buckets[(<uint64_t>(range_ - h.min_range) << h.granularity) + index] += 1
+    h.buckets[(<uint64_t>(range_ - h.min_range) << h.granularity) + index] += count
 
 
 cdef class Histogram:
@@ -126,7 +126,7 @@ cdef class Histogram:
 
     def tally(self, uint64_t value_ns):
         """Count one latency."""
-        histogram_tally(&self.h, value_ns)
+        histogram_tally(&self.h, value_ns, 1)
 
     def add(self, Histogram other not None):
         """Add another's counts. ValueError when their layouts differ."""

@@ -21,7 +21,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from vbdev.core.batch cimport IOBatch, new_batch
+from vbdev.core.batch cimport IOBatch, new_batch, only_mine
 from vbdev.core.buffers cimport MIN_BUFFER_SHIFT, NUM_CLASSES, class_bytes
 from vbdev.core.channel cimport Channel
 from vbdev.core.engine cimport IoOwner
@@ -159,6 +159,7 @@ cdef class LoadGenerator(IoOwner):
     """
 
     cdef Channel channel
+    cdef IOBatch batch                  # to be used again, unless a module has kept it
     cdef object on_end
     cdef readonly str workload
     cdef readonly uint64_t io_size
@@ -339,13 +340,20 @@ cdef class LoadGenerator(IoOwner):
     cdef int deliver(self) except -1:
         cdef uint64_t now = self.engine.turn_ns
         cdef size_t n = self.o.ready.n
-        cdef IOBatch ios = new_batch(self.engine)
+        cdef IOBatch ios = self.batch
+        if ios is None:
+            ios = new_batch(self.engine)
+        self.batch = None
+        ios.n = 0
         ios.reserve(n)
         self._account(self.o.ready.v, n, now)
         ios.n = self._draw_all(self.o.ready.v, n, ios.v, now)
         self.o.ready.n = 0
         if ios.n:
             self.channel.submit_batch(ios)
+            if only_mine(ios):
+                ios.n = 0
+                self.batch = ios
         elif self.o.in_flight == 0:
             self.running = False
             self.ended_ns = now

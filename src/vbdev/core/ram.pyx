@@ -13,12 +13,13 @@ blocks that nobody has written carry the tags that switch checking off, over zer
 checked before it is stored, a READ in the reader's memory, where nobody changes it any more.
 """
 
+cimport cython
 from libc.errno cimport EINVAL, errno
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int8_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memmove, memset
 
-from vbdev.core.batch cimport IOBatch
+from vbdev.core.batch cimport IOBatch, IoCore, finish_io
 from vbdev.core.dif cimport (
     DIF_MAX_MD,
     DIF_REFTAG,
@@ -193,6 +194,7 @@ cdef class RamDisk:
             memcpy(at, self.blank, self.layout.md_size)
             at += stride
 
+    @cython.binding(False)  # so that the interpreter calls it without a detour
     def execute(self, IOBatch ios not None):
         """Carry out and complete every I/O of the batch."""
         cdef Py_ssize_t i
@@ -200,6 +202,7 @@ cdef class RamDisk:
         cdef int8_t status
         cdef int32_t err
         cdef bint plain = self.layout.md_size == 0
+        cdef IoCore core = ios.core
         with nogil:
             gil_left()
             for i in range(ios.n):
@@ -218,7 +221,7 @@ cdef class RamDisk:
                     err = self._with_metadata(io)
                     if err:
                         status = IO_NVME_ERROR if err > 0xff else IO_FAILED
-                ios.core.push_done(io, status, err)
+                finish_io(core, io, status, err)
             gil_wanted()
         ios.n = 0
 
@@ -432,6 +435,7 @@ cdef class ZeroRegion:
         if self.base != NULL:
             munmap(self.base, self.size)
 
+    @cython.binding(False)
     def execute(self, IOBatch ios not None, uint32_t block_size, Dif dif=None):
         """Complete every I/O.
 
@@ -442,19 +446,19 @@ cdef class ZeroRegion:
         if dif is not None and dif.layout.type != 0:
             with nogil:
                 gil_left()
-                self._execute(ios, block_size, &dif.layout)
+                self._execute(ios.core, ios.v, ios.n, block_size, &dif.layout)
                 gil_wanted()
         else:  # to let go of the interpreter would cost more than the work
-            self._execute(ios, block_size, NULL)
+            self._execute(ios.core, ios.v, ios.n, block_size, NULL)
         ios.n = 0
 
-    cdef void _execute(self, IOBatch ios, uint32_t block_size,
+    cdef void _execute(self, IoCore core, bdev_io **v, Py_ssize_t n, uint32_t block_size,
                        const dif_layout *checked) noexcept nogil:
         cdef Py_ssize_t i
         cdef bdev_io *io
         cdef int32_t err
-        for i in range(ios.n):
-            io = ios.v[i]
+        for i in range(n):
+            io = v[i]
             err = 0
             if io.op == OP_READ and io.iovcnt == 0:
                 err = self._lend(io, io.num_blocks * block_size)
@@ -463,10 +467,9 @@ cdef class ZeroRegion:
             if checked != NULL and (io.op == OP_READ or io.op == OP_WRITE) and not err:
                 err = protect(io, checked)
             if err > 0xff:
-                ios.core.push_done(io, IO_NVME_ERROR, err)
+                finish_io(core, io, IO_NVME_ERROR, err)
             else:
-                ios.core.push_done(
-                    io, IO_FAILED if err or io.op == OP_ABORT else IO_SUCCESS, err)
+                finish_io(core, io, IO_FAILED if err or io.op == OP_ABORT else IO_SUCCESS, err)
 
     cdef int32_t _lend(self, bdev_io *io, uint64_t length) noexcept nogil:
         if length > self.size:

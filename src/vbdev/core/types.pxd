@@ -3,12 +3,30 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy
 
 
 cdef extern from "sys/uio.h" nogil:
     cdef struct iovec:
         void *iov_base
         size_t iov_len
+
+
+cdef extern from *:
+    """
+    #include <pthread.h>
+
+    /* Which thread this is, without a call where the compiler knows how. */
+    #if defined(__has_builtin) && (defined(__x86_64__) || defined(__aarch64__))
+    #if __has_builtin(__builtin_thread_pointer)
+    #define vbdev_this_thread() ((unsigned long)__builtin_thread_pointer())
+    #endif
+    #endif
+    #ifndef vbdev_this_thread
+    #define vbdev_this_thread() ((unsigned long)pthread_self())
+    #endif
+    """
+    unsigned long this_thread "vbdev_this_thread"() noexcept nogil
 
 
 cdef enum:
@@ -147,18 +165,29 @@ cdef struct io_bounce:
     iovec iov2
     buffer_ref buf
 
-cdef struct bdev_io:
-    # What every layer touches: one cache line, the frames next to it.
+# The first bytes of a bdev_io, where a layer reads or writes all of them at once. The first half is
+# what I/Os that travel together have in common.
+cdef struct io_head:
     uint8_t op
+    uint8_t depth
+    uint16_t flags
     int8_t status
+    uint8_t hooked_depth
+    uint8_t state
+    uint8_t stage
+
+cdef struct bdev_io:
+    # What every layer touches: one cache line, the frames next to it. It begins with an io_head.
+    uint8_t op
     uint8_t depth           # frames in use
+    uint16_t flags
+    int8_t status
     uint8_t hooked_depth    # depth whose `completed` has run for this trip
     uint8_t state           # IO_IDLE, IO_SUBMITTED, IO_DONE, IO_WAITING...
+    uint8_t stage           # how far its channel's admission has got; see Channel._admit
     uint8_t slow            # SLOW_*
     uint8_t uncounted_depth
-    uint8_t stage           # how far its channel's admission has got; see Channel._admit
     uint8_t privileged      # others wait for its end: it gets memory beyond the limit
-    uint16_t flags
     uint16_t iovcnt
     uint16_t iovcnt2
     uint64_t offset_blocks
@@ -404,9 +433,38 @@ cdef inline bint io_holds_memory(const bdev_io *io) noexcept nogil:
             or io.privileged)
 
 
+cdef inline uint32_t io_kind(const bdev_io *io) noexcept nogil:
+    # Type, depth and flags, to be compared at once.
+    cdef uint32_t kind
+    memcpy(&kind, io, sizeof(kind))
+    return kind
+
+
+cdef inline uint64_t io_next_head(const bdev_io *io) noexcept nogil:
+    # The io_head that the I/O, and any other of its kind, has one layer further down.
+    cdef io_head head
+    cdef uint64_t packed
+    memcpy(&head, io, sizeof(head))
+    head.depth += 1
+    head.status = IO_PENDING
+    head.hooked_depth = 0
+    head.state = IO_SUBMITTED
+    head.stage = STAGE_ENTER
+    memcpy(&packed, &head, sizeof(packed))
+    return packed
+
+
+cdef inline void io_set_head(bdev_io *io, uint64_t packed) noexcept nogil:
+    memcpy(<void *>io, &packed, sizeof(packed))
+
+
 cdef inline void io_restore(bdev_io *io) noexcept nogil:
     # Put back the offset that the layer of the top frame received; what moved with it moves too.
-    cdef uint64_t moved = io.offset_blocks - io.frames[io.depth - 1].offset_blocks
+    io_restore_to(io, io.frames[io.depth - 1].offset_blocks)
+
+
+cdef inline void io_restore_to(bdev_io *io, uint64_t offset_blocks) noexcept nogil:
+    cdef uint64_t moved = io.offset_blocks - offset_blocks
     if moved:
         io.offset_blocks -= moved
         if io.op == OP_COPY:
