@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 
 from vbdev.bdev import Bdev
-from vbdev.core.nbd_client import NbdDisk, NbdLink, NbdPath
+from vbdev.core.nbd_client import NbdPath
+from vbdev.core.nbd_link import NbdLink
+from vbdev.core.nbd_queue import NbdDisk
 from vbdev.geometry import SizedParams, set_geometry
 from vbdev.testing import Stack
 from vbdev.vocab import Op
@@ -130,6 +132,9 @@ class LinkRig:
 
     def on_change(self):
         self.changes += 1
+
+    def on_work(self):
+        self.path.watched = True
 
     def flush(self, path, ios):
         self.flushes.append((path, ios))

@@ -18,7 +18,8 @@ from vbdev.reactor import Reactor
 from vbdev.vocab import NBD_MAX_PAYLOAD_BYTES, WRITE_OPS, Op
 
 if TYPE_CHECKING:
-    from vbdev.modules.nbd.lane import Lane, Remote
+    from vbdev.core.nbd_client import NbdPath
+    from vbdev.modules.nbd.lane import Remote
     from vbdev.modules.nbd.server import Server
     from vbdev.wire.nbd import ExportInfo
 
@@ -79,7 +80,7 @@ class Nbd(Bdev):
     async def start(self) -> None:
         """Connect, and take what the server says of the export."""
         # Here, because who never has an NBD server need not wait for these at the start.
-        from vbdev.core.nbd_client import NbdDisk
+        from vbdev.core.nbd_queue import NbdDisk
         from vbdev.modules.nbd.dialing import Dial
         from vbdev.modules.nbd.lane import DIAL_US, Remote
         from vbdev.modules.nbd.server import parse_server
@@ -171,13 +172,13 @@ class Nbd(Bdev):
         self.fua = bool(flags & (Flag.SEND_FUA | Flag.SEND_FLUSH))
         self.fast_zero = Op.WRITE_ZEROES in ops and bool(flags & Flag.SEND_FAST_ZERO)
 
-    def create_channel(self, channel: Channel) -> Lane:
+    def create_channel(self, channel: Channel) -> NbdPath:
         """Go through the connections of the channel's reactor."""
         reactor = Reactor.current()
         assert reactor is not None
         lane = self._remote.lane(reactor, channel.engine)
         lane.start()
-        return lane
+        return lane.path
 
     def submit(self, channel: Channel, ios: IOBatch) -> None:
         """Ask the server."""

@@ -4,11 +4,12 @@ A lane has as many *seats* as there shall be connections. A seat is a coroutine:
 connection until it is lost, and again, with pauses that grow. I/O waits while no seat has a
 connection, for `reconnect_delay` seconds at most; then it fails until there is one.
 
-What a lost connection means for what was under way on it is decided in `vbdev.core.nbd_client`.
+What a lost connection means for what was under way on it is decided in `vbdev.core.nbd_link`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import threading
@@ -18,7 +19,9 @@ from typing import Final
 from vbdev.bdev import BdevError
 from vbdev.core.batch import IOBatch
 from vbdev.core.engine import Engine
-from vbdev.core.nbd_client import NbdDisk, NbdLink, NbdPath
+from vbdev.core.nbd_client import NbdPath
+from vbdev.core.nbd_link import NbdLink
+from vbdev.core.nbd_queue import NbdDisk
 from vbdev.modules.nbd.dialing import Dial, Dialed
 from vbdev.modules.nbd.server import Server
 from vbdev.reactor import Reactor, ReactorStoppedError, Timer, Watch
@@ -37,6 +40,9 @@ LAST_PAUSE_US: Final = 5_000_000
 RESET_WAIT_US: Final = 5_000_000
 """How long a RESET waits for what the server has, before it gives the connections up."""
 RESET_LOOK_US: Final = 500
+EBB_US: Final = 5_000_000
+"""How long a server that has closed its half of a connection is waited for, where it may still
+carry out writes that it will not answer."""
 LAST_FLUSH_US: Final = 10_000_000
 """How long the FLUSH at a bdev's end may take, at most."""
 KEPT_FLAGS: Final = (
@@ -156,6 +162,15 @@ class Seat:
         self.link = link
         self.watch: Watch | None = None
         self.lost: Future[None] = Future()
+        self.ebb_timer: Timer | None = None
+
+    def close(self) -> None:
+        """Give the socket back."""
+        if self.ebb_timer is not None:
+            self.ebb_timer.cancel()
+        if self.watch is not None:
+            self.watch.close()
+        self.socket.close()
 
 
 class Lane:
@@ -166,12 +181,14 @@ class Lane:
         self.reactor = reactor
         self.path = NbdPath(engine, remote.core, self, resend=remote.reconnect_delay_s > 0)
         self._seats: list[Seat] = []
+        self._ebbing: list[Seat] = []
         self._ends: list[Future[None]] = []
         self._wakes: set[Future[None]] = set()
         self._dials: set[Dial] = set()
         self._hold_timer: Timer | None = None
         self._clock: Timer | None = None
         self._timeout_ns = remote.timeout_s * 1_000_000_000
+        self.path.watched = not self._timeout_ns
         self._closing = False
 
     @property
@@ -198,16 +215,17 @@ class Lane:
 
     # I/O
 
-    def submit(self, ios: IOBatch) -> None:
-        """Carry out a batch."""
-        self.path.submit(ios)
-        if self._clock is None and self._timeout_ns and self.path.outstanding:
-            self._look_later()
+    def on_work(self) -> None:
+        """Look at the clock from now on: there is something to wait for."""
+        self._look_later()
 
     def on_change(self) -> None:
         """Follow the links' state."""
         for seat in list(self._seats):
             self._look(seat)
+        for seat in [one for one in self._ebbing if not one.link.ebbing]:
+            self._ebbing.remove(seat)
+            seat.close()
 
     def flush(self, _path: NbdPath, ios: IOBatch) -> None:
         """Carry out FLUSHes on the connections of all reactors, this one's last."""
@@ -223,10 +241,10 @@ class Lane:
             self.path.submit_flush(ios)
             self.on_change()
 
-    def flush_dirty(self, callback: Callable[[int], object]) -> None:
+    def flush_dirty(self, callback: Callable[[int], object], *, last: bool = False) -> None:
         """FLUSH where writes may be in the server's cache alone; then callback(errno, or 0)."""
-        self.path.flush_dirty(callback)
-        if self._clock is None and self._timeout_ns:
+        self.path.flush_dirty(callback, last=last)
+        if not self.path.watched:
             self._look_later()
 
     def reset(self, _path: NbdPath, ios: IOBatch) -> None:
@@ -235,16 +253,17 @@ class Lane:
 
     async def _reset(self, ios: IOBatch) -> None:
         # The bdev layer lets nothing new in while a RESET is under way.
-        for lane in self.remote.lanes:
-            give_up_ns = self.reactor.clock.now_ns() + RESET_WAIT_US * 1000
-            try:
-                while await self.reactor_of(lane, lane.drain, False):
-                    if self.reactor.clock.now_ns() >= give_up_ns:
-                        await self.reactor_of(lane, lane.drain, True)
-                        break
-                    await self.reactor.sleep(RESET_LOOK_US)
-            except ReactorStoppedError:
-                continue
+        give_up_ns = self.reactor.clock.now_ns() + RESET_WAIT_US * 1000
+        left = 1
+        while left:
+            force = self.reactor.clock.now_ns() >= give_up_ns
+            left = 0
+            for lane in self.remote.lanes:
+                # One that has stopped has nothing more.
+                with contextlib.suppress(ReactorStoppedError):
+                    left += await self.reactor_of(lane, lane.drain, force)
+            if left:
+                await self.reactor.sleep(RESET_LOOK_US)
         self.path.finish_reset(ios)
 
     async def reactor_of(self, lane: Lane, function: Callable[[bool], int], force: bool) -> int:
@@ -264,11 +283,13 @@ class Lane:
     # Time
 
     def _look_later(self) -> None:
+        self.path.watched = True
         self._clock = self.reactor.call_later(self._timeout_ns // 4000, self._look_at_clock)
 
     def _look_at_clock(self) -> None:
         """Give connections up on which a request is overdue."""
         self._clock = None
+        self.path.watched = False
         limit_ns = self.path.engine.clock_ns() - self._timeout_ns
         for seat in list(self._seats):
             oldest_ns = seat.link.oldest_ns()
@@ -385,8 +406,8 @@ class Lane:
         seat = Seat(dialed, link)
         seat.watch = self.reactor.watch(
             dialed.socket.fileno(),
-            readable=lambda: self._readable(seat),
-            writable=lambda: self._writable(seat),
+            readable=link.on_readable,
+            writable=link.on_writable,
         )
         self._seats.append(seat)
         log.info("nbd server connected bdev=%s server=%s", self.remote.name, self.remote.server)
@@ -400,19 +421,6 @@ class Lane:
         self._look(seat)
         return seat
 
-    def _readable(self, seat: Seat) -> None:
-        try:
-            seat.link.receive()
-        except Exception:
-            log.exception("nbd connection failed bdev=%s", self.remote.name)
-            seat.link.lose(errno.EIO, "internal error")
-        if seat.link.closed or seat.link.wants_write:
-            self._look(seat)
-
-    def _writable(self, seat: Seat) -> None:
-        seat.link.send()
-        self._look(seat)
-
     def _look(self, seat: Seat) -> None:
         """Wait for what the link waits for, or see to its end."""
         link = seat.link
@@ -422,8 +430,12 @@ class Lane:
             seat.watch.update(read=True, write=link.wants_write)
             return
         self._seats.remove(seat)
-        seat.watch.close()
-        seat.socket.close()
+        if link.ebbing:
+            self._ebbing.append(seat)
+            seat.watch.update(read=False, write=False)  # a hang-up is told of all the same
+            seat.ebb_timer = self.reactor.call_later(EBB_US, lambda: self._end_ebb(seat))
+        else:
+            seat.close()
         if not self._closing:
             log.warning(
                 "nbd server lost bdev=%s server=%s reason=%s",
@@ -447,12 +459,17 @@ class Lane:
             self.path.pump()
         wake(seat.lost)
 
+    def _end_ebb(self, seat: Seat) -> None:
+        """Give up what a server that closed its half of a connection may still carry out."""
+        seat.link.lose(errno.ETIMEDOUT, "the server did not close all of the connection")
+        self.on_change()
+
     # The end
 
     async def close(self) -> int:
         """Make everything stable, then say goodbye. Without outstanding I/O. Return an errno."""
         flushed: Future[int] = Future()
-        self.flush_dirty(flushed.set_result)
+        self.flush_dirty(flushed.set_result, last=True)
         late = self.reactor.call_later(LAST_FLUSH_US, self._give_up)
         number = await flushed
         late.cancel()

@@ -1,0 +1,16 @@
+from vbdev.core.nbd_queue cimport NbdQueue
+from vbdev.core.types cimport bdev_io
+
+
+cdef class NbdPath(NbdQueue):
+    cdef list links
+    cdef list ebbing            # links that may still have writes carried out
+    cdef Py_ssize_t turn
+    cdef bint open
+    cdef bint holding_
+    cdef bint pumping
+    cdef public bint watched
+
+    cdef int _start(self, bdev_io *io) except -1
+    cdef int _abort(self, bdev_io *io) except -1
+    cdef int _fail_waiting(self, int err) except -1
