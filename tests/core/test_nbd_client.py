@@ -356,10 +356,12 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("step", [1, 7, 1 << 20])
+@pytest.mark.parametrize("owned", [False, True])
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_server_that_breaks_the_protocol_loses_its_connection(rig, what, step):
+def test_a_server_that_breaks_the_protocol_loses_its_connection(rig, what, owned, step):
+    """owned: the READ has a buffer of the pool, in which its data may be expected."""
     end = rig.connect(structured=True)
-    into = bytearray(1024)
+    into = None if owned else bytearray(1024)
     beside = bytearray(512)
     before = bytearray(b"\xee" * 512)  # of nobody's I/O
     request = rig.submit(Op.READ, 8, 2, into)
@@ -620,6 +622,35 @@ def test_the_other_connections_take_over(make):
     answer(second)
     assert all(request.status == Status.SUCCESS for request in requests)
     assert rig.path.resent == 2
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_the_last_flush_covers_what_a_lost_connection_wrote(make, last):
+    """The server has kept the writes, but nobody has told it to make them stable."""
+    rig = make(keeps_writes=True, resend=True)
+    end = rig.connect()
+    write(rig)
+    answer(end)
+    end.hang_up()
+    end = rig.connect()
+    said = []
+    rig.path.flush_dirty(said.append, last=last)
+    asked = [one.command for one, _ in end.requests()]
+    if not last:  # the FLUSH that this is a part of goes to another connection
+        assert (asked, said) == ([], [0])
+        return
+    assert asked == [Command.FLUSH]
+    end.hang_up()
+    assert said == [errno.EIO]
+    rig.path.flush_dirty(said.append, last=True)  # without any connection
+    assert said == [errno.EIO, errno.EIO]
+    end = rig.connect()
+    rig.path.flush_dirty(said.append, last=True)
+    answer(end)
+    assert said[2:] == [0]
+    rig.path.flush_dirty(said.append, last=True)  # nothing is owed any more
+    assert said[2:] == [0, 0]
+    assert end.requests() == []
 
 
 def test_an_abort_ends_what_waits_and_nothing_else(rig):

@@ -36,8 +36,7 @@ def main() -> int:
     told = {}
     for name in loads.chosen(beginnings):
         try:
-            own = name.startswith(("nothing", "idle"))
-            load = loads.make(name, probe, **({} if own else more))
+            load = loads.make(name, probe, **more)
         except loads.UnavailableError as error:
             told[name] = {"unavailable": str(error)}
             continue

@@ -13,9 +13,9 @@ from typing import Any
 from costs.loads import LOADS
 from costs.tools import Costs, Tools
 
-INSTRUCTIONS = "null;nbd, null;uring;idle turn"
-SYSTEM_CALLS = "nbd, malloc;uring"
-COPIES = "malloc;nbd, malloc;uring"
+INSTRUCTIONS = "null;nbd, null;uring;idle turn;client"
+SYSTEM_CALLS = "nbd, malloc;uring;client"
+COPIES = "malloc;nbd, malloc;uring;client"
 DIGITS = 3
 
 MORE_IS_BETTER = "I/Os in a batch"

@@ -18,9 +18,10 @@ IN_AN_HOUR_US = 3600 * 1_000_000
 class IdleLoad:
     """Turns that find nothing, with `crowd` descriptors, timers, pollers and open bdevs each."""
 
-    queue_depth = 1
-
-    def __init__(self, probe: AbstractContextManager[None], *, crowd: int) -> None:
+    def __init__(
+        self, probe: AbstractContextManager[None], *, crowd: int, queue_depth: int
+    ) -> None:
+        self.queue_depth = queue_depth
         self._probe = probe
         self._rest = ExitStack()
         reactor = self._reactor = Reactor()

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from costs.client_load import ClientLoad
 from costs.idle import IdleLoad
 from vbdev.app import App
 from vbdev.bdev import VirtualBdev
@@ -337,7 +338,7 @@ class Watching(Passthru):
         """Look on."""
 
 
-Load = DirectLoad | FileLoad | IdleLoad | NbdLoad | Nothing
+Load = DirectLoad | FileLoad | IdleLoad | NbdLoad | ClientLoad | Nothing
 LOADS: dict[str, dict[str, Any]] = {"nothing": {}}
 for crowd in (1, 1000):
     LOADS[f"idle turn, crowd {crowd}"] = {"queue_depth": 1, "crowd": crowd}
@@ -367,20 +368,19 @@ for depth in (1, 16, 64):
                 "kind": disk,
                 "workload": work,
             }
+        LOADS[f"client, {work}, QD {depth}"] = {"queue_depth": depth, "workload": work}
+LOADS["client, read backwards, QD 64"] = {"queue_depth": 64, "backwards": True}
 for depth in (1, 32):
     LOADS[f"uring, randread, QD {depth}"] = {"queue_depth": depth}
+KIND = {"nothing": Nothing, "nbd": NbdLoad, "client": ClientLoad, "uring": FileLoad, "idle turn": IdleLoad}
 
 
 def make(name: str, probe: AbstractContextManager[None], **more: Any) -> Load:
     """Make a load by its name."""
-    kind = name.split(",", maxsplit=1)[0]
-    if kind == "nothing":
-        return Nothing(probe)
-    if kind == "uring":
-        return FileLoad(probe, **LOADS[name])  # there are no layers to replace
-    if kind == "idle turn":
-        return IdleLoad(probe, crowd=LOADS[name]["crowd"])
-    return (NbdLoad if kind == "nbd" else DirectLoad)(probe, **{**LOADS[name], **more})
+    cls: Any = KIND.get(name.split(",", maxsplit=1)[0], DirectLoad)
+    stacked = cls in (DirectLoad, NbdLoad)  # others have no layer to put another one in place of
+    load: Load = cls(probe, **{**LOADS[name], **(more if stacked else {})})
+    return load
 
 
 def chosen(beginnings: str) -> Iterator[str]:

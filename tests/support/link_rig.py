@@ -51,6 +51,14 @@ class Wired(Bdev):
         channel.context.submit(ios)
 
 
+def tcp_pair():
+    """Return the two ends of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    return near, far
+
+
 class End:
     """The server's end of one link."""
 
@@ -145,8 +153,16 @@ class LinkRig:
 
     # What a test does
 
-    def connect(self, *, flags=ALL_FLAGS, structured=False, size=NUM_BLOCKS * 512, buffer=1 << 20):
-        near, far = socket.socketpair()
+    def connect(
+        self,
+        *,
+        flags=ALL_FLAGS,
+        structured=False,
+        size=NUM_BLOCKS * 512,
+        buffer=1 << 20,
+        family=socket.AF_UNIX,
+    ):
+        near, far = socket.socketpair() if family == socket.AF_UNIX else tcp_pair()
         for end in (near, far):
             end.setblocking(False)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)

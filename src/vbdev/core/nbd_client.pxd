@@ -5,7 +5,6 @@ from vbdev.core.types cimport bdev_io
 cdef class NbdPath(NbdQueue):
     cdef list links
     cdef list ebbing            # links that may still have writes carried out
-    cdef Py_ssize_t turn
     cdef bint open
     cdef bint holding_
     cdef bint pumping
@@ -13,4 +12,5 @@ cdef class NbdPath(NbdQueue):
 
     cdef int _start(self, bdev_io *io) except -1
     cdef int _abort(self, bdev_io *io) except -1
+    cdef int _share_out(self, Py_ssize_t n) except -1
     cdef int _fail_waiting(self, int err) except -1

@@ -32,6 +32,7 @@ from vbdev.core.linux cimport (
 )
 from vbdev.core.nbd_link cimport NbdLink
 from vbdev.core.nbd_queue cimport IN_GROUP, IN_QUEUE, changes_data, flush_group
+from vbdev.core.nbd_slots cimport slots_in_use
 from vbdev.core.types cimport (
     FLAG_FUA,
     IO_ABORTED,
@@ -53,7 +54,6 @@ from vbdev.core.types cimport (
 
 cdef enum:
     MAX_IOVECS = 512                # of one I/O
-    MIN_SHARE = 16                  # I/Os of a batch that go to one link, rather than to several
 
 
 cdef class NbdPath(NbdQueue):
@@ -168,8 +168,7 @@ cdef class NbdPath(NbdQueue):
     cdef int pump_(self) except -1:
         """Give what waits to the links, send it, and tell of what has changed by that."""
         cdef NbdLink link
-        cdef Py_ssize_t n, tried, at
-        cdef size_t share
+        cdef Py_ssize_t n, at
         cdef bint changed = False
         if self.pumping:
             return 0
@@ -182,15 +181,7 @@ cdef class NbdPath(NbdQueue):
                         break
                     self._fail_waiting(ESHUTDOWN)
                     break
-                share = (self.waiting.n + n - 1) // n
-                if share < MIN_SHARE:
-                    share = MIN_SHARE
-                tried = 0
-                while self.waiting.n and tried < n:
-                    link = self.links[self.turn % n]
-                    self.turn += 1
-                    tried += 1
-                    link.take(share)
+                self._share_out(n)
                 at = 0
                 while at < len(self.links):
                     link = self.links[at]
@@ -205,6 +196,29 @@ cdef class NbdPath(NbdQueue):
             self.pumping = False
         if changed:
             self.host.on_change()
+        return 0
+
+    cdef int _share_out(self, Py_ssize_t n) except -1:
+        """Give what waits to the `n` links, so that all have about as many under way.
+
+        What comes in place of what one link's server has answered goes to that link, so that it
+        is one batch there.
+        """
+        cdef NbdLink link
+        cdef size_t each = self.waiting.n, busy
+        if n > 1:
+            for link in self.links:
+                each += slots_in_use(&link.slots)
+            each = (each + n - 1) // n
+            for link in self.links:
+                busy = slots_in_use(&link.slots)
+                if busy < each:
+                    link.take(each - busy)
+        # The one there is; or FLUSHes, which are more than one request, and links that are full.
+        for link in self.links:
+            if not self.waiting.n:
+                break
+            link.take(self.waiting.n)
         return 0
 
     cdef int _fail_waiting(self, int err) except -1:

@@ -34,6 +34,7 @@ from libc.errno cimport (
 )
 from libc.string cimport memset, strerror
 
+from vbdev.core.handover cimport gil_left, gil_wanted
 from vbdev.core.nbd_queue cimport IN_QUEUE, IN_SLOT, changes_data
 from vbdev.core.nbd_replies cimport FAULT_MEMORY, FAULT_NONE
 from vbdev.core.nbd_slots cimport (
@@ -42,6 +43,7 @@ from vbdev.core.nbd_slots cimport (
     slot_take,
     slot_use,
     slots_clear,
+    slots_forget_order,
     slots_in_use,
     slots_init,
 )
@@ -278,7 +280,9 @@ cdef class NbdLink:
         """Send what waits, as many requests in one call as fit."""
         cdef int err
         with nogil:
+            gil_left()
             err = self.sender.send(MAX_SLOTS)
+            gil_wanted()
         if self.slots.num_ended:
             self.settle_all()
         if err:
@@ -296,12 +300,15 @@ cdef class NbdLink:
         if self.closed:
             if self.ebbing and hung_up(self.fd):
                 self.close_(EIO, True, self.reason)
+                self.path.pump_()
             return 0
         for _round in range(RECEIVE_ROUNDS):
             with nogil:
+                gil_left()
                 got = self.replies.receive(self.fd, &filled)
                 if got > 0:
                     self.replies.parse()
+                gil_wanted()
             self.settle_all()
             if got <= 0 or self.replies.fault != FAULT_NONE or not filled or self.closed:
                 break  # where it is not filled, the socket had no more; epoll tells when it has
@@ -429,6 +436,7 @@ cdef class NbdLink:
         self.settle_all()
         self.sender.forget()
         self.replies.forget()
+        slots_forget_order(&self.slots)
         if self.has_dirt():
             if path.disk.keeps_writes:
                 path.owed += 1

@@ -23,6 +23,8 @@ cdef enum:
     FAULT_SHORT
     FAULT_MEMORY
 
+    PLAN_READS = 128
+
 
 cdef class NbdReplies:
     cdef slot_table *slots      # the link's
@@ -37,11 +39,21 @@ cdef class NbdReplies:
     cdef size_t fill_at         # in that iovec
     cdef bint fill_done         # the reply ends with that data
     cdef iovec *iovs
+    cdef nbd_slot *plan[PLAN_READS]     # whose replies are expected next, in this order
+    cdef uint32_t plan_bytes[PLAN_READS]    # of their data
+    cdef uint32_t planned
+    cdef uint32_t without_plan  # receives still to go without one
+    cdef uint32_t penalty       # how many, after a plan that was wrong
+    cdef uint8_t *heads         # of the replies in the plan
     cdef int fault
     cdef uint64_t fault_args[4]
     cdef readonly uint64_t receives
 
     cdef ssize_t receive(self, int fd, bint *filled) noexcept nogil
+    cdef size_t _plan(self, iovec *iov, size_t *bytes) noexcept nogil
+    cdef void _follow(self, size_t rest) noexcept nogil
+    cdef bint _expected(self, const uint8_t *p, const nbd_slot *slot) noexcept nogil
+    cdef void _unplan(self, uint32_t k, size_t at, size_t rest) noexcept nogil
     cdef void parse(self) noexcept nogil
     cdef void rest(self) noexcept nogil
     cdef void forget(self) noexcept nogil
@@ -49,6 +61,7 @@ cdef class NbdReplies:
     cdef void _blame(self, int fault, uint64_t a, uint64_t b, uint64_t c, uint64_t d) noexcept nogil
     cdef void _seek(self, nbd_slot *slot, size_t at) noexcept nogil
     cdef void _filled(self, size_t n) noexcept nogil
+    cdef void _fill_ended(self) noexcept nogil
     cdef void _copy(self) noexcept nogil
     cdef void _zero(self, size_t n) noexcept nogil
     cdef void _simple(self, uint32_t error, uint64_t cookie) noexcept nogil

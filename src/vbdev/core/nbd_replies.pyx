@@ -3,7 +3,15 @@
 One `recvmsg` brings many replies. The data that is missing of the READ at hand is received
 straight into its buffers, and what lies behind it into a buffer of the pool, which is given back
 as soon as it is empty; from there data is copied once. Requests that are wholly answered are
-handed on with `slot_ended`.
+handed on with `slot_answered`.
+
+That copy is saved where the server answers in the order in which it was asked. A *plan* lets
+the headers of the replies that come next go to one place, and the data of each straight into its
+READ. Only then is it seen whether they are what was expected. Up to the first that is not,
+nothing is left to be done; from there on all is copied to where it would have come without a
+plan. So only buffers are planned with that are the I/O's own, of the pool: two READs into the same
+memory would leave nothing to copy. A server that answers in another order soon gets plans
+rarely: once in a thousand times.
 
 A server is not trusted: a reply to nobody, to another command, with data that was not asked for,
 or twice, is a *fault*, after which nothing more is looked at. What can be seen from a header is
@@ -18,6 +26,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
 
 from vbdev.core.bigendian cimport get16, get32, get64
+from vbdev.core.buffers cimport class_bytes
 from vbdev.core.nbd_errno cimport errno_of
 from vbdev.core.nbd_pieces cimport (
     MAX_PIECES,
@@ -26,7 +35,7 @@ from vbdev.core.nbd_pieces cimport (
     PIECE_TWICE,
     pieces_add,
 )
-from vbdev.core.nbd_slots cimport slot_ended, slot_of
+from vbdev.core.nbd_slots cimport slot_answered, slot_cookie, slot_of
 from vbdev.core.nbd_wire cimport (
     CHUNK_HEADER_BYTES,
     CMD_READ,
@@ -41,6 +50,7 @@ from vbdev.core.nbd_wire cimport (
     STRUCTURED_REPLY_MAGIC,
 )
 from vbdev.core.sockets cimport MSG_DONTWAIT, msghdr, recvmsg
+from vbdev.core.types cimport bdev_io
 
 cdef enum:
     RECEIVE_BYTES = 256 << 10
@@ -50,6 +60,9 @@ cdef enum:
     MAX_ERROR_BYTES = ERROR_BYTES + 4096 + ERROR_OFFSET_BYTES
     ERROR_CHUNK_BIT = 1 << 15
     HOLE_BYTES = 12
+    DATA_HEAD_BYTES = CHUNK_HEADER_BYTES + 8
+    FIRST_PENALTY = 8
+    LAST_PENALTY = 1024
 
 COMPLAINTS = {
     FAULT_MAGIC: "reply magic is 0x{0:08x}",
@@ -75,11 +88,13 @@ cdef class NbdReplies:
     def __cinit__(self):
         self.rx.size_class = -1
         self.iovs = <iovec *>malloc(RECEIVE_IOVS * sizeof(iovec))
-        if self.iovs == NULL:
+        self.heads = <uint8_t *>malloc(PLAN_READS * DATA_HEAD_BYTES)
+        if self.iovs == NULL or self.heads == NULL:
             raise MemoryError
 
     def __dealloc__(self):
         free(self.iovs)
+        free(self.heads)
         if self.rx.size_class >= 0:
             self.buffers.put(&self.rx)
 
@@ -92,7 +107,7 @@ cdef class NbdReplies:
         """
         cdef iovec *iov = self.iovs
         cdef msghdr msg
-        cdef size_t count = 0, wanted = 0, left, n
+        cdef size_t count = 0, wanted = 0, planned = 0, left, n
         cdef uint32_t at
         cdef ssize_t got
         filled[0] = False
@@ -122,10 +137,13 @@ cdef class NbdReplies:
             if n:
                 count += 1
             at += 1
+        self.planned = 0
         if not left:
-            iov[count].iov_base = <char *>self.rx.base + self.end
-            iov[count].iov_len = RECEIVE_BYTES - self.end
-            wanted += iov[count].iov_len
+            if self.end == 0 and count < RECEIVE_IOVS - 2 * PLAN_READS:
+                count += self._plan(iov + count, &planned)
+            iov[count].iov_base = <char *>self.rx.base + self.end + planned
+            iov[count].iov_len = RECEIVE_BYTES - self.end - planned
+            wanted += RECEIVE_BYTES - self.end
             count += 1
         msg.msg_iov = iov
         msg.msg_iovlen = count
@@ -139,12 +157,15 @@ cdef class NbdReplies:
         filled[0] = <size_t>got == wanted
         n = got
         if self.fill_left:
-            if n > self.fill_left:
-                n = self.fill_left
-            self._filled(n)
-            self.end += got - n
+            left = n if n < self.fill_left else self.fill_left
+            self._filled(left)
+            n -= left
+        if n and self.filling != NULL:
+            self._fill_ended()
+        if self.planned:
+            self._follow(n)
         else:
-            self.end += got
+            self.end += n
         return got
 
     cdef void rest(self) noexcept nogil:
@@ -159,6 +180,108 @@ cdef class NbdReplies:
         self.fill_left = 0
         self.start = self.end = 0
         self.rest()
+
+    # The plan
+
+    cdef size_t _plan(self, iovec *iov, size_t *bytes) noexcept nogil:
+        """Expect the oldest READs to be answered; return how many pieces, and bytes, that is."""
+        cdef nbd_slot *slot = self.slots.first
+        cdef bdev_io *io
+        cdef size_t count = 0, total = 0, head, n
+        cdef uint8_t *p = self.heads
+        if self.without_plan:
+            self.without_plan -= 1
+            return 0
+        head = DATA_HEAD_BYTES if self.structured else SIMPLE_REPLY_BYTES
+        if slot == self.filling and slot != NULL:
+            slot = slot.after
+        while slot != NULL and self.planned < PLAN_READS:
+            io = slot.io
+            # Its data in one piece, in a buffer of its own.
+            if (slot.command != CMD_READ or not slot.sent or slot.came.got or slot.err
+                    or io.iovcnt != 1 or io.buf.size_class < 0
+                    or io.iovs[0].iov_base < io.buf.base
+                    or <char *>io.iovs[0].iov_base + slot.length
+                    > <char *>io.buf.base + class_bytes(io.buf.size_class)):
+                break
+            if total + head >= RECEIVE_BYTES:
+                break
+            n = RECEIVE_BYTES - total - head
+            if n > slot.length:
+                n = slot.length
+            iov[count].iov_base = p
+            iov[count].iov_len = head
+            iov[count + 1].iov_base = io.iovs[0].iov_base
+            iov[count + 1].iov_len = n
+            count += 2
+            total += head + n
+            p += head
+            self.plan[self.planned] = slot
+            self.plan_bytes[self.planned] = <uint32_t>n
+            self.planned += 1
+            slot = slot.after
+        bytes[0] = total
+        return count
+
+    cdef void _follow(self, size_t rest) noexcept nogil:
+        """See how far what has come, `rest` bytes, is what was expected."""
+        cdef size_t head = DATA_HEAD_BYTES if self.structured else SIMPLE_REPLY_BYTES
+        cdef size_t at = 0, n
+        cdef uint32_t k
+        cdef nbd_slot *slot
+        for k in range(self.planned):
+            if at == rest:
+                break
+            slot = self.plan[k]
+            if rest - at < head or not self._expected(self.heads + k * head, slot):
+                self._unplan(k, at, rest)
+                return
+            at += head
+            n = rest - at
+            if n > self.plan_bytes[k]:
+                n = self.plan_bytes[k]
+            at += n
+            slot.came.got = slot.length
+            if n < slot.length:
+                self._seek(slot, n)
+                self.fill_left = slot.length - n
+                self.fill_done = True
+                break
+            slot_answered(self.slots, slot)
+        self.penalty >>= 1
+        self.start = at
+        self.end = rest
+
+    cdef bint _expected(self, const uint8_t *p, const nbd_slot *slot) noexcept nogil:
+        """Whether this is the header of all of a READ's data, and nothing else."""
+        if self.structured:
+            return (get32(p) == STRUCTURED_REPLY_MAGIC
+                    and get32(p + 4) == (REPLY_FLAG_DONE << 16 | REPLY_TYPE_OFFSET_DATA)
+                    and get64(p + 8) == slot_cookie(self.slots, slot)
+                    and get32(p + 16) == slot.length + 8
+                    and get64(p + CHUNK_HEADER_BYTES) == slot.offset)
+        return (get32(p) == SIMPLE_REPLY_MAGIC and get32(p + 4) == 0
+                and get64(p + 8) == slot_cookie(self.slots, slot))
+
+    cdef void _unplan(self, uint32_t k, size_t at, size_t rest) noexcept nogil:
+        """Bring what came from reply number `k` on, at byte `at`, to where there is no plan."""
+        cdef size_t head = DATA_HEAD_BYTES if self.structured else SIMPLE_REPLY_BYTES
+        cdef size_t to = at, n
+        if rest - at >= head:  # else it is only cut
+            self.penalty = self.penalty * 2 if self.penalty else FIRST_PENALTY
+            if self.penalty > LAST_PENALTY:
+                self.penalty = LAST_PENALTY
+            self.without_plan = self.penalty
+        while k < self.planned and to < rest:
+            n = head if head < rest - to else rest - to
+            memcpy(<char *>self.rx.base + to, self.heads + k * head, n)
+            to += n
+            n = self.plan_bytes[k] if self.plan_bytes[k] < rest - to else rest - to
+            memcpy(<char *>self.rx.base + to, self.plan[k].io.iovs[0].iov_base, n)
+            to += n
+            k += 1
+        self.start = at
+        self.end = rest
 
     # Where a READ's data goes
 
@@ -185,6 +308,13 @@ cdef class NbdReplies:
             self.fill_at = 0
             if self.fill_left == 0 and n == 0:
                 return  # there may be no other
+
+    cdef void _fill_ended(self) noexcept nogil:
+        """All of the data at hand has come."""
+        cdef nbd_slot *slot = self.filling
+        self.filling = NULL
+        if self.fill_done:
+            self._answered(slot)
 
     cdef void _copy(self) noexcept nogil:
         """Take what is missing of the data at hand out of the buffer."""
@@ -220,16 +350,12 @@ cdef class NbdReplies:
         cdef const uint8_t *p
         cdef size_t have
         cdef uint32_t magic
-        cdef nbd_slot *slot
         while not self.fault:
             if self.filling != NULL:
                 self._copy()
                 if self.fill_left:
                     return
-                slot = self.filling
-                self.filling = NULL
-                if self.fill_done:
-                    self._answered(slot)
+                self._fill_ended()
                 continue
             have = self.end - self.start
             if have < 4:
@@ -369,9 +495,7 @@ cdef class NbdReplies:
         if slot.command == CMD_READ and not slot.err and slot.came.got != slot.length:
             self._blame(FAULT_SHORT, slot.length, slot.came.got, 0, 0)
             return
-        slot.answered = True
-        if slot.sent:
-            slot_ended(self.slots, slot)
+        slot_answered(self.slots, slot)
 
     # Faults
 

@@ -33,6 +33,8 @@ cdef struct nbd_slot:
     nbd_pieces came             # of a READ's data
     uint64_t covers             # FLUSH: the writes that were acknowledged before it, counted
     uint64_t since_ns
+    nbd_slot *before            # in the order of sending, of those without an answer
+    nbd_slot *after
 
 cdef struct slot_table:
     nbd_slot *v
@@ -42,6 +44,8 @@ cdef struct slot_table:
     uint32_t *ended             # numbers of those that the link has to settle
     uint32_t num_ended
     uint32_t num_settled        # of them, from the first one
+    nbd_slot *first             # the oldest without an answer
+    nbd_slot *last
 
 
 cdef inline bint slots_init(slot_table *self) noexcept nogil:
@@ -95,6 +99,13 @@ cdef inline void slot_use(slot_table *self, nbd_slot *slot, uint64_t now) noexce
     slot.err = 0
     slot.came.got = 0
     slot.since_ns = now
+    slot.before = self.last
+    slot.after = NULL
+    if self.last != NULL:
+        self.last.after = slot
+    else:
+        self.first = slot
+    self.last = slot
 
 
 cdef inline void slot_give(slot_table *self, nbd_slot *slot) noexcept nogil:
@@ -110,6 +121,25 @@ cdef inline void slot_give(slot_table *self, nbd_slot *slot) noexcept nogil:
 cdef inline void slot_ended(slot_table *self, nbd_slot *slot) noexcept nogil:
     self.ended[self.num_ended] = slot_number(self, slot)
     self.num_ended += 1
+
+
+cdef inline void slot_answered(slot_table *self, nbd_slot *slot) noexcept nogil:
+    slot.answered = True
+    if slot.before != NULL:
+        slot.before.after = slot.after
+    else:
+        self.first = slot.after
+    if slot.after != NULL:
+        slot.after.before = slot.before
+    else:
+        self.last = slot.before
+    if slot.sent:
+        slot_ended(self, slot)
+
+
+cdef inline void slots_forget_order(slot_table *self) noexcept nogil:
+    # No answers come any more.
+    self.first = self.last = NULL
 
 
 cdef inline uint64_t slot_cookie(const slot_table *self, const nbd_slot *slot) noexcept nogil:

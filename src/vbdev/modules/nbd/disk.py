@@ -19,7 +19,7 @@ from vbdev.vocab import NBD_MAX_PAYLOAD_BYTES, WRITE_OPS, Op
 
 if TYPE_CHECKING:
     from vbdev.core.nbd_client import NbdPath
-    from vbdev.modules.nbd.lane import Remote
+    from vbdev.modules.nbd.lane import Lane, Remote
     from vbdev.modules.nbd.server import Server
     from vbdev.wire.nbd import ExportInfo
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from vbdev.address import Address, ListenError, parse_address
 from vbdev.bdev import BdevError
@@ -59,6 +59,8 @@ def parse_server(who: str, text: str, export_name: str = "") -> Server:
 
 
 def _parse_uri(text: str) -> Server:
+    if any(ord(letter) < ord(" ") for letter in text):
+        raise ValueError("a control character has to be written with %")  # or it would be dropped
     parts = urlsplit(text)
     if parts.scheme in ("nbds", "nbds+unix", "nbds+vsock"):
         raise ValueError("TLS is not supported")
@@ -66,7 +68,7 @@ def _parse_uri(text: str) -> Server:
         raise ValueError(f"scheme {parts.scheme!r} is neither nbd nor nbd+unix")
     if parts.fragment:
         raise ValueError("an NBD URI has no fragment")
-    query = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    query = _parse_query(parts.query)
     if tls := [name for name in query if name.startswith("tls-")]:
         raise ValueError(f"{tls[0]}: TLS is not supported")
     # One slash separates; what is behind it is the name, other slashes included.
@@ -88,3 +90,14 @@ def _parse_uri(text: str) -> Server:
     port = DEFAULT_NBD_PORT if port is None else port
     host = f"[{host}]" if ":" in host else host
     return Server(parse_address(f"tcp:{host}:{port}"), export_name)
+
+
+def _parse_query(text: str) -> dict[str, list[str]]:
+    """Return {name: values}. A plus is a plus: these are no forms."""
+    query: dict[str, list[str]] = {}
+    for field in filter(None, text.split("&")):
+        name, equals, value = field.partition("=")
+        if not equals:
+            raise ValueError(f"parameter {field!r} has no value")
+        query.setdefault(name, []).append(unquote(value, errors="strict"))
+    return query
