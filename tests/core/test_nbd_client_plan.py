@@ -63,9 +63,7 @@ class Disk:
         for start, end in parts:
             at = request.offset_bytes + start
             if any(data[start:end]):
-                said += encode_chunk_offset_data_header(
-                    request.cookie, at, end - start, done=False
-                )
+                said += encode_chunk_offset_data_header(request.cookie, at, end - start, done=False)
                 said += data[start:end]
             else:
                 said += encode_chunk_offset_hole(request.cookie, at, end - start, done=False)
@@ -88,6 +86,7 @@ def run(rig, end, disk, order, rng, *, depth, num_ios, io_size=4096, step=1 << 2
     while not ended:
         rig.stack.settle()
         held += end.requests()
+        end.link.send()  # the socket has room again
         keep = rng.randrange(len(held)) if held and rng.random() < 0.3 else 0
         now, held = held[keep:], held[:keep]
         said = b"".join(disk.reply(*one) for one in ORDERS[order](now, rng))
@@ -122,7 +121,16 @@ def test_of_all_sizes(io_size, structured):
     end = rig.connect(structured=structured)
     disk = Disk(rng, structured=structured, pieces=False)
     for order in ("asked", "two changed"):
-        run(rig, end, disk, order, rng, depth=5, num_ios=160 if io_size < 1 << 20 else 40, io_size=io_size)
+        run(
+            rig,
+            end,
+            disk,
+            order,
+            rng,
+            depth=5,
+            num_ios=160 if io_size < 1 << 20 else 40,
+            io_size=io_size,
+        )
     rig.close()
 
 

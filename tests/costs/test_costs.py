@@ -101,10 +101,22 @@ def test_each_byte_is_copied_once(copies):
 
     What does not fit into a receive chunk, and begins the next one, is copied once more.
     """
-    per_io = {name: n for name, n in copies.items() if unit(name) == "bytes copied"}
+    per_io = {
+        name: n
+        for name, n in copies.items()
+        if unit(name) == "bytes copied" and not name.startswith("client")
+    }
     assert len(per_io) == 14
     for name, copied in per_io.items():
         assert 4096 <= copied < 4096 * (1.02 if "QD 64" in name else 1.001), name
+
+
+@pytest.mark.parametrize("work", ["read", "write"])
+def test_the_client_copies_no_data(copies, work):
+    """Where the server answers in order: headers, and what is cut in two."""
+    for depth in (1, 16, 64):
+        assert copies[f"client, {work}, QD {depth}, bytes copied"] < 28
+    assert copies["client, read backwards, QD 64, bytes copied"] < 1.1 * 4096
 
 
 @pytest.mark.parametrize("work", ["randread", "randwrite"])

@@ -13,7 +13,8 @@ from libc.string cimport memcpy, memset
 from vbdev.core.bigendian cimport put16, put32, put64
 from vbdev.core.nbd_slots cimport MAX_SLOTS, SLOT_MASK, slot_cookie, slot_ended, slot_number
 from vbdev.core.nbd_wire cimport CMD_DISC, CMD_WRITE, REQUEST_BYTES, REQUEST_MAGIC
-from vbdev.core.sockets cimport MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, send, sendmsg, ssize_t
+from vbdev.core.sockets cimport MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, sendmsg, ssize_t
+from vbdev.core.sockets cimport send as send_bytes
 
 cdef enum:
     SEND_IOVS = 1024
@@ -154,6 +155,6 @@ cdef class NbdSender:
         memset(message, 0, REQUEST_BYTES)
         put32(message, REQUEST_MAGIC)
         put16(message + 6, CMD_DISC)
-        if send(self.fd, message, REQUEST_BYTES, MSG_DONTWAIT | MSG_NOSIGNAL) < 0:
+        if send_bytes(self.fd, message, REQUEST_BYTES, MSG_DONTWAIT | MSG_NOSIGNAL) < 0:
             return 0 if errno == EAGAIN else errno
         return 0
