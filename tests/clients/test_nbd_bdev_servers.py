@@ -124,8 +124,8 @@ def test_a_verified_load(foreign, tmp_path, kind, connections):
     tap.close()
     assert result["ios"] == 8000
     assert tap.connections == (MANY_CONNECTIONS[kind] if connections > 1 else 1)
-    assert tap.count("data") + tap.count("hole") >= 4000 or kind == "nbd-server"
-    assert tap.count("data") + tap.count("hole") >= 4000 or tap.said.count(SIMPLE_MAGIC) >= 8000
+    assert tap.count("data") + tap.count("hole") >= 4000  # structured replies to READs
+    assert tap.said.count(SIMPLE_MAGIC) >= 4000
 
 
 @pytest.mark.parametrize("size", ["512", "256KiB", "4MiB"])
@@ -234,7 +234,7 @@ def test_odd_export_names(foreign, name):
     verified(bench(server.uri, "-n", "200"))
     process = bench(server.uri.replace("?", "x?", 1))
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 2
+    assert process.returncode == 1
     assert "UNKNOWN" in err
 
 
@@ -242,6 +242,6 @@ def test_odd_export_names(foreign, name):
 def test_tls_is_refused_in_so_many_words(uri):
     process = bench(uri)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 2
+    assert process.returncode == 1
     assert "TLS is not supported" in err
     assert "Traceback" not in err

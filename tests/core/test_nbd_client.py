@@ -624,6 +624,44 @@ def test_the_other_connections_take_over(make):
     assert rig.path.resent == 2
 
 
+@pytest.mark.parametrize("resend", [False, True])
+def test_a_server_that_shuts_down(make, resend):
+    """What it refuses for that waits for the next one; what it still answers is answered."""
+    rig = make(resend=resend)
+    end = rig.connect()
+    refused, read = write(rig), rig.submit(Op.READ, 3, 1, bytearray(512))
+    (first, _), (second, _) = end.requests()
+    end.say(encode_simple_reply(first.cookie, NbdError.ESHUTDOWN))
+    if not resend:
+        assert refused.errno == errno.ESHUTDOWN
+        return
+    late = write(rig, 1)
+    assert end.requests() == []  # it is asked for nothing more
+    assert not end.link.closed
+    end.say(encode_simple_reply(second.cookie) + bytes(512))
+    assert read.status == Status.SUCCESS
+    assert end.link.closed
+    assert [one.command for one, _ in end.requests()] == [Command.DISC]
+    answer(rig.connect())
+    assert refused.status == late.status == Status.SUCCESS
+
+
+def test_a_flush_of_a_server_that_shuts_down_is_no_success(make):
+    rig = make(resend=True)
+    end = rig.connect()
+    write(rig)
+    answer(end)
+    flush, wrote = rig.submit(Op.FLUSH, 0, 0), write(rig, 1, flags=IoFlag.FUA)
+    for asked, _ in end.requests():
+        end.say(encode_simple_reply(asked.cookie, NbdError.ESHUTDOWN))
+    assert flush.errno == errno.ESHUTDOWN
+    assert end.link.closed
+    assert rig.disk.lost
+    assert not wrote.done
+    assert rig.connect().requests() == []
+    assert wrote.errno == errno.EIO
+
+
 @pytest.mark.parametrize("last", [False, True])
 def test_the_last_flush_covers_what_a_lost_connection_wrote(make, last):
     """The server has kept the writes, but nobody has told it to make them stable."""

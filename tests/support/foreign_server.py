@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import subprocess
 import time
@@ -25,7 +27,9 @@ class ForeignServer:
         self.file = directory / f"{kind}.disk"
         self.config = directory / f"{kind}.conf"
         self.port = free_port() if tcp else 0
+        self.pidfile = directory / f"{kind}.pid"
         self.process = None
+        self.daemon = 0
         with self.file.open("wb") as file:
             file.truncate(size)
         self.start()
@@ -39,7 +43,12 @@ class ForeignServer:
 
     def start(self):
         self.path.unlink(missing_ok=True)
-        self.process = subprocess.Popen([find(self.kind), *map(str, getattr(self, WORDS[self.kind])())])
+        words = [find(self.kind), *map(str, getattr(self, WORDS[self.kind])())]
+        if self.kind == "nbd-server":  # which serves several clients as a daemon only
+            subprocess.run(words, check=True)
+            self.daemon = int(self.pidfile.read_text())
+        else:
+            self.process = subprocess.Popen(words)
         self.wait_ready()
 
     def _nbdkit(self):
@@ -56,7 +65,7 @@ class ForeignServer:
             f"[generic]\nunixsock = {self.path}\nallowlist = true\nmax_threads = 4\n"
             f"[{self.export}]\nexportname = {self.file}\nflush = true\nfua = true\ntrim = true\n"
         )
-        return ["-d", "-C", self.config]
+        return ["-C", self.config, "-p", self.pidfile]
 
     def wait_ready(self):
         """Wait until it listens; its socket's file is there a little earlier."""
@@ -65,7 +74,7 @@ class ForeignServer:
             with contextlib.suppress(OSError), self._probe():
                 return
             assert time.monotonic() < until
-            assert self.process.poll() is None
+            assert self.process is None or self.process.poll() is None
             time.sleep(0.01)
 
     def _probe(self):
@@ -80,6 +89,9 @@ class ForeignServer:
         return probe
 
     def kill(self):
+        if self.daemon:
+            os.killpg(self.daemon, signal.SIGKILL)
+            self.daemon = 0
         if self.process is not None:
             self.process.kill()
             self.process.wait()

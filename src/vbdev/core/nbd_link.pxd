@@ -19,6 +19,7 @@ cdef class NbdLink:
     cdef uint64_t flushed       # of those, covered by a FLUSH
     cdef readonly bint closed
     cdef readonly bint ebbing
+    cdef bint leaving           # the server shuts down: it is asked for nothing more
     cdef readonly bint lost_writes
     cdef readonly str reason
 

@@ -12,7 +12,8 @@ byte of them had left, or the server itself has closed the connection (*gone*), 
 A server that closes its half alone is not gone: nbdkit does so while its threads still work on what
 they were asked for. Then the link *ebbs*: all else is sent again at once, and what may still be
 carried out waits until the rest of the connection is closed too. Over TCP both look alike until
-something is sent, so something is (`NbdSender.knock`).
+something is sent, so something is (`NbdSender.knock`). One that answers with ESHUTDOWN is asked
+for nothing more, and what it has refused waits for the next connection.
 
 What must not be broken:
 - an I/O is in one place: in the path's queue or in a slot (a FLUSH: a group, which has a slot on
@@ -31,6 +32,7 @@ from libc.errno cimport (
     EOPNOTSUPP as ENOTSUP,
     EPIPE,
     EROFS,
+    ESHUTDOWN,
 )
 from libc.string cimport memset, strerror
 
@@ -190,7 +192,7 @@ cdef class NbdLink:
         cdef nbd_slot *slot
         cdef int err
         cdef uint64_t now = path.engine.now_ns()
-        while most and path.waiting.head != NULL and not self.closed:
+        while most and path.waiting.head != NULL and not self.closed and not self.leaving:
             if slots_in_use(&self.slots) == MAX_SLOTS:
                 break
             most -= 1
@@ -236,6 +238,8 @@ cdef class NbdLink:
             return EINVAL
         if io.op == OP_READ:
             return 0
+        if (io.op == OP_FLUSH or io.flags & FLAG_FUA) and self.path.disk.has_lost():
+            return EIO  # it was lost while the I/O waited
         if io.op == OP_FLUSH:
             return 0 if offered & EXPORT_SEND_FLUSH else ENOTSUP
         if offered & EXPORT_READ_ONLY:
@@ -322,6 +326,9 @@ cdef class NbdLink:
             self._ended("server closed the connection")
         elif got < 0 and got != -EAGAIN:
             self.close_(EIO, got == -ECONNRESET, strerror(<int>-got).decode())
+        elif self.leaving and not slots_in_use(&self.slots):
+            self.sender.knock()
+            self.close_(EIO, True, "server shuts down")
         self.replies.rest()
         # Room was made, or a FLUSH follows for a FUA; and what was lost may be sent elsewhere.
         if self.has_unsent():
@@ -364,6 +371,14 @@ cdef class NbdLink:
         cdef bdev_io *io = slot.io
         cdef flush_group *group = <flush_group *>slot.group
         cdef int err = slot.err
+        if err == ESHUTDOWN and group == NULL and path.resend:
+            # Not carried out, and others would not be either: it waits for the next connection.
+            self.leaving = True
+            slot_give(&self.slots, slot)
+            path.resent += 1
+            io.leaf_value = IN_QUEUE
+            io_queue_push(&path.waiting, io)
+            return 0
         if slot.command == CMD_READ:
             slot_give(&self.slots, slot)
             path.finish(io, IO_AIO_ERROR if err else IO_SUCCESS, err)
