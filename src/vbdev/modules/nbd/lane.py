@@ -482,6 +482,8 @@ class Lane:
             seat.link.disconnect()
             seat.link.lose(errno.ESHUTDOWN, "the bdev is closed")
             self._look(seat)
+        for seat in list(self._ebbing):
+            self._end_ebb(seat)
         for end in self._ends:
             await end
         for timer in (self._clock, self._hold_timer):
