@@ -46,6 +46,10 @@ class ForeignServer:
         words = [find(self.kind), *map(str, getattr(self, WORDS[self.kind])())]
         if self.kind == "nbd-server":  # which serves several clients as a daemon only
             subprocess.run(words, check=True)
+            until = time.monotonic() + READY_S
+            while not self.pidfile.exists() or not self.pidfile.read_text():
+                assert time.monotonic() < until
+                time.sleep(0.01)
             self.daemon = int(self.pidfile.read_text())
         else:
             self.process = subprocess.Popen(words)

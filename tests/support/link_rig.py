@@ -182,8 +182,7 @@ class LinkRig:
     def close(self):
         self.path.holding = False
         for end in self.ends:
-            if not end.link.closed:
-                end.link.lose(5, "test")
+            end.link.lose(5, "test")
             end.close()
         self.path.holding = False
         self.stack.settle()

@@ -24,7 +24,7 @@ __all__ = [
 
 SIZED_KINDS = ("malloc", "null")
 FILE_KINDS = ("uring", "aio")
-NBD_URI = re.compile(r"nbd(\+unix)?://")
+NBD_URI = re.compile(r"nbds?(\+\w+)?://")  # those of TLS too: the module says that it has none
 DEFAULT_BLOCK_SIZE = 512
 TRUE = frozenset({"true", "yes", "on", "1"})
 FALSE = frozenset({"false", "no", "off", "0"})
