@@ -51,7 +51,7 @@ def bench(uri, *words, workload="verify"):
 
 
 def verified(process):
-    """Return its result, in which nothing may have failed, or read anything but what was written."""
+    """Return its result, in which nothing may have failed or differed."""
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, f"{out}\n{err}"
     result = json.loads(out)

@@ -372,7 +372,13 @@ for depth in (1, 16, 64):
 LOADS["client, read backwards, QD 64"] = {"queue_depth": 64, "backwards": True}
 for depth in (1, 32):
     LOADS[f"uring, randread, QD {depth}"] = {"queue_depth": depth}
-KIND = {"nothing": Nothing, "nbd": NbdLoad, "client": ClientLoad, "uring": FileLoad, "idle turn": IdleLoad}
+KIND = {
+    "nothing": Nothing,
+    "nbd": NbdLoad,
+    "client": ClientLoad,
+    "uring": FileLoad,
+    "idle turn": IdleLoad,
+}
 
 
 def make(name: str, probe: AbstractContextManager[None], **more: Any) -> Load:
