@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vbdev.reactor import Reactor
 from vbdev.registry import Registry
+from vbdev.targets.nbd import NbdServer
 
 
 def names_one_by_one() -> None:
@@ -18,12 +21,20 @@ def names_one_by_one() -> None:
     Registry.unused_name = unused_name  # type: ignore[method-assign]
 
 
-def a_look_at_all_watches() -> None:
-    """Look at each descriptor that is watched in each turn."""
-    turn = Reactor._turn
+def a_look_at_all_clients() -> None:
+    """Look at each client of an NBD server in each turn."""
+    servers: list[NbdServer] = []
+    init, poll = NbdServer.__init__, Reactor.poll
+
+    def remembered(self: NbdServer, *words: Any) -> None:
+        init(self, *words)
+        servers.append(self)
 
     def looking(self: Reactor) -> int:
-        sum(watch.fd for watch in self._watches.values())
-        return turn(self)
+        for server in servers:
+            for client in server._connections:
+                id(client)
+        return poll(self)
 
-    Reactor._turn = looking  # type: ignore[method-assign]
+    NbdServer.__init__ = remembered  # type: ignore[method-assign]
+    Reactor.poll = looking  # type: ignore[method-assign]

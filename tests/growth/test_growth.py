@@ -62,7 +62,7 @@ def test_no_step_is_worse_than_linear(tools, group):
     ("group", "canary", "step"),
     [
         ("names", "names_one_by_one", "bdevs without a name created"),
-        ("clients", "a_look_at_all_watches", "idle turns, among clients"),
+        ("clients", "a_look_at_all_clients", "idle turns, among clients"),
     ],
 )
 def test_what_is_worse_is_found(tools, group, canary, step):

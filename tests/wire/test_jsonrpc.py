@@ -418,3 +418,44 @@ def test_what_is_taken_is_json_by_the_standard_library_too(text):
         return
     if "duplicate key" not in repr(value) and "number " not in repr(value):
         assert as_floats(json.loads(text)) == as_floats(value)
+
+
+def nested(depth):
+    """Return a result that many arrays and objects deep, with some beside each other."""
+    value = "]}"
+    for level in range(depth):
+        value = [value, {"k": {"[": level}}] if level % 2 else {'a\\"{': value, "b": [1.5, None]}
+    return value
+
+
+@pytest.mark.parametrize("piece", [1, 2, 7, 64, 10_000])
+@pytest.mark.parametrize("depth", [0, 1, 3, 4, 40])
+def test_a_response_is_the_same_however_it_is_cut(piece, depth):
+    codec, answers = ClientCodec(), []
+    stream = b"".join(encode_result(number, nested(depth)) for number in range(3))
+    for start in range(0, len(stream), piece):
+        codec.feed(stream[start : start + piece])
+        while (event := codec.next_event()) is not None:
+            answers.append(event)
+    assert answers == [Response(number, nested(depth)) for number in range(3)]
+
+
+@pytest.mark.parametrize("inside", [b"[]", b"{}", b'{"a":[]}', b'"a"', b"1"])
+def test_a_response_is_no_deeper_than_a_request(inside):
+    def answer(depth):
+        codec = ClientCodec()
+        around = depth - 1 - inside.count(b"[") - inside.count(b"{")
+        codec.feed(b'{"id":1,"result":' + b"[" * around + inside + b"]" * around + b"}")
+        return codec.next_event()
+
+    assert isinstance(answer(MAX_DEPTH), Response)
+    with pytest.raises(JsonError, match="nested deeper"):
+        answer(MAX_DEPTH + 1)
+
+
+@pytest.mark.parametrize("result", [b"[{]}", b'{"a":[}]', b'[{"a":1]', b'{"a":{"b":[1}}}', b"[1}"])
+def test_a_response_whose_brackets_do_not_match_is_refused_at_once(result):
+    codec = ClientCodec()
+    codec.feed(b'{"id":1,"result":' + result)
+    with pytest.raises(JsonError, match="must close"):
+        codec.next_event()
