@@ -164,5 +164,8 @@ def show(figures: WorkFigures, progress: Progress) -> None:
         f"{side.name} {side.problem}" if side.median is None else f"{side.name} {side.median:.4g}"
         for side in figures.sides
     ]
+    problems = {side.problem for side in figures.sides if side.median is None}
+    if len(problems) == 1 and all(side.median is None for side in figures.sides):
+        cells = [*problems]
     told = figures.problem or f"{', '.join(cells)} {figures.unit}"
     progress.say(f"{figures.row:>3}  {figures.name}: {told}")

@@ -423,14 +423,14 @@ def depth(step: Step, n: int) -> None:
 
 
 GROUPS: dict[str, tuple[Group, int]] = {
-    "bdevs": (bdevs, 40),
-    "names": (names, 40),
-    "wishes": (wishes, 40),
+    "bdevs": (bdevs, 30),
+    "names": (names, 30),
+    "wishes": (wishes, 30),
     "parts": (parts, 50),
-    "configuration": (configuration, 40),
-    "exports": (exports, 40),
-    "clients": (clients, 40),
-    "among": (among, 40),
+    "configuration": (configuration, 30),
+    "exports": (exports, 30),
+    "clients": (clients, 30),
+    "among": (among, 30),
     "depth": (depth, 6),
 }
 """{name: (what does the steps, few)}."""
