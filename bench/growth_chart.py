@@ -125,7 +125,7 @@ def panel(title: str, works: list[WorkFigures], left: float, top: float) -> list
         x, y = places[-1]
         lines.append(line(x + 4, y, right + 8, top + label, colour, stroke_opacity=0.5))
         told = f"{number(found[-1][1])} {work.unit}  {work.label}"
-        told = shorten(told, 42)
+        told = shorten(told, 38)
         lines.append(text(right + 11, top + label + 4, told, fill=colour, font_size=11))
     return lines
 

@@ -30,7 +30,7 @@ EXPECTED_S = {
     "10": (110, 20),
     "rpc": (30, 9),
     "client": (85, 22),
-    "scale": (130, 20),
+    "scale": (100, 20),
 }
 """{row: seconds of a full run, of a quick one}, on a machine of two CPUs with all peers there."""
 

@@ -78,7 +78,7 @@ def bdevs(numbers: tuple[int, ...]) -> Iterator[Work]:
         )
     yield work(
         "One is busy, the others do nothing",
-        "busy: a passthru deleted and made, among stacks",
+        "busy: a passthru made anew (stacks)",
         "us",
         numbers,
         partial(together.measure, "one among"),
@@ -192,13 +192,13 @@ def among(plan: Plan, numbers: tuple[int, ...]) -> Generator[Work]:
                 poll()
             return Sample((time.process_time_ns() - start) / TURNS)
 
-        yield work(panel, "busy: nothing, a turn among open stacks", "ns", numbers, turn, "stack")
+        yield work(panel, "busy: none, an idle turn (stacks)", "ns", numbers, turn, "stack")
 
         def io(number: int) -> Sample:
             result = crowd[number].load("p0", "randread", 1, run_seconds(plan) / 2)
             return Sample(NS_PER_S / result.iops)
 
-        yield work(panel, "busy: an I/O, QD 1, among open stacks", "ns", numbers, io, "stack")
+        yield work(panel, "busy: an I/O, QD 1 (stacks)", "ns", numbers, io, "stack")
 
 
 def connections(plan: Plan, numbers: tuple[int, ...]) -> Iterator[Work]:
@@ -216,7 +216,7 @@ def connections(plan: Plan, numbers: tuple[int, ...]) -> Iterator[Work]:
         )
     yield work(
         "One is busy, the others do nothing",
-        "busy: a READ over NBD, QD 1, among clients",
+        "busy: a READ over NBD (clients)",
         "us",
         numbers,
         partial(together.measure, "one reads"),
