@@ -8,8 +8,9 @@ a period (the newest first), timers that are due (equal deadlines in the order t
 file descriptors, and what the I/O engine gathered from all of these (completions): what a
 descriptor brings is answered before the next look at any. A turn that finds no work polls the
 descriptors for `SPIN_US` more and then sleeps in the kernel until a descriptor, a message or a
-deadline wakes it. An idle reactor costs no CPU, and what is idle on a busy one costs its turns
-nothing. The turn itself is compiled (`core/loop.pyx`).
+deadline wakes it; while such polls find nothing, it leaves out most of them. An idle reactor costs
+no CPU, and what is idle on a busy one costs its turns nothing. The turn itself is compiled
+(`core/loop.pyx`).
 
 What belongs to a reactor is touched by its thread alone. Threads that want something of it send a
 message (`send_msg`), or ask and await the answer (`ask`). `Reactor.current()` is the reactor whose

@@ -46,10 +46,14 @@ cdef class Loop:
     cdef readonly uint64_t busy_turns
     cdef readonly uint64_t idle_turns
     cdef readonly uint64_t sleeps
+    cdef readonly uint64_t polls        # waits that began with polling
+    cdef int skips                      # so many waits are without polling
+    cdef int in_vain                    # from how many polls in a row have found nothing
 
     cdef int64_t now_ns(self) except? -1
     cdef int64_t deadline(self) except? -1
     cdef Py_ssize_t _turn(self, bint wait) except -1
     cdef int _wait(self, epoll_event *events) except -1
+    cdef void _note_poll(self, bint polled, bint found) noexcept nogil
     cdef int _dispatch(self, epoll_event *events, int n) except -1
     cdef int _call(self, function) except -1

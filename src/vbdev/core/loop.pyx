@@ -7,6 +7,8 @@ descriptors that are ready are handed straight to whoever watches them.
 
 A turn that may wait, and that has found nothing, polls descriptors for `SPIN_US` more and then
 sleeps, all without the interpreter's lock: the one place where a reactor is idle is `Loop._wait`.
+After polls in vain so many waits go without that at most one in 64 polls: where there are more
+threads than CPUs, what is polled for is often held up by the polling.
 """
 
 import os
@@ -37,6 +39,7 @@ cdef enum:
     EVENTS = 256                # looked at in one turn; the kernel lets those left over come first
     MAX_SLEEP_MS = 1 << 30
     NEVER = -1
+    MAX_SKIPS = 63              # waits without polling, for a long row of polls in vain
 
 SPIN_US = 30
 cdef int64_t SPIN_NS = 1000 * <int64_t>SPIN_US
@@ -252,15 +255,19 @@ cdef class Loop:
         cdef int64_t start = self.now_ns(), now = start, deadline = self.deadline(), left
         cdef int64_t spin_until = start + SPIN_NS
         cdef int n = 0, timeout_ms = -1
-        cdef bint polls = self.clock is None
-        if deadline != NEVER and deadline < spin_until:
+        cdef bint near = deadline != NEVER and deadline < spin_until
+        cdef bint polls = self.clock is None and (near or self.skips == 0)
+        if near:  # what sleeps is woken by the millisecond
             spin_until = deadline
+        self.polls += polls
         with nogil:
             gil_left()
             if polls:
                 while n == 0 and now < spin_until:
                     n = epoll_wait(self.epoll_fd, events, EVENTS, 0)
                     now = monotonic_ns()
+            if not near:
+                self._note_poll(polls, n != 0)
             if n == 0:
                 if deadline != NEVER:
                     left = (deadline - now + 999999) // 1000000  # not before it
@@ -271,6 +278,16 @@ cdef class Loop:
             gil_wanted()
         self.idle_ns += self.now_ns() - start
         return n if n > 0 else 0  # EINTR: its handler runs when Python does
+
+    cdef void _note_poll(self, bint polled, bint found) noexcept nogil:
+        # Nobody comes, or whoever would come waits for this CPU: then to poll is in vain.
+        if not polled:
+            self.skips -= self.skips > 0
+        elif found:
+            self.in_vain = 0
+        else:
+            self.in_vain = min(2 * self.in_vain + 1, <int>MAX_SKIPS)
+            self.skips = self.in_vain
 
     cdef int _dispatch(self, epoll_event *events, int n) except -1:
         cdef Watch watch
