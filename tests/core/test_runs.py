@@ -13,6 +13,8 @@ import pytest
 from support.stack import Stub, describe, layer, stack
 from vbdev.core.batch import IOBatch
 from vbdev.core.histogram import Histogram
+from vbdev.core.loadgen import LoadGenerator
+from vbdev.modules.malloc import Malloc
 from vbdev.vocab import Op, Status
 
 COUNTED = {Op.READ: "read", Op.WRITE: "write", Op.UNMAP: "unmap"}
@@ -197,3 +199,31 @@ def test_what_completed_holds_back_goes_up_later_once():
         s.settle()
         assert told == [0, 2, 4, 6, 1, 3, 5, 7]
         assert top.channel.stats()["read"][:2] == (8, 8)
+
+
+def test_an_owner_gets_its_own_offsets_back():
+    """`verify` computes from an I/O's offset what must be there."""
+    ended = []
+    with stack() as s:
+        s.disk(Malloc, num_blocks=4096)
+
+        def swap(_self, channel, ios):
+            ios.offset_blocks ^= 8
+            channel.base.submit(ios)
+
+        s.layer(layer(swap), name="Swaps")
+        s.layer(base="Swaps")
+        top = s.open("Top")
+        with top.reactor.here():
+            load = LoadGenerator(
+                s.engine,
+                top.channel,
+                workload="verify",
+                io_size=4096,
+                queue_depth=8,
+                on_end=lambda: ended.append(True),
+            )
+            load.start(512)
+        s.turn_until(lambda: ended)
+        assert (load.ios, load.failures, load.mismatch) == (512, 0, None)
+        load.close()

@@ -1,6 +1,6 @@
 """The batch engine: the pool, the way up of completed I/Os, and who receives them.
 
-Down: `Channel.submit` (channel.pyx) looks at each I/O once, pushes a frame, and calls the module
+Down: `Channel.submit` (delivery.pyx) looks at each I/O once, pushes a frame, and calls the module
 once for the batch. Up: whoever finishes an I/O appends it to the engine's `done` list and nothing
 else happens; `Engine.drain`, called from the reactor's loop, pops the frames. Layers without a
 `completed` of their own are popped without any Python. So completions that come back inside
@@ -9,7 +9,7 @@ else happens; `Engine.drain`, called from the reactor's loop, pops the frames. L
 What must not be broken:
 - an I/O is in one place: with its owner, in one batch, in one list of a layer, in one queue of a
   channel, with its children, or in `done`;
-- every frame pushed is popped, by `_pop` alone, and `outstanding` counts the frames;
+- every frame pushed is popped, by `_pop` or with its run, and `outstanding` counts the frames;
 - nothing here blocks, and nothing here raises into a module's caller.
 """
 
