@@ -172,8 +172,8 @@ def test_killed_in_the_middle_of_a_verified_load(foreign, kind, connections, tcp
     """The disk is a file, so what was acknowledged is kept; what was under way is sent again."""
     server = foreign(kind, tcp=tcp)
     more = f"connections={connections},reconnect_delay=30,keeps_writes=true"
+    written = server.file.stat().st_mtime_ns
     process = bench(f"{server.uri},{more}", "-t", "2.5", "-q", "64")
-    written = 0
     for _ in range(3):
         until = time.monotonic() + 20
         while process.poll() is None and server.file.stat().st_mtime_ns == written:
@@ -189,9 +189,14 @@ def test_killed_in_the_middle_of_a_verified_load(foreign, kind, connections, tcp
 def test_a_server_that_ends_in_order(foreign):
     """SIGTERM: nbdkit closes its half first, while its threads still write."""
     server = foreign("nbdkit")
+    created = server.file.stat().st_mtime_ns
     process = bench(f"{server.uri},reconnect_delay=30,keeps_writes=true", "-t", "2", "-q", "64")
+    until = time.monotonic() + 20
+    while server.file.stat().st_mtime_ns == created:
+        assert time.monotonic() < until
+        time.sleep(0.02)
     for _ in range(3):
-        time.sleep(0.5)
+        time.sleep(0.4)
         server.process.send_signal(signal.SIGTERM)
         server.process.wait()
         server.start()
