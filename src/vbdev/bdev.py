@@ -329,7 +329,8 @@ class Bdev:
         It may await the I/O (`io.forward()`, `io.copy_data()`), children of it (`io.child()`), a
         Future or a Task, another coroutine. Returning ends the I/O: as the Status says that is
         returned, as the child did that is; without either with the first failure of a child,
-        else as the base ended it, else with SUCCESS. What is under way then ends first.
+        else as the base ended it, else with SUCCESS. What is under way then ends first, and
+        fails the I/O where it fails.
 
         Raising fails the I/O. An ABORT, and a RESET, closes the coroutine (GeneratorExit where it
         waits) of an I/O that is not below, and ends that as ABORTED; ABORTs never come here, a

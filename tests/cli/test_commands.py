@@ -207,9 +207,20 @@ def test_example_xor_changes_what_is_stored(tmp_path):
     assert disk.read_bytes() != bytes(1 << 20)
 
 
-def test_example_is_the_tutorials():
+def test_example_mirror_keeps_data_when_one_half_goes_bad(tmp_path):
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(2 << 20))
+    mirror = ["--module", EXAMPLES / "mirror.py", "--layer", "mirror"]
+    done = vbdev("bench", disk, *mirror, "-w", "verify", "-n", "4000", "--json")
+    assert json.loads(done.stdout)["errors"] == 0
+    data = disk.read_bytes()
+    assert data[: 1 << 20] == data[1 << 20 :] != bytes(1 << 20)
+
+
+@pytest.mark.parametrize("example", ["xor", "mirror"])
+def test_examples_are_the_tutorials(example):
     tutorial = (EXAMPLES.parent / "docs" / "tutorial.md").read_text()
-    body = (EXAMPLES / "xor.py").read_text().split('"""\n', 2)[-1].strip()
+    body = (EXAMPLES / f"{example}.py").read_text().split('"""\n', 2)[-1].strip()
     assert body in tutorial
 
 

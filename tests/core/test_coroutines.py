@@ -273,6 +273,23 @@ def test_a_child_that_fails_fails_its_parent_unless_that_says_otherwise():
             assert (request.status, request.errno) == expected
 
 
+def test_success_that_was_said_while_a_child_was_under_way_is_no_word_about_that():
+    async def handle(_self, channel, io):
+        io.child(channel.base)
+        return await io.forward()
+
+    with flawless() as rig:
+        disk = rig.disk(Stub)
+        rig.layer(layer(handle=handle))
+        request = read(rig.open("Top"))
+        disk.complete([1])
+        rig.settle()
+        assert not request.done
+        disk.complete(status=Status.FAILED, errno=errno.ENOSPC)
+        rig.settle()
+        assert (request.status, request.errno) == (Status.FAILED, errno.ENOSPC)
+
+
 def test_children_with_an_op_and_data_of_their_own():
     told = []
 

@@ -2,7 +2,8 @@
 
 Of a name, what comes before the last comma is a load (of `loads`), and what comes after it the
 unit. "one layer more" is a difference: the part of each of four of the five layers. A "watching"
-one has a method `completed`.
+one has a method `completed`, an "awaiting" one a coroutine for each I/O; a "looking" one makes a
+column for each batch.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any
 from costs.loads import LOADS
 from costs.tools import Costs, Tools
 
-INSTRUCTIONS = "null;nbd, null;uring;idle turn;client"
+INSTRUCTIONS = "null, layers;null, watching;null, awaiting;null, looking;nbd, null;uring;idle turn;client"
 SYSTEM_CALLS = "nbd, malloc;uring;client"
-COPIES = "malloc;nbd, malloc;uring;client"
+COPIES = "malloc;nbd, malloc;uring;client;null, awaiting;null, looking"
 DIGITS = 3
 
 MORE_IS_BETTER = "I/Os in a batch"
@@ -44,14 +45,20 @@ def instructions(tools: Tools, loads: str = INSTRUCTIONS, layer: str = "") -> Fi
 def _instructions(costs: Costs) -> Iterator[tuple[str, float]]:
     for name, cost in costs.items():
         keywords = LOADS[name]
-        count, depth = keywords.get("layers"), keywords["queue_depth"]
+        count = keywords.get("layers")
         if not name.startswith("null") or not count:
             yield f"{name}, instructions", cost["instructions"]
         elif count > 1:
-            one = costs[name.replace(f"layers {count}", "layers 1")]["instructions"]
-            each = (cost["instructions"] - one) / (count - 1)
-            kind = "watching layer" if "watching" in name else "layer"
-            yield f"null, one {kind} more, QD {depth}, instructions", each
+            yield one_more(name, costs, "instructions")
+
+
+def one_more(name: str, costs: Costs, what: str) -> tuple[str, float]:
+    """Return the name and the cost of one of several layers."""
+    count = LOADS[name]["layers"]
+    one = costs[name.replace(f"layers {count}", "layers 1")][what]
+    which, _, _ = name.removeprefix("null, ").partition("layers")
+    each = (costs[name][what] - one) / (count - 1)
+    return f"null, one {which}layer more, QD {LOADS[name]['queue_depth']}, {what}", each
 
 
 def system_calls(tools: Tools, loads: str = SYSTEM_CALLS, layer: str = "") -> Figures:
@@ -68,6 +75,10 @@ def copies(tools: Tools, loads: str = COPIES, layer: str = "") -> Figures:
 
 def _copies(costs: dict[str, dict[str, Any]]) -> Iterator[tuple[str, float]]:
     for name, cost in costs.items():
+        if name.startswith("null") and LOADS[name]["layers"]:
+            if LOADS[name]["layers"] > 1:
+                yield one_more(name, costs, "allocations")
+            continue
         yield f"{name}, bytes copied", cost["bytes copied"]
         yield f"{name}, allocations", cost["allocations"]
         if name.startswith("malloc, randwrite"):

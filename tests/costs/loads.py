@@ -17,6 +17,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from costs.client_load import ClientLoad
 from costs.idle import IdleLoad
 from vbdev.app import App
@@ -338,6 +340,32 @@ class Watching(Passthru):
         """Look on."""
 
 
+class Awaiting(VirtualBdev):
+    """Handles each I/O in a coroutine of its own."""
+
+    kind = "awaiting"
+    product_name = "awaiting"
+    ops = Passthru.ops
+    gives_read_buffers = True
+
+    async def handle(self, _channel: Any, io: Any) -> None:
+        """Forward, and wait."""
+        await io.forward()
+
+
+class Looking(Passthru):
+    """Looks at offsets, as a column."""
+
+    seen = 0
+
+    def submit(self, channel: Any, ios: Any) -> None:
+        """Count those in the first quarter."""
+        self.seen += int(np.count_nonzero(ios.offset_blocks < NUM_BLOCKS // 4))
+        channel.base.submit(ios)
+
+
+LAYERS = {"watching": Watching, "awaiting": Awaiting, "looking": Looking}
+"""Kinds of layers besides passthru."""
 Load = DirectLoad | FileLoad | IdleLoad | NbdLoad | ClientLoad | Nothing
 LOADS: dict[str, dict[str, Any]] = {"nothing": {}}
 for crowd in (1, 1000):
@@ -347,11 +375,12 @@ for depth in (1, 32):
     for count in (0, 1, 5):
         LOADS[f"null, layers {count}, QD {depth}"] = {"queue_depth": depth, "layers": count}
     for count in (1, 5):
-        LOADS[f"null, watching layers {count}, QD {depth}"] = {
-            "queue_depth": depth,
-            "layers": count,
-            "layer": Watching,
-        }
+        for what, layer_class in LAYERS.items():
+            LOADS[f"null, {what} layers {count}, QD {depth}"] = {
+                "queue_depth": depth,
+                "layers": count,
+                "layer": layer_class,
+            }
 for depth in (1, 16, 32, 64):
     for work in ("randread", "randwrite"):
         LOADS[f"malloc, {work}, QD {depth}"] = {

@@ -82,6 +82,14 @@ def test_copies_allocations_and_batches_of_a_file(tools):
     assert not any(n for name, n in measured.items() if unit(name) == "bytes copied")
 
 
+def test_allocations_of_layers_that_make_objects(tools):
+    """A coroutine for each I/O makes its own few objects; a column is one of a batch."""
+    measured = figures.copies(tools, "null, awaiting;null, looking")
+    hold(measured, tools.toolchain)
+    assert measured["null, one awaiting layer more, QD 32, allocations"] < 2.5
+    assert measured["null, one looking layer more, QD 32, allocations"] < 0.5
+
+
 def test_a_kernel_without_io_uring_is_no_regression(tmp_path, monkeypatch):
     monkeypatch.setenv(NO_RING_VARIABLE, "1")
     tools = Tools(tmp_path)

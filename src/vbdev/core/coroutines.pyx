@@ -1116,9 +1116,12 @@ cdef class Coroutines(IoOwner):
         child._release()
         parent.children.remove(child)
         parent.under_way -= 1
-        if child.number == OP_ABORT:
+        if child.number == OP_ABORT or child.ended == IO_SUCCESS:
             pass
-        elif child.ended != IO_SUCCESS and parent.child_status == IO_PENDING:
+        elif parent.child_status == IO_PENDING or (
+                parent.coroutine is None and parent.final == IO_SUCCESS):
+            if parent.coroutine is None and parent.final == IO_SUCCESS:
+                parent.final = IO_PENDING  # said before anybody could know
             parent.child_status = child.ended
             parent.child_err = child.err
             parent.child_cdw0 = child.cdw0
