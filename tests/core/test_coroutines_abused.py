@@ -182,7 +182,7 @@ def test_a_submit_that_raises_behind_its_coroutines():
             await io.forward()
 
     with stack() as rig:
-        disk = rig.disk()
+        rig.disk()
         rig.layer(Both)
         rig.layer(gather(2), name="Together", base="Top")
         top = rig.open("Together")

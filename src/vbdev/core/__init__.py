@@ -3,6 +3,7 @@
 `types.pxd`   the C structs: BdevIO, frame, and the numbers of `vocab.py`
 `buffers`     pools of aligned data buffers
 `batch`       IOBatch: what a module's `submit` receives
+`columns`     fields of a batch's I/Os as numpy arrays
 `engine`      Engine (BdevIO pool, the way up of what completes), IoOwner
 `admission`   what an I/O may have to wait for, or be changed by, before a module sees it
 `channel`     Channel: submit, delivery to the module, what leaves the queues, counters

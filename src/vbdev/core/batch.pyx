@@ -11,7 +11,7 @@ changing one changes nothing until it is assigned back.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
+from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE, PyBuffer_Release
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EINVAL, ENOMEM
 from libc.stdint cimport int32_t, int64_t, int8_t, uint16_t, uint32_t, uint64_t, uint8_t
@@ -19,6 +19,22 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 
 from vbdev.core.buffers cimport BufferPool
+from vbdev.core.columns cimport (
+    COLUMN_ARG,
+    COLUMN_DETAIL,
+    COLUMN_FLAGS,
+    COLUMN_ID,
+    COLUMN_NUM_BLOCKS,
+    COLUMN_OFFSET,
+    COLUMN_OP,
+    COLUMN_RESULT,
+    COLUMN_SRC_OFFSET,
+    COLUMN_STATUS,
+    COLUMN_SUBMIT_NS,
+    bools,
+    column,
+    numbers,
+)
 from vbdev.core.dif cimport (
     DIF_SHORT,
     dif_error,
@@ -69,18 +85,6 @@ from vbdev.core.types cimport (
 )
 
 
-cdef enum:
-    COLUMN_OP = 0
-    COLUMN_STATUS = 1
-    COLUMN_FLAGS = 2
-    COLUMN_DETAIL = 3
-    COLUMN_ARG = 4
-    COLUMN_ID = 5
-    COLUMN_NUM_BLOCKS = 6
-    COLUMN_OFFSET = 7
-    COLUMN_SRC_OFFSET = 8
-    COLUMN_RESULT = 9
-    COLUMN_SUBMIT_NS = 10
 
 
 # Whose data is their submitter's, and may be a region of zeroes that is write-protected.
@@ -379,7 +383,8 @@ cdef class IOBatch:
         """
         cdef uint64_t mask = 0
         cdef IOBatch taken
-        cdef const uint8_t[::1] chosen
+        cdef const uint8_t *chosen
+        cdef Py_buffer view
         cdef Py_ssize_t i, kept = 0
         if which is None:
             return self.take_op_mask(<uint64_t>-1)
@@ -389,17 +394,15 @@ cdef class IOBatch:
             for op in which:
                 mask |= op_bit(op)
             return self.take_op_mask(mask)
-        import numpy
-        which = numpy.ascontiguousarray(which)
-        if which.dtype != bool and which.size:
-            raise TypeError(f"IOBatch.take: a mask of {which.dtype}, not of bool; several types"
-                            " of I/O go into a set or a tuple")
-        chosen = which.astype(bool, copy=False).view(numpy.uint8)
-        if chosen.shape[0] != self.n:
-            raise ValueError(
-                f"IOBatch.take: a mask of {chosen.shape[0]} for {self.n} I/Os; give one for each")
         taken = new_batch(self.core)
         taken.reserve(self.n)
+        bools(which, &view)
+        if view.len != self.n:
+            length = view.len
+            PyBuffer_Release(&view)
+            raise ValueError(
+                f"IOBatch.take: a mask of {length} for {self.n} I/Os; give one for each")
+        chosen = <const uint8_t *>view.buf
         for i in range(self.n):
             if chosen[i]:
                 taken.v[taken.n] = self.v[i]
@@ -408,6 +411,7 @@ cdef class IOBatch:
                 self.v[kept] = self.v[i]
                 kept += 1
         self.n = kept
+        PyBuffer_Release(&view)
         return taken
 
     def split(self):
@@ -569,51 +573,7 @@ cdef class IOBatch:
     # Columns
 
     cdef object _column(self, int which):
-        import numpy
-        cdef Py_ssize_t i
-        cdef uint8_t[::1] bytes1
-        cdef uint16_t[::1] bytes2
-        cdef uint32_t[::1] bytes4
-        cdef uint64_t[::1] bytes8
-        cdef bdev_io *io
-        if which <= COLUMN_STATUS:
-            out = numpy.empty(self.n, dtype=numpy.uint8)
-            bytes1 = out
-            for i in range(self.n):
-                io = self.v[i]
-                bytes1[i] = io.op if which == COLUMN_OP else <uint8_t>io.status
-            return out if which == COLUMN_OP else out.view(numpy.int8)
-        if which == COLUMN_FLAGS:
-            out = numpy.empty(self.n, dtype=numpy.uint16)
-            bytes2 = out
-            for i in range(self.n):
-                bytes2[i] = self.v[i].flags
-            return out
-        if which <= COLUMN_ID:
-            out = numpy.empty(self.n, dtype=numpy.uint32)
-            bytes4 = out
-            for i in range(self.n):
-                io = self.v[i]
-                if which == COLUMN_ID:
-                    bytes4[i] = io.index
-                else:
-                    bytes4[i] = io.arg if which == COLUMN_ARG else <uint32_t>io.err
-            return out if which != COLUMN_DETAIL else out.view(numpy.int32)
-        out = numpy.empty(self.n, dtype=numpy.uint64)
-        bytes8 = out
-        for i in range(self.n):
-            io = self.v[i]
-            if which == COLUMN_NUM_BLOCKS:
-                bytes8[i] = io.num_blocks
-            elif which == COLUMN_OFFSET:
-                bytes8[i] = io.offset_blocks
-            elif which == COLUMN_SRC_OFFSET:
-                bytes8[i] = io.src_offset_blocks
-            elif which == COLUMN_RESULT:
-                bytes8[i] = io.result
-            else:
-                bytes8[i] = io.frames[io.depth - 1].submit_ns if io.depth else 0
-        return out
+        return column(self.v, self.n, which)
 
     @property
     def ops(self):
@@ -670,16 +630,18 @@ cdef class IOBatch:
 
     @results.setter
     def results(self, values):
-        import numpy
-        cdef const uint64_t[::1] view = numpy.ascontiguousarray(values, dtype=numpy.uint64)
-        cdef Py_ssize_t i
+        cdef Py_buffer view
+        cdef Py_ssize_t i, given
         cdef uint8_t op
-        if view.shape[0] != self.n:
-            raise ValueError(f"IOBatch.results: {view.shape[0]} results for {self.n} I/Os")
-        for i in range(self.n):
+        numbers(values, &view)
+        given = view.len // sizeof(uint64_t)
+        for i in range(self.n if given == self.n else 0):
             op = self.v[i].op
             if op == OP_ZONE_APPEND or op == OP_SEEK_DATA or op == OP_SEEK_HOLE:
-                self.v[i].result = view[i]
+                self.v[i].result = (<const uint64_t *>view.buf)[i]
+        PyBuffer_Release(&view)
+        if given != self.n:
+            raise ValueError(f"IOBatch.results: {given} results for {self.n} I/Os")
 
     @property
     def offset_blocks(self):
@@ -691,16 +653,19 @@ cdef class IOBatch:
 
     @offset_blocks.setter
     def offset_blocks(self, values):
-        import numpy
-        cdef const uint64_t[::1] view = numpy.ascontiguousarray(values, dtype=numpy.uint64)
-        cdef Py_ssize_t i
-        if view.shape[0] != self.n:
-            raise ValueError(
-                f"IOBatch.offset_blocks: {view.shape[0]} offsets for {self.n} I/Os")
-        for i in range(self.n):
+        cdef Py_buffer view
+        cdef Py_ssize_t i, given
+        cdef uint64_t offset
+        numbers(values, &view)
+        given = view.len // sizeof(uint64_t)
+        for i in range(self.n if given == self.n else 0):
+            offset = (<const uint64_t *>view.buf)[i]
             if self.v[i].op == OP_COPY:
-                self.v[i].src_offset_blocks += view[i] - self.v[i].offset_blocks
-            self.v[i].offset_blocks = view[i]
+                self.v[i].src_offset_blocks += offset - self.v[i].offset_blocks
+            self.v[i].offset_blocks = offset
+        PyBuffer_Release(&view)
+        if given != self.n:
+            raise ValueError(f"IOBatch.offset_blocks: {given} offsets for {self.n} I/Os")
 
 
 cdef int add_views(bdev_io *io, list views) except -1:
@@ -761,7 +726,7 @@ def load_columns():
 
     For whoever offers or starts a module that asks for columns.
     """
-    import numpy  # noqa: F401
+    column(NULL, 0, COLUMN_OP)
 
 
 cdef IOBatch new_batch(IoCore core):

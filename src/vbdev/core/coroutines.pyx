@@ -713,7 +713,9 @@ cdef class Coroutines(IoOwner):
         if one.io == NULL:
             self.lingering.discard(one)
             return 0
-        if value is None or one.aborted:
+        if one.aborted:
+            one.final = IO_ABORTED
+        elif value is None:
             pass
         elif isinstance(value, ChildIO) and (<ChildIO>value).parent is one and value.done:
             child = value
