@@ -14,7 +14,9 @@ from typing import Any
 from costs.loads import LOADS
 from costs.tools import Costs, Tools
 
-INSTRUCTIONS = "null, layers;null, watching;null, awaiting;null, looking;nbd, null;uring;idle turn;client"
+INSTRUCTIONS = (
+    "null, layers;null, watching;null, awaiting;null, looking;nbd, null;uring;idle turn;client"
+)
 SYSTEM_CALLS = "nbd, malloc;uring;client"
 COPIES = "malloc;nbd, malloc;uring;client;null, awaiting;null, looking"
 DIGITS = 3

@@ -85,8 +85,6 @@ from vbdev.core.types cimport (
 )
 
 
-
-
 # Whose data is their submitter's, and may be a region of zeroes that is write-protected.
 cdef uint64_t WRITERS = (
     (1 << OP_WRITE) | (1 << OP_COMPARE) | (1 << OP_COMPARE_AND_WRITE) | (1 << OP_ZONE_APPEND))

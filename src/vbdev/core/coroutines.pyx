@@ -67,6 +67,7 @@ from vbdev.core.types cimport (
     io_bounce_bytes,
     io_holds_memory,
     iovec,
+    this_thread,
 )
 
 from vbdev.vocab import Op, Status
@@ -95,9 +96,6 @@ cdef extern from "Python.h":
     bint PyCoro_CheckExact(PyObject *object) noexcept
     void Py_INCREF(PyObject *object) noexcept
     void Py_DECREF(PyObject *object) noexcept
-
-cdef extern from "pythread.h" nogil:
-    unsigned long PyThread_get_thread_ident()
 
 cdef enum:
     SNAPSHOT = 128
@@ -174,7 +172,7 @@ cdef class BdevIO:
         if self.aborted:
             raise RuntimeError("the I/O has been aborted: nothing more can be done for it")
         engine = self.coroutines.engine
-        if engine.thread and engine.thread != PyThread_get_thread_ident():
+        if engine.thread and engine.thread != this_thread():
             raise RuntimeError("an I/O of one reactor handled on another's thread")
         return self.io
 
