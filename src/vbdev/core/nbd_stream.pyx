@@ -1,10 +1,11 @@
 """NbdStream: the transmission phase of one NBD connection, requests in, replies out.
 
-One `recv` brings many requests; as many as are whole become one IOBatch for the export's channel.
-What completes at one turn is answered with one `sendmsg`, straight from the buffers that the leaf
-filled. A WRITE's payload stays where it was received: the I/O points into the receive chunk,
-which lives until the last such I/O is done. A payload too large for the chunk is received into a
-buffer of its own. Only a chunk with data in it is kept, so an idle connection holds no buffer.
+One `recv` brings many requests. They become IOBatches for the export's channel, of `PIECE_REQUESTS`
+or `PIECE_BYTES` each; what completes together is answered with one `sendmsg`, straight from the
+buffers that the leaf filled. A WRITE's payload stays where it was received: the I/O points into
+the receive chunk, which lives until the last such I/O is done. A payload too large for the chunk is
+received into a buffer of its own. Only a chunk with data in it is kept, so an idle connection holds
+no buffer.
 
 Bounds: `MAX_IN_FLIGHT` requests and `MAX_IN_FLIGHT_BYTES` of data (or one request) for a
 connection. While a peer does not take its replies, no request of it is looked at.
@@ -100,6 +101,8 @@ cdef enum:
     MAX_IN_FLIGHT_BYTES = 16 << 20
     MAX_SPECIALS = 64
     SEND_IOVS = 1024
+    PIECE_REQUESTS = 16         # what is answered before more of it is begun
+    PIECE_BYTES = 256 << 10
     RECEIVE_ROUNDS = 4
 
 # Received bytes, shared by the connection and the WRITEs whose payload lies in them.
@@ -228,21 +231,23 @@ cdef class NbdStream(IoOwner):
     # Receiving
 
     def receive(self):
-        """Read what the socket has, submit what is whole. Call when readable; never raises."""
+        """Read what the socket has, submit what is whole. Call when readable."""
         cdef int _round
         cdef Py_ssize_t got
         cdef bint filled
         self.busy = True
-        for _round in range(RECEIVE_ROUNDS):
-            if self.closed or not self.wants_read:
-                break
-            got = self._recv(&filled)
-            if got == 0:
-                break
-            self._process()
-            if not filled:
-                break  # the socket had no more; epoll tells when it has
-        self.busy = False
+        try:
+            for _round in range(RECEIVE_ROUNDS):
+                if self.closed or not self.wants_read:
+                    break
+                got = self._recv(&filled)
+                if got == 0:
+                    break
+                self._process()
+                if not filled:
+                    break  # the socket had no more; epoll tells when it has
+        finally:
+            self.busy = False
 
     def on_readable(self):
         """Receive, and call `on_change` where something may have changed. For the reactor."""
@@ -268,9 +273,11 @@ cdef class NbdStream(IoOwner):
     def process(self):
         """Look again at what was received: after a pause, or once at the start."""
         self.busy = True
-        if not self.closed:
-            self._process()
-        self.busy = False
+        try:
+            if not self.closed:
+                self._process()
+        finally:
+            self.busy = False
 
     cdef Py_ssize_t _recv(self, bint *filled) except -2:
         """Receive once: bytes that came, 0 for none (then possibly `closed`)."""
@@ -335,17 +342,30 @@ cdef class NbdStream(IoOwner):
         return got
 
     cdef int _process(self) except -1:
-        """Turn whole requests into one batch and submit it."""
+        """Turn whole requests into batches and submit them.
+
+        What a client has sent at once is done in pieces, and each is answered before the next one
+        is begun: so the client has work while there is some left here, and data is sent while it
+        is still in a cache.
+        """
         cdef IOBatch ios
+        cdef Py_ssize_t done = 0
+        cdef bint more
         while True:
             ios = new_batch(self.engine)
-            self._scan(ios)
+            more = self._scan(ios)
             if ios.n:
                 self.batches += 1
                 self.requests += ios.n
+                done += ios.n
                 self.channel.submit_batch(ios)
             if self.tx_n and not self.wants_write:
                 self._send()
+            if more:
+                if done < MAX_IN_FLIGHT:  # beyond that it is others' turn first
+                    self.engine.drain_all()
+                if self.wants_read:
+                    continue
             if (self.wants_read or self.closed or self.disconnecting or self.starved
                     or self._full()):
                 break
@@ -355,6 +375,8 @@ cdef class NbdStream(IoOwner):
         return 0
 
     cdef int _scan(self, IOBatch ios) except -1:
+        """Append whole requests to a batch. 1: it is a piece, and there may be more requests."""
+        cdef uint64_t piece_end = self.in_flight_bytes + PIECE_BYTES
         cdef const uint8_t *p
         cdef size_t have, need
         cdef uint16_t flags, command
@@ -379,6 +401,8 @@ cdef class NbdStream(IoOwner):
                 self.skip = 0
             if have < REQUEST_BYTES:
                 break
+            if ios.n >= PIECE_REQUESTS or self.in_flight_bytes >= piece_end:
+                return 1
             if self._full():
                 self.wants_read = False
                 break
