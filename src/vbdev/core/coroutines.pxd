@@ -29,6 +29,7 @@ cdef class BdevIO:
 
     cdef bdev_io *live(self) except NULL
     cdef bdev_io *held(self) except NULL
+    cdef int _be_here(self) except -1
 
 
 # An I/O that a coroutine makes for its own.
@@ -84,6 +85,7 @@ cdef class Coroutines(IoOwner):
 
     cdef int _start(self, bdev_io *io) except -1
     cdef int _step(self, BdevIO one) except -1
+    cdef int _paused(self, BdevIO one) except -1
     cdef bint _waits_for(self, BdevIO one, object awaited) except -1
     cdef int _refuse(self, BdevIO one, object awaited) except -1
     cdef int _returned(self, BdevIO one, object value) except -1

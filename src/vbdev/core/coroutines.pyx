@@ -24,7 +24,7 @@ from cpython.buffer cimport (
     PyBuffer_Release,
     PyObject_GetBuffer,
 )
-from libc.errno cimport ENOENT, ENOMEM
+from libc.errno cimport ELOOP, ENOENT, ENOMEM
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -142,6 +142,22 @@ cdef int raise_pending() except -1:
     return -1
 
 
+cdef bint is_one(object value, kind) except -1:
+    """Say what `isinstance` does; of an object that does not tell, that it is none."""
+    try:
+        return isinstance(value, kind)
+    except Exception:
+        return False
+
+
+cdef str shown(object value):
+    """Return how an object shows itself, if it can."""
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
 def raise_here(error):
     """Raise what a coroutine raised that is nobody's failure: KeyboardInterrupt."""
     raise error
@@ -164,17 +180,20 @@ cdef class BdevIO:
 
     cdef bdev_io *held(self) except NULL:
         """Return the I/O, to be changed or sent off: the coroutine has it, and on its thread."""
-        cdef Engine engine
         if self.io == NULL:
             raise RuntimeError("the I/O has ended: it is not its coroutine's any more")
         if self.trip:
             raise RuntimeError("the I/O is on its way already: await what it was sent off by")
         if self.aborted:
             raise RuntimeError("the I/O has been aborted: nothing more can be done for it")
-        engine = self.coroutines.engine
+        self._be_here()
+        return self.io
+
+    cdef int _be_here(self) except -1:
+        cdef Engine engine = self.coroutines.engine
         if engine.thread and engine.thread != this_thread():
             raise RuntimeError("an I/O of one reactor handled on another's thread")
-        return self.io
+        return 0
 
     def __repr__(self):
         if self.io == NULL:
@@ -292,6 +311,8 @@ cdef class BdevIO:
             if own.base is None:
                 raise RuntimeError(f"{own.bdev!r} has no base to forward to")
             to = own.base
+        elif to is own:
+            raise ValueError(f"an I/O of {own.bdev!r} forwarded to its own channel")
         elif to is not own.base:
             if to.engine is not own.engine:
                 raise RuntimeError(f"an I/O of one reactor for a channel of another: {to.bdev!r}")
@@ -380,6 +401,7 @@ cdef class BdevIO:
         cdef bdev_io *io = self.live()
         cdef int value
         cdef int32_t detail
+        self._be_here()
         if self.under_way:
             raise RuntimeError("the I/O is on its way, or children of it are: await them first")
         if status is not None or nvme is not None or scsi is not None:
@@ -434,7 +456,8 @@ cdef class ChildIO:
     cdef int _attach(self, data, bint filled) except -1:
         """Hold on to the buffers until the child ends."""
         cdef Py_ssize_t i
-        pieces = data if isinstance(data, (list, tuple)) else (data,)
+        # A list could change while its buffers are asked for.
+        pieces = tuple(data) if isinstance(data, (list, tuple)) else (data,)
         if len(pieces) > 0xffff:
             raise ValueError(f"{len(pieces)} pieces of data")
         self.views = <Py_buffer *>calloc(max(len(pieces), 1), sizeof(Py_buffer))
@@ -579,10 +602,14 @@ cdef class Coroutines(IoOwner):
                 aborts.append(v[i])
                 continue
             found = in_hand(&self.channel.s, v[i])
-            if found != NULL:
+            if found == NULL:
+                self._start(v[i])
+            elif (<BdevIO>found).trip == TRIP_MEMORY:
                 self._memory_came(<BdevIO>found)
             else:
-                self._start(v[i])
+                # Its coroutine sent it to a layer above. This frame's end is not that trip's.
+                v[i].hooked_depth = v[i].depth
+                self.engine.push_done(v[i], IO_FAILED, ELOOP)
         if v != snapshot:
             free(<void *>v)
         if aborts is not None:
@@ -629,9 +656,9 @@ cdef class Coroutines(IoOwner):
                 return self._raised(one, error)
         coroutine = <object>made
         Py_DECREF(made)
-        if not PyCoro_CheckExact(made) and not isinstance(coroutine, Coroutine):
+        if not PyCoro_CheckExact(made) and not is_one(coroutine, Coroutine):
             return self._raised(one, TypeError(
-                f"handle returned {coroutine!r}, which is no coroutine: it has to be"
+                f"handle returned {shown(coroutine)}, which is no coroutine: it has to be"
                 " `async def`"))
         one.coroutine = coroutine
         return self._step(one)
@@ -640,19 +667,16 @@ cdef class Coroutines(IoOwner):
         """Run a coroutine up to its next await."""
         cdef PyObject *got = NULL
         cdef PySendResult result
-        cdef object value
+        cdef object value, coroutine = one.coroutine
         one.awaits = None
         one.running = True
-        result = PyIter_Send(<PyObject *>one.coroutine, Py_None, &got)
+        result = PyIter_Send(<PyObject *>coroutine, Py_None, &got)
         if result == PYGEN_NEXT:
             value = <object>got
             Py_DECREF(got)
             if not self._waits_for(one, value):
                 return self._refuse(one, value)
-            one.running = False
-            if one.aborted and one.under_way == 0:
-                return self._stop(one)
-            return 0
+            return self._paused(one)
         one.running = False
         one.coroutine = None
         if result == PYGEN_RETURN:
@@ -664,20 +688,34 @@ cdef class Coroutines(IoOwner):
         except BaseException as error:
             return self._raised(one, error)
 
+    cdef int _paused(self, BdevIO one) except -1:
+        """A coroutine waits: where it has been aborted while it ran, it is closed now."""
+        one.running = False
+        if one.aborted and one.under_way == 0:
+            return self._stop(one)
+        return 0
+
     cdef bint _waits_for(self, BdevIO one, object awaited) except -1:
         """Note what a coroutine awaits; False: it is nothing that could come."""
+        cdef bint came
         if awaited is one:
-            one.awaits = awaited
-            return True
-        if isinstance(awaited, ChildIO):
+            came = one.trip == TRIP_NONE
+        elif isinstance(awaited, ChildIO):
             if (<ChildIO>awaited).parent is not one:
                 return False
+            came = (<ChildIO>awaited).done
+        else:
+            if self.send_msg is None or not is_one(awaited, self.future_class):
+                return False
             one.awaits = awaited
+            awaited.add_done_callback(one._woken)
             return True
-        if self.send_msg is None or not isinstance(awaited, self.future_class):
+        if not came:
+            one.awaits = awaited
+        elif self.send_msg is None:
             return False
-        one.awaits = awaited
-        awaited.add_done_callback(one._woken)
+        else:  # a generator in between yields what it finds, come or not
+            self.wake(one)
         return True
 
     cdef int _refuse(self, BdevIO one, object awaited) except -1:
@@ -686,10 +724,10 @@ cdef class Coroutines(IoOwner):
             try:
                 if isinstance(awaited, (BdevIO, ChildIO)):
                     awaited = one.coroutine.throw(RuntimeError(
-                        f"handle awaits {awaited!r}, which another coroutine has"))
+                        f"handle awaits {shown(awaited)}, which another coroutine has"))
                 else:
                     awaited = one.coroutine.throw(TypeError(
-                        f"handle awaits {awaited!r}, which no reactor can resolve: neither an"
+                        f"handle awaits {shown(awaited)}, which no reactor can resolve: neither an"
                         " I/O nor a Future or Task of vbdev.task"))
             except StopIteration as stop:
                 one.running = False
@@ -700,8 +738,7 @@ cdef class Coroutines(IoOwner):
                 one.coroutine = None
                 return self._raised(one, error)
             if self._waits_for(one, awaited):
-                one.running = False
-                return 0
+                return self._paused(one)
 
     # The end of a coroutine
 
@@ -713,6 +750,7 @@ cdef class Coroutines(IoOwner):
             return 0
         if one.aborted:
             one.final = IO_ABORTED
+            one.final_err = 0
         elif value is None:
             pass
         elif isinstance(value, ChildIO) and (<ChildIO>value).parent is one and value.done:
@@ -735,7 +773,7 @@ cdef class Coroutines(IoOwner):
                 one.final_cdw0 = one.child_cdw0
         else:
             return self._raised(one, TypeError(
-                f"handle returned {value!r}: neither nothing, nor a final Status, nor a child"
+                f"handle returned {shown(value)}: neither nothing, nor a final Status, nor a child"
                 " that has ended"))
         if one.under_way == 0:
             self._finish(one)
@@ -746,7 +784,7 @@ cdef class Coroutines(IoOwner):
         if one.io == NULL:
             self.lingering.discard(one)
             return self._failed(error, 0)
-        one.final = IO_FAILED
+        one.final = IO_ABORTED if one.aborted else IO_FAILED
         one.final_err = 0
         self._failed(error, 1)
         if one.under_way == 0:
@@ -799,6 +837,9 @@ cdef class Coroutines(IoOwner):
     cdef int _stop(self, BdevIO one) except -1:
         """Close a coroutine where it waits; its I/O, if it has one still, ends as ABORTED."""
         coroutine = one.coroutine
+        if one.running:
+            one.aborted = True  # where it waits next
+            return 0
         one.coroutine = one.awaits = None
         if one.io == NULL:
             self.lingering.discard(one)
@@ -875,6 +916,8 @@ cdef class Coroutines(IoOwner):
 
     cdef int _abort_child(self, ChildIO child) except -1:
         cdef ChildIO abort
+        if child.done:
+            return 0  # it is back; its parent is about to be told
         if child.io == NULL:
             self.starved.remove(child)
             child.ended = IO_ABORTED
@@ -1001,10 +1044,10 @@ cdef class Coroutines(IoOwner):
         """Send a child off, now or when there is a BdevIO for it."""
         cdef BdevIO parent = child.parent
         cdef bint made = False
-        if not self.starved or parent.made == 0:
-            made = self._make(child)
         parent.children.append(child)
         parent.under_way += 1
+        if not self.starved or parent.made == 0:
+            made = self._make(child)
         if not made:
             self.starved.append(child)
             if self.io_token is None:
@@ -1092,6 +1135,7 @@ cdef class Coroutines(IoOwner):
             child.cdw0 = io.cdw0
             child.result = io.result
             child.io = NULL
+            child.done = True
             child.parent.made -= 1
             self.free_io(io)
             parents.append(child)

@@ -29,6 +29,7 @@ cdef class Loop:
     cdef set watches
     cdef list closed_watches            # by callbacks of the events being looked at
     cdef int dispatching                # how deep
+    cdef bint takes_signals             # its turns are the main thread's
     cdef object clock                   # None: CLOCK_MONOTONIC
     cdef Engine core                    # None: another kind of engine, or none
     cdef object engine_
@@ -55,5 +56,7 @@ cdef class Loop:
     cdef Py_ssize_t _turn(self, bint wait) except -1
     cdef int _wait(self, epoll_event *events) except -1
     cdef void _note_poll(self, bint polled, bint found) noexcept nogil
+    cdef bint _has_work(self) except -1
+    cdef int _sleep(self, epoll_event *events, int64_t deadline, int64_t now) noexcept nogil
     cdef int _dispatch(self, epoll_event *events, int n) except -1
     cdef int _call(self, function) except -1

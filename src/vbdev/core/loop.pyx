@@ -12,6 +12,7 @@ threads than CPUs, what is polled for is often held up by the polling.
 """
 
 import os
+import threading
 
 cimport cython
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
@@ -35,11 +36,17 @@ cdef extern from "unistd.h" nogil:
 cdef extern from "pythread.h" nogil:
     unsigned long PyThread_get_thread_ident()
 
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() except -1
+
 cdef enum:
     EVENTS = 256                # looked at in one turn; the kernel lets those left over come first
     MAX_SLEEP_MS = 1 << 30
     NEVER = -1
     MAX_SKIPS = 63              # waits without polling, for a long row of polls in vain
+
+# Where Python runs handlers of signals.
+cdef unsigned long main_thread = threading.main_thread().ident
 
 SPIN_US = 30
 cdef int64_t SPIN_NS = 1000 * <int64_t>SPIN_US
@@ -84,9 +91,10 @@ cdef class Watch:
         self.loop = None
         if loop.dispatching:
             loop.closed_watches.append(self)
-        loop.watches.discard(self)
         if loop.epoll_fd >= 0 and epoll_ctl(loop.epoll_fd, EPOLL_CTL_DEL, self.fd, &event) < 0:
+            # Too late. Where the file is open elsewhere the kernel goes on naming this object.
             raise failed(errno)
+        loop.watches.discard(self)
 
 
 @cython.final
@@ -215,8 +223,10 @@ cdef class Loop:
         cdef Py_ssize_t did = 0
         cdef int n
         cdef int64_t now
+        cdef unsigned long thread = PyThread_get_thread_ident()
+        self.takes_signals = thread == main_thread
         if self.core is not None:
-            self.core.thread = PyThread_get_thread_ident()
+            self.core.thread = thread
         if self.clock is not None and self.engine_ is not None:
             self.engine_.set_virtual_time(self.clock.now_ns())
         if self.messages:
@@ -250,32 +260,40 @@ cdef class Loop:
     cdef int _wait(self, epoll_event *events) except -1:
         """Poll for a while, then sleep until a descriptor is ready or a deadline comes.
 
-        What other threads and signals want comes by a descriptor too.
+        What other threads want comes by a descriptor too. What a signal's handler does, or
+        whatever else Python runs in between, is in the queues.
         """
-        cdef int64_t start = self.now_ns(), now = start, deadline = self.deadline(), left
+        cdef int64_t start = self.now_ns(), now = start, deadline = self.deadline()
         cdef int64_t spin_until = start + SPIN_NS
-        cdef int n = 0, timeout_ms = -1
+        cdef int n = 0
         cdef bint near = deadline != NEVER and deadline < spin_until
         cdef bint polls = self.clock is None and (near or self.skips == 0)
+        if self._has_work():
+            return 0
         if near:  # what sleeps is woken by the millisecond
             spin_until = deadline
         self.polls += polls
-        with nogil:
-            gil_left()
-            if polls:
-                while n == 0 and now < spin_until:
+        if polls or not self.takes_signals:
+            with nogil:
+                gil_left()
+                while n == 0 and polls and now < spin_until:
                     n = epoll_wait(self.epoll_fd, events, EVENTS, 0)
                     now = monotonic_ns()
-            if not near:
-                self._note_poll(polls, n != 0)
-            if n == 0:
-                if deadline != NEVER:
-                    left = (deadline - now + 999999) // 1000000  # not before it
-                    timeout_ms = <int>(0 if left < 0 else min(left, <int64_t>MAX_SLEEP_MS))
-                if timeout_ms:
-                    self.sleeps += 1
-                    n = epoll_wait(self.epoll_fd, events, EVENTS, timeout_ms)
-            gil_wanted()
+                if not near:
+                    self._note_poll(polls, n != 0)
+                if n == 0 and not self.takes_signals:
+                    n = self._sleep(events, deadline, now)
+                gil_wanted()
+        elif not near:
+            self._note_poll(False, False)
+        if n == 0 and self.takes_signals:
+            # One that came while it polled interrupts no sleep that begins only now.
+            PyErr_CheckSignals()
+            if self.deadline() == deadline and not self._has_work():
+                with nogil:
+                    gil_left()
+                    n = self._sleep(events, deadline, now)
+                    gil_wanted()
         self.idle_ns += self.now_ns() - start
         return n if n > 0 else 0  # EINTR: its handler runs when Python does
 
@@ -288,6 +306,20 @@ cdef class Loop:
         else:
             self.in_vain = min(2 * self.in_vain + 1, <int>MAX_SKIPS)
             self.skips = self.in_vain
+
+    cdef bint _has_work(self) except -1:
+        return self.messages or self.tasks or self.pollers
+
+    cdef int _sleep(self, epoll_event *events, int64_t deadline, int64_t now) noexcept nogil:
+        cdef int64_t left
+        cdef int timeout_ms = -1
+        if deadline != NEVER:
+            left = (deadline - now + 999999) // 1000000  # not before it
+            timeout_ms = <int>(0 if left < 0 else min(left, <int64_t>MAX_SLEEP_MS))
+        if timeout_ms == 0:
+            return 0
+        self.sleeps += 1
+        return epoll_wait(self.epoll_fd, events, EVENTS, timeout_ms)
 
     cdef int _dispatch(self, epoll_event *events, int n) except -1:
         cdef Watch watch

@@ -1,0 +1,255 @@
+"""Coroutines that are aborted, closed and come round while they run, and generators in between."""
+
+import gc
+import sys
+import threading
+from types import coroutine
+
+import pytest
+
+from support.stack import Stub, layer, stack
+from vbdev.modules.malloc import Malloc
+from vbdev.task import Future
+from vbdev.vocab import Op, Status
+
+BLOCK = 512
+
+
+def read(top, offset=0, count=1, **more):
+    return top.submit(Op.READ, offset, count, bytearray(count * BLOCK), **more)
+
+
+def built(rig, handle, disk=Stub, **attributes):
+    """Return the disk, and an open of a layer of coroutines on it."""
+    below = rig.disk(disk)
+    rig.layer(layer(handle=handle, **attributes))
+    return below, rig.open("Top")
+
+
+@coroutine
+def each(awaited):
+    """Wait for each of these in turn, as a generator does that knows no better."""
+    yield from awaited
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [0, 1], [1]])
+def test_what_has_come_before_it_is_waited_for_is_not_waited_for(order):
+    async def handle(_self, channel, io):
+        children = [io.child(channel.base) for _ in range(3)]
+        await each(children)
+        return children[2]
+
+    with stack() as rig:
+        disk, top = built(rig, handle)
+        request = read(top)
+        disk.complete(order)
+        rig.settle()
+        disk.complete()
+        rig.settle()
+        assert request.status == Status.SUCCESS
+
+
+def test_an_io_that_is_nowhere_is_not_waited_for():
+    async def handle(_self, _channel, io):
+        await each([io])
+        await io.forward()
+        await each([io, io])
+        io.complete()
+        await each([io])
+        ended.append(True)
+
+    ended = []
+    with stack() as rig:
+        disk, top = built(rig, handle)
+        request = read(top)
+        rig.settle()
+        disk.complete()
+        rig.settle()
+        assert request.status == Status.SUCCESS
+        assert ended == [True]
+
+
+def test_forwarding_to_its_own_channel_is_refused():
+    async def handle(_self, channel, io):
+        with pytest.raises(ValueError, match="own channel"):
+            io.forward(channel)
+        return await io.forward()
+
+    with stack() as rig:
+        disk, top = built(rig, handle)
+        request = read(top)
+        disk.complete()
+        rig.settle()
+        assert request.status == Status.SUCCESS
+        assert rig.errors == []
+
+
+def test_forwarding_to_a_layer_above_itself_ends():
+    above = []
+    said = []
+
+    async def handle(_self, _channel, io):
+        said.append((await io.forward(above[0].channel), io.errno, io.offset_blocks))
+        return await io.forward()
+
+    with stack() as rig:
+        disk, top = built(rig, handle)
+        above.append(top)
+        top.close()
+        rig.layer(layer(), name="Above", base="Top")
+        above[0] = rig.open("Above")
+        request = read(above[0], 5)
+        rig.settle()
+        disk.complete()
+        rig.settle()
+        assert request.status == Status.SUCCESS
+        assert [one[0] for one in said] == [Status.FAILED]
+        assert said[0][2] == 5
+
+
+@pytest.mark.parametrize("returned", [None, Status.FAILED, Status.SUCCESS])
+@pytest.mark.parametrize("op", [Op.ABORT, Op.RESET])
+def test_one_that_is_aborted_while_it_runs_ends_as_aborted(returned, op):
+    opened, requests = [], []
+
+    async def handle(_self, channel, io):
+        if io.op == Op.RESET:
+            return await io.forward()
+        await channel.reactor.sleep(1)
+        requests.append(
+            opened[0].submit(op, 0, 0, **({"victim": requests[0]} if op == Op.ABORT else {}))
+        )
+        return returned
+
+    with stack() as rig:
+        _, top = built(rig, handle, Malloc)
+        opened.append(top)
+        requests.append(read(top))
+        rig.pass_time(1)
+        rig.settle()
+        if op == Op.ABORT:
+            assert requests[0].status == Status.ABORTED
+        assert all(r.done for r in requests)
+
+
+@pytest.mark.parametrize("then", ["returns", "waits"])
+def test_a_channel_that_is_closed_by_what_goes_on_without_its_io(then):
+    woken, ended = Future(), []
+
+    async def handle(_self, channel, io):
+        io.complete()
+        await woken
+        try:
+            channel.close()
+            gc.collect()
+            if then == "waits":
+                await Future()
+        finally:
+            ended.append([bytes(100) for _ in range(100)])
+
+    with stack() as rig:
+        _, top = built(rig, handle)
+        request = read(top)
+        rig.settle()
+        assert request.status == Status.SUCCESS
+        woken.set_result(None)
+        rig.settle()
+        assert len(ended) == 1
+        assert rig.errors == []
+
+
+def test_completing_on_another_thread_is_refused():
+    said = []
+
+    async def handle(_self, _channel, io):
+        def elsewhere():
+            try:
+                io.complete()
+            except RuntimeError as error:
+                said.append(str(error))
+
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+
+    with stack() as rig:
+        _, top = built(rig, handle)
+        rig.settle()
+        assert top.io(Op.READ, 0, 1, bytearray(BLOCK)).status == Status.SUCCESS
+        assert len(said) == 1
+        assert "another's thread" in said[0]
+
+
+def test_an_abort_made_while_another_coroutine_is_closed():
+    """Children of both have come back in one go; one of them has not been told of it yet."""
+    opened, requests = [], []
+
+    async def handle(_self, channel, io):
+        try:
+            await io.child(channel.base)
+            await Future()
+        finally:
+            if io.offset_blocks == 0:
+                requests.append(opened[0].submit(Op.ABORT, 0, 0, victim=requests[1]))
+
+    with stack() as rig:
+        disk, top = built(rig, handle)
+        opened.append(top)
+        requests += [read(top, 0), read(top, 1)]
+        requests.append(top.submit(Op.ABORT, 0, 0, victim=requests[0]))
+        rig.settle()
+        disk.complete([0, 2, 1])
+        rig.settle()
+        disk.complete()
+        rig.settle()
+        assert rig.errors == []
+        assert [r.status for r in requests[:2]] == [Status.ABORTED] * 2
+        assert all(r.done for r in requests)
+
+
+class Strange:
+    @property
+    def __class__(self):
+        raise ZeroDivisionError("class")
+
+    def __repr__(self):
+        raise ZeroDivisionError("repr")
+
+
+@pytest.mark.parametrize("how", ["awaited", "returned"])
+def test_objects_that_do_not_say_what_they_are(how):
+    async def handle(_self, _channel, _io):
+        if how == "awaited":
+            await each([Strange()])
+        return Strange()
+
+    with stack() as rig:
+        _, top = built(rig, handle)
+        requests = [read(top), read(top)]
+        rig.settle()
+        assert [r.status for r in requests] == [Status.FAILED] * 2
+        assert rig.errors
+
+
+class Growing:
+    def __init__(self, pieces):
+        self.pieces = pieces
+
+    def __buffer__(self, flags):
+        self.pieces += [bytearray(8)] * 1000
+        return memoryview(bytearray(BLOCK)).cast("B")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="classes have no __buffer__ before")
+def test_pieces_that_come_while_they_are_looked_at():
+    async def handle(_self, channel, io):
+        pieces = []
+        pieces.append(Growing(pieces))
+        await io.child(channel.base, Op.WRITE, 0, 1, pieces)
+
+    with stack() as rig:
+        _, top = built(rig, handle, Malloc)
+        request = top.submit(Op.FLUSH, 0, 0)
+        rig.settle()
+        assert request.status == Status.SUCCESS
+        assert rig.errors == []
