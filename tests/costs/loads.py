@@ -45,6 +45,7 @@ from vbdev.wire.nbd import (
 from vbdev.wire.nbd.constants import REQUEST_HEADER, REQUEST_MAGIC
 
 IO_SIZE = 4096
+BULK_SIZE = 256 << 10
 NUM_BLOCKS = 4096
 KINDS = {cls.kind: cls for cls in (Null, Malloc)}
 SOCKET_BYTES = 1 << 20
@@ -177,8 +178,10 @@ class NbdLoad:
         layers: int = 1,
         workload: str = "read",
         layer: type[VirtualBdev] = Passthru,
+        io_size: int = IO_SIZE,
     ) -> None:
         self.queue_depth = queue_depth
+        self._io_size = io_size
         self._probe = probe
         self._command = Command.READ if workload == "read" else Command.WRITE
         self._ended = False
@@ -226,14 +229,18 @@ class NbdLoad:
         return b""
 
     def _request(self, cookie: int) -> bytes:
-        where = offset_of(cookie), IO_SIZE
+        where = self._offset_of(cookie), self._io_size
         head = REQUEST_HEADER.pack(REQUEST_MAGIC, 0, self._command, cookie, *where)
-        return head + bytes(IO_SIZE if self._command == Command.WRITE else 0)
+        return head + bytes(self._io_size if self._command == Command.WRITE else 0)
+
+    def _offset_of(self, cookie: int) -> int:
+        """Return where a request goes: all over the disk, each to another place."""
+        return cookie * 7919 % (NUM_BLOCKS * IO_SIZE // self._io_size) * self._io_size
 
     def _look_at_replies(self) -> int:
         """Send one batch and hold that all of it succeeds; return how long the replies are."""
         for cookie in range(self.queue_depth):
-            request = Request(self._command, 0, cookie, offset_of(cookie), IO_SIZE)
+            request = Request(self._command, 0, cookie, self._offset_of(cookie), self._io_size)
             self._parser.expect(request)
         unsent, received, done = memoryview(self._sent), 0, 0
         while done < self.queue_depth:
@@ -309,11 +316,6 @@ class Nothing:
 
     def close(self) -> None:
         """Nothing to do."""
-
-
-def offset_of(cookie: int) -> int:
-    """Return where a request goes: all over the disk, each to another block."""
-    return cookie * 7919 % NUM_BLOCKS * IO_SIZE
 
 
 async def make_stack(registry: Registry, kind: str, layers: int, layer: type[VirtualBdev]) -> None:
@@ -399,6 +401,12 @@ for depth in (1, 16, 64):
             }
         LOADS[f"client, {work}, QD {depth}"] = {"queue_depth": depth, "workload": work}
 LOADS["client, read backwards, QD 64"] = {"queue_depth": 64, "backwards": True}
+for work in ("read", "write"):
+    LOADS[f"nbd, malloc, {work} 256 KiB, QD 16"] = {
+        "queue_depth": 16,
+        "workload": work,
+        "io_size": BULK_SIZE,
+    }
 for depth in (1, 32):
     LOADS[f"uring, randread, QD {depth}"] = {"queue_depth": depth}
 KIND = {

@@ -11,6 +11,7 @@ import pytest
 from costs import figures
 from costs.baseline import Baseline
 from costs.figures import MORE_IS_BETTER, unit
+from costs.loads import BULK_SIZE, IO_SIZE
 from costs.tools import Tools
 from support.clients import requires
 from vbdev.modules.file.service import NO_RING_VARIABLE
@@ -114,9 +115,10 @@ def test_each_byte_is_copied_once(copies):
         for name, n in copies.items()
         if unit(name) == "bytes copied" and not name.startswith("client")
     }
-    assert len(per_io) == 14
+    assert len(per_io) == 16
     for name, copied in per_io.items():
-        assert 4096 <= copied < 4096 * (1.02 if "QD 64" in name else 1.001), name
+        size = BULK_SIZE if "256 KiB" in name else IO_SIZE
+        assert size <= copied < size * (1.02 if "QD 64" in name else 1.001), name
 
 
 @pytest.mark.parametrize("work", ["read", "write"])

@@ -14,6 +14,7 @@ from support.stream_rig import StreamRig
 from vbdev.bdev import BdevError
 from vbdev.core.engine import Engine
 from vbdev.descriptor import Descriptor
+from vbdev.targets.nbd import session
 from vbdev.vocab import NbdError
 from vbdev.wire.nbd import Command, Option
 from vbdev.wire.nbd.constants import CLIENT_FLAGS
@@ -33,7 +34,7 @@ def test_2000_reads_in_one_segment(local_app):
 
 
 def test_requests_in_flight_are_bounded():
-    """Of 3000 that have arrived, 1024 are under way at most; the rest follow as they are answered."""
+    """Of 3000 that have arrived, 1024 are under way at most; the rest follow as those end."""
     rig = StreamRig()
     try:
         rig.connect()
@@ -128,8 +129,9 @@ def test_peer_that_takes_no_short_replies():
         rig.close()
 
 
-def test_client_short_of_memory_goes_on_when_there_is_some(local_app):
+def test_client_short_of_memory_goes_on_when_there_is_some(local_app, monkeypatch):
     """Also one that had not taken its replies before, and is watched for that."""
+    monkeypatch.setattr(session, "SEND_BUFFER_BYTES", 64 << 10)  # less than a reply
     app = local_app.app
     app.engine = app.reactor.engine = Engine(buffer_limit_bytes=2 * MIB)
     local_app.serve(num_blocks=8192)

@@ -152,6 +152,7 @@ cdef class NbdStream(IoOwner):
     cdef bdev_io *partial
     cdef size_t partial_have
     cdef uint64_t skip
+    cdef bint bulk                  # the last request was a WRITE with a buffer of its own
 
     cdef tx_entry *tx
     cdef size_t tx_cap
@@ -300,6 +301,9 @@ cdef class NbdStream(IoOwner):
             iov[0].iov_len = self.partial.iovs[0].iov_len - self.partial_have
             count = 1
         room = CHUNK_BYTES - self.rx_end
+        if self.bulk and room > REQUEST_BYTES:
+            # What comes behind is most likely as large: it gets its own buffer before it arrives.
+            room = REQUEST_BYTES
         iov[count].iov_base = <char *>self.rx.buf.base + self.rx_end
         iov[count].iov_len = room
         count += 1
@@ -433,6 +437,7 @@ cdef class NbdStream(IoOwner):
                 self.specials_waiting += 1
                 continue
             need = REQUEST_BYTES
+            self.bulk = command == CMD_WRITE and length > IN_PLACE_BYTES
             if command == CMD_WRITE and length <= IN_PLACE_BYTES:
                 need += length
                 if have < need:

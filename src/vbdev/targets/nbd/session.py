@@ -31,6 +31,10 @@ __all__ = ["CONTEXT_ID", "PollGroup", "Session"]
 log = logging.getLogger(__name__)
 
 CONTEXT_ID = 1
+SEND_BUFFER_BYTES = 1 << 20
+"""What a unix socket may hold of replies that the client has not taken, if net.core.wmem_max allows
+it: several READs, so that both sides work at once. Costs memory only while it is full. TCP finds
+its own size."""
 STARVED_RETRY_US = 1000
 """How soon a session that found no memory, or no BdevIO, looks again."""
 STALLED_US = 10_000_000
@@ -102,6 +106,8 @@ class Session:
         reactor, export, over = self.group.reactor, self.export, self._over
         self.group.sessions.add(self)
         try:
+            if self._socket.family == socket.AF_UNIX:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             self._channel = export.descriptor.get_channel()
             self.stream = NbdStream(
                 self._channel.engine,
