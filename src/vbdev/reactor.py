@@ -357,16 +357,23 @@ class Reactor:
             return self._loop.turn()
 
     def _run_messages(self) -> int:
-        did = min(len(self._messages), MESSAGES_PER_TURN)
-        for _ in range(did):
-            function, args = self._messages.popleft()
+        messages, did = self._messages, 0
+        # One that takes a turn itself leaves fewer for this one.
+        for _ in range(min(len(messages), MESSAGES_PER_TURN)):
+            if not messages:
+                break
+            function, args = messages.popleft()
+            did += 1
             self._call(function, *args)
         return did
 
     def _run_tasks(self) -> int:
-        did = min(len(self._ready), TASKS_PER_TURN)
-        for _ in range(did):
-            self._ready.popleft().step()
+        ready, did = self._ready, 0
+        for _ in range(min(len(ready), TASKS_PER_TURN)):
+            if not ready:
+                break
+            did += 1
+            ready.popleft().step()
         return did
 
     def _run_pollers(self) -> int:

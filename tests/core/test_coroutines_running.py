@@ -253,3 +253,47 @@ def test_pieces_that_come_while_they_are_looked_at():
         rig.settle()
         assert request.status == Status.SUCCESS
         assert rig.errors == []
+
+
+def test_a_child_waits_for_no_memory_that_its_parent_got_meanwhile():
+    async def lower(_self, _channel, io):
+        await io.copy_data()
+        await io.forward()
+
+    async def upper(_self, channel, io):
+        if io.offset_blocks == 0:
+            return await io.forward()
+        child = io.child(channel.base, Op.WRITE, 64, 16, bytes(16 * BLOCK))
+        await io.copy_data()
+        return await child
+
+    with stack(buffer_limit_bytes=8192) as rig:
+        disk = rig.disk(Stub)
+        rig.layer(layer(handle=lower, kind="lower"), name="Lower")
+        rig.layer(layer(handle=upper, kind="upper"), base="Lower")
+        top = rig.open("Top")
+        writes = [top.submit(Op.WRITE, n, 8, bytes(8 * BLOCK)) for n in (0, 8)]
+        rig.settle()
+        for _ in range(2):
+            disk.complete()
+            rig.settle()
+        assert [w.status for w in writes] == [Status.SUCCESS] * 2
+
+
+def test_a_message_and_a_task_that_take_a_turn_themselves():
+    with stack() as rig:
+        seen = []
+
+        def message(n):
+            rig.reactor.poll()
+            seen.append(n)
+
+        async def task(n):
+            rig.reactor.poll()
+            seen.append(n)
+
+        for n in range(3):
+            rig.reactor.send_msg(message, n)
+            rig.reactor.spawn(task(n))
+        rig.settle()
+        assert sorted(seen) == [0, 0, 1, 1, 2, 2]

@@ -96,6 +96,7 @@ cdef class Coroutines(IoOwner):
     cdef int _abort(self, BdevIO one, bdev_io *abort) except -1
     cdef int _abort_child(self, ChildIO child) except -1
     cdef int _abort_victims(self, IOBatch aborts) except -1
+    cdef int _hurry(self, BdevIO one) except -1
     cdef int _get_memory(self, BdevIO one) except -1
     cdef int _memory_came(self, BdevIO one) except -1
     cdef int _trip_ended(self, BdevIO one) except -1

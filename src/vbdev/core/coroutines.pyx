@@ -947,6 +947,7 @@ cdef class Coroutines(IoOwner):
             return 0
         if (held or s.nomem.head == NULL) and engine.bounce(
                 io, io.op != OP_READ, io.op == OP_READ, held):
+            self._hurry(one)  # its children wait for nobody who may wait for this memory
             return 0
         one.under_way += 1
         one.trip = TRIP_MEMORY
@@ -1112,11 +1113,14 @@ cdef class Coroutines(IoOwner):
 
     def hurry(self, uint32_t index):
         """Give the children of an I/O memory beyond the limit: others wait for its end."""
-        cdef BdevIO one = <BdevIO>self.channel.s.in_hand[index]
+        self._hurry(<BdevIO>self.channel.s.in_hand[index])
+
+    cdef int _hurry(self, BdevIO one) except -1:
         cdef ChildIO child
         for child in one.children or ():
             if child.io != NULL:
                 self.engine.children.hurry(child.io)
+        return 0
 
     cdef int deliver(self) except -1:
         """Take children back, and go on with those who wait for them."""

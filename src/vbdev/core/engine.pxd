@@ -46,6 +46,7 @@ cdef class Engine(IoCore):
     cdef uint64_t now_ns(self) noexcept nogil
     cdef uint64_t next_look_ns(self) noexcept nogil
     cdef bint has_done(self) noexcept nogil
+    cdef bint has_waiting(self) noexcept nogil
     cdef bint has_work(self) noexcept nogil
     cdef Py_ssize_t drain_all(self) except -1
     cdef void wake_at(self, uint64_t when_ns) noexcept nogil

@@ -359,11 +359,15 @@ cdef class Engine(IoCore):
         """
         return self.drain_all()
 
+    cdef bint has_waiting(self) noexcept nogil:
+        """Whether I/Os wait for something that the end of the last `drain` may have brought."""
+        return (self.waiting > 0 or self.have_waiters
+                or self.ready_channels.n > 0 or self.ready_owners.n > 0)
+
     cdef bint has_work(self) noexcept nogil:
         """Whether `drain` may have something to do, as far as can be said without the time."""
-        return (self.has_done() or self.waiting > 0 or self.deadline > 0
-                or self.have_waiters or (self.check_ns > 0 and self.ios_in_use > 0)
-                or self.ready_channels.n > 0 or self.ready_owners.n > 0)
+        return (self.has_done() or self.has_waiting() or self.deadline > 0
+                or (self.check_ns > 0 and self.ios_in_use > 0))
 
     cdef Py_ssize_t drain_all(self) except -1:
         cdef size_t i, moved = 0

@@ -241,8 +241,15 @@ cdef class Loop:
             if (<tuple>PyList_GET_ITEM(self.timers, 0))[0] <= now:
                 did += self.run_timers(now)
         n = epoll_wait(self.epoll_fd, events, EVENTS, 0)
-        if n == 0 and did == 0 and wait and (self.core is None or not self.core.has_done()):
-            n = self._wait(events)
+        if n == 0 and did == 0 and wait:
+            # The last turn ended in the engine. What waits there may have room since then.
+            if self.core is not None:
+                if self.core.has_waiting():
+                    did += self.core.drain_all()
+            elif self.engine_ is not None:
+                did += self.engine_.drain()
+            if did == 0 and (self.core is None or not self.core.has_done()):
+                n = self._wait(events)
         if n > 0:
             did += n
             self._dispatch(events, n)
