@@ -27,7 +27,7 @@ def tools(tmp_path_factory):
     return Tools(tmp_path_factory.mktemp("costs"))
 
 
-IN_MEMORY = "malloc;nbd, malloc"
+IN_MEMORY = figures.COPIES.replace(";uring", "")
 
 
 @pytest.fixture(scope="module")
