@@ -144,11 +144,14 @@ def test_poller_unregisters_itself(virtual, period_us):
     assert seen == [1]
 
 
-def test_poller_that_raises_is_logged_and_goes_on(virtual, caplog):
-    def fail():
-        raise ValueError("broken")
+def raises():
+    raise ValueError("broken")
 
-    poller = virtual.register_poller(fail, 10, "bad")
+
+@pytest.mark.parametrize("function", [raises, lambda: None])
+def test_poller_that_fails_is_logged_and_goes_on(virtual, caplog, function):
+    """One that does not say how much it did is no better."""
+    poller = virtual.register_poller(function, 10, "bad")
     virtual.run_until_complete(_sleep(virtual, 25))
     assert poller.run_count == 2
     assert poller.busy_count == 0

@@ -89,7 +89,7 @@ class Poller:
         self.state = PollerState.RUNNING
         self.run_count += 1
         try:
-            did = self._function()
+            did = max(self._function(), 0)
         except Exception:
             log.exception("poller failed name=%s", self.name)
             did = 0
@@ -101,7 +101,7 @@ class Poller:
         elif self.state is PollerState.PAUSING:
             self.state = PollerState.PAUSED
             self._unschedule()
-        return max(did, 0)
+        return did
 
     def _timed(self) -> None:
         self._timer = None

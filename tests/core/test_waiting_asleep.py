@@ -34,6 +34,10 @@ class Disk(Stub):
             Reactor.current().stop()
 
 
+class OneBlock(Stub):
+    max_rw_size = 1
+
+
 class Narrow(Disk):
     rooms = 1
 
@@ -76,3 +80,22 @@ def test_whoever_waits_for_a_bdevio():
         rig.reactor.run()
         assert rig.reactor.clock.now_ns() < alarm.when_ns  # which would have woken it
         alarm.cancel()
+
+
+def test_children_for_which_there_is_no_bdevio_keep_no_reactor_awake():
+    parents = 2300  # the reserve has 2048 first children
+    with stack(real_clock=True, pool_size=parents) as rig:
+        below = rig.disk(OneBlock)
+        top = rig.open("Disk")
+        data = bytearray(2 * BLOCK)
+        reads = [top.submit(Op.READ, 0, 2, data) for _ in range(parents)]
+        rig.settle()
+        assert len(below.held) < parents
+        before = rig.reactor.idle_turns
+        rig.reactor.call_later(20_000, rig.reactor.stop)
+        rig.reactor.run()
+        assert rig.reactor.idle_turns - before < 20
+        while below.held:
+            below.complete()
+            rig.settle()
+        assert {read.status for read in reads} == {Status.SUCCESS}

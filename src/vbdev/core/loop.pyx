@@ -244,11 +244,12 @@ cdef class Loop:
         if n == 0 and did == 0 and wait:
             # The last turn ended in the engine. What waits there may have room since then.
             if self.core is not None:
-                if self.core.has_waiting():
+                if self.core.has_waiting() or self.core.has_done():
                     did += self.core.drain_all()
             elif self.engine_ is not None:
                 did += self.engine_.drain()
-            if did == 0 and (self.core is None or not self.core.has_done()):
+            # Children for which there is no BdevIO are due still; what frees one wakes it.
+            if did == 0 and (self.core is None or self.core.done.n == 0):
                 n = self._wait(events)
         if n > 0:
             did += n
