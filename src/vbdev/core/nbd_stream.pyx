@@ -301,7 +301,7 @@ cdef class NbdStream(IoOwner):
             iov[0].iov_len = self.partial.iovs[0].iov_len - self.partial_have
             count = 1
         room = CHUNK_BYTES - self.rx_end
-        if self.bulk and room > REQUEST_BYTES:
+        if self.bulk and not self.skip and room > REQUEST_BYTES:
             # What comes behind is most likely as large: it gets its own buffer before it arrives.
             room = REQUEST_BYTES
         iov[count].iov_base = <char *>self.rx.buf.base + self.rx_end
@@ -572,8 +572,13 @@ cdef class NbdStream(IoOwner):
 
     def resume(self):
         """Go on after a pause if there is room again."""
+        cdef bint busy_before = self.busy
         self.starved = False
-        self._resume()
+        self.busy = True
+        try:
+            self._resume()
+        finally:
+            self.busy = busy_before
 
     cdef int _resume(self) except -1:
         if (self.wants_read or self.closed or self.disconnecting or self.starved
