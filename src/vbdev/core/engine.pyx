@@ -49,6 +49,7 @@ from vbdev.core.types cimport (
     bdev_io,
     channel_state,
     io_frame,
+    io_head,
     io_list,
     io_list_free,
     io_list_reserve,
@@ -77,6 +78,21 @@ cdef extern from "sys/mman.h" nogil:
     int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
     void *MAP_FAILED
 
+cdef extern from *:
+    """
+    #include <stddef.h>
+
+    #define VBDEV_SAME_PLACE(a, b, field)                                                     \\
+        _Static_assert(offsetof(__typeof__(*(a)), field) == offsetof(__typeof__(*(b)), field), \\
+                       "a bdev_io does not begin with an io_head: " #field)
+    #define VBDEV_SAME_SIZE(a, b)                                                             \\
+        _Static_assert(sizeof(__typeof__(*(a))) == sizeof(b), "an io_head has another size")
+    """
+    int field_op "op", field_depth "depth", field_flags "flags", field_status "status"
+    int field_hooked_depth "hooked_depth", field_state "state", field_stage "stage"
+    void same_place "VBDEV_SAME_PLACE"(io_head *a, bdev_io *b, int field) noexcept nogil
+    void same_size "VBDEV_SAME_SIZE"(io_head *a, uint64_t b) noexcept nogil
+
 cdef enum:
     # One `drain` ends after this many rounds, or once it moved this many I/Os, about 50 us.
     DRAIN_ROUNDS = 64
@@ -92,6 +108,19 @@ stat_class[OP_READ] = STAT_READ
 stat_class[OP_WRITE] = STAT_WRITE
 stat_class[OP_UNMAP] = STAT_UNMAP
 stat_class[OP_COPY] = STAT_COPY
+
+
+cdef inline void check_layout(io_head *head, bdev_io *io) noexcept nogil:
+    # Nothing but the compiler's judgement on what `io_kind` and `io_next_head` take for granted.
+    cdef uint64_t packed = 0
+    same_size(head, packed)
+    same_place(head, io, field_op)
+    same_place(head, io, field_depth)
+    same_place(head, io, field_flags)
+    same_place(head, io, field_status)
+    same_place(head, io, field_hooked_depth)
+    same_place(head, io, field_state)
+    same_place(head, io, field_stage)
 
 
 cdef inline void list_push(io_list *self, void *item) noexcept nogil:
