@@ -701,6 +701,7 @@ cdef class NbdStream(IoOwner):
     def reply_raw(self, bytes message not None):
         """Send a reply that Python made, behind those that wait already."""
         cdef tx_entry *entry
+        cdef bint busy_before = self.busy
         if self.specials_waiting:
             self.specials_waiting -= 1
         if self.closed:
@@ -709,10 +710,12 @@ cdef class NbdStream(IoOwner):
         Py_INCREF(message)
         entry.raw = <PyObject *>message
         self.busy = True
-        if not self.wants_write:
-            self._send()
-        self._resume()
-        self.busy = False
+        try:
+            if not self.wants_write:
+                self._send()
+            self._resume()
+        finally:
+            self.busy = busy_before
 
     cdef void _simple_header(self, tx_entry *entry, uint64_t cookie, uint32_t error) noexcept nogil:
         put32(entry.header, SIMPLE_REPLY_MAGIC)
@@ -773,11 +776,14 @@ cdef class NbdStream(IoOwner):
 
     def send(self):
         """Go on sending. Call when the socket is writable again."""
+        cdef bint busy_before = self.busy
         self.busy = True
-        if not self.closed:
-            self._send()
-            self._resume()
-        self.busy = False
+        try:
+            if not self.closed:
+                self._send()
+                self._resume()
+        finally:
+            self.busy = busy_before
 
     cdef int _send(self) except -1:
         """Send what waits, as many replies in one call as fit."""
