@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -20,11 +19,11 @@ __all__ = [
     "fill",
     "fio",
     "fio_job",
+    "fio_sample",
     "fio_syscalls",
     "fio_words",
     "nbdcopy",
     "own",
-    "own_client",
     "run",
 ]
 
@@ -85,6 +84,12 @@ def fio_job(words: list[str], seconds: float) -> dict[str, Any]:
     return side
 
 
+def fio_sample(side: dict[str, Any]) -> Sample:
+    """Return a side's thousands of I/Os a second, and the 99th percentile of latency."""
+    p99_us = side["clat_ns"]["percentile"]["99.000000"] / 1000
+    return Sample(side["iops"] / 1000, {"p99 us": p99_us})
+
+
 def fio(
     server: Server,
     rw: str,
@@ -95,15 +100,7 @@ def fio(
 ) -> Sample:
     """Load an NBD server; thousands of I/Os a second, and the 99th percentile of latency."""
     words = [*fio_words(rw, queue_depth, connections, seconds, io_size), "--ioengine=nbd"]
-    side = fio_job([*words, f"--uri={server.uri}"], seconds)
-    return Sample(
-        side["iops"] / 1000, {"p99 us": side["clat_ns"]["percentile"]["99.000000"] / 1000}
-    )
-
-
-def own_client() -> str:
-    """Return why vbdev can not be an NBD client here; nothing where it can."""
-    return "" if importlib.util.find_spec("vbdev.modules.nbd") else "not built: the nbd module"
+    return fio_sample(fio_job([*words, f"--uri={server.uri}"], seconds))
 
 
 def own(

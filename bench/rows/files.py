@@ -8,7 +8,7 @@ import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-from bench.clients import fio_job, fio_words, run
+from bench.clients import fio_job, fio_sample, fio_words, run
 from bench.figures import Goal, Sample
 from bench.runner import Plan, Row, Side, Work
 from bench.servers import SIZE_BYTES, absent
@@ -44,10 +44,7 @@ def fio(file: Path, *, direct: bool, together: bool, seconds: float) -> Sample:
             "--iodepth_batch_complete_min=1",
             f"--iodepth_batch_complete_max={QUEUE_DEPTH}",
         ]
-    side = fio_job(words, seconds)
-    return Sample(
-        side["iops"] / 1000, {"p99 us": side["clat_ns"]["percentile"]["99.000000"] / 1000}
-    )
+    return fio_sample(fio_job(words, seconds))
 
 
 @contextlib.contextmanager

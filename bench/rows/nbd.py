@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from itertools import product
 
-from bench.clients import CLIENTS, fill, fio_syscalls, nbdcopy, own_client
+from bench.clients import CLIENTS, fill, fio_syscalls, nbdcopy
 from bench.figures import Goal, Role, Sample
 from bench.runner import Plan, Row, Side, Work
 from bench.servers import SIZE_BYTES, Server, absent, peer, program, start, vbdev
@@ -108,15 +108,12 @@ def random_works(
             else None,
             copies,
         )
-        work = Work(
+        yield Work(
             name=f"{name} {rw}, queue depth {queue_depth}, {many}, {client}",
             unit="thousand IOPS",
             goal=goal,
             sides=sides,
         )
-        if client != "fio" and (reason := own_client()):
-            work.sides, work.problem = [], reason
-        yield work
 
 
 def random_io(plan: Plan) -> Generator[Work]:
@@ -211,7 +208,7 @@ def clients(plan: Plan) -> Generator[Work]:
             )
             if isinstance(server, str):
                 work.problem = server
-            elif not (reason := own_client()):
+            else:
                 work.sides = [
                     Side(
                         name=client,
@@ -220,8 +217,6 @@ def clients(plan: Plan) -> Generator[Work]:
                     )
                     for client, load in CLIENTS.items()
                 ]
-            else:
-                work.problem = reason
             yield work
 
 

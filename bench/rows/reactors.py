@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 
-from bench.clients import CLIENTS, fill, fio_syscalls, own_client, run
+from bench.clients import CLIENTS, fill, fio_syscalls, run
 from bench.figures import Goal, Role, Sample
 from bench.rows.files import disk_file
 from bench.runner import Plan, Row, Side, Work
@@ -178,15 +178,12 @@ def over_nbd(
 
         plain = client == "fio" and io_size == BLOCK_SIZE
         sides.append(Side(name=side, role=role, measure=measure, count=count if plain else None))
-    work = Work(
+    return Work(
         name=f"{name}, NBD randread {io_size >> 10} KiB, 2 connections, {client}",
         unit="thousand IOPS",
         goal=goal,
         sides=sides,
     )
-    if client != "fio" and (reason := own_client()):
-        work.sides, work.problem = [], reason
-    return work
 
 
 def two_reactors(plan: Plan) -> Generator[Work]:

@@ -18,6 +18,7 @@ from libc.string cimport memcpy
 
 from vbdev.core.admission cimport Admission
 from vbdev.core.batch cimport IOBatch, new_batch, only_mine
+from vbdev.core.clocks cimport coarse_ns
 from vbdev.core.engine cimport Engine
 from vbdev.core.types cimport (
     HAS_METADATA,
@@ -38,13 +39,6 @@ from vbdev.core.types cimport (
 )
 
 
-cdef extern from "time.h" nogil:
-    cdef struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *out)
-    int CLOCK_MONOTONIC_COARSE
-
 cdef extern from "Python.h":
     PyObject *PyObject_Vectorcall(
         PyObject *function, PyObject *const *args, size_t num_args, PyObject *names) noexcept
@@ -56,13 +50,6 @@ cdef extern from "Python.h":
 cdef enum:
     SNAPSHOT = 128
     SLOW_CALL_NS = 100000000            # a module's call that takes longer is reported
-
-
-cdef inline uint64_t coarse_ns() noexcept nogil:
-    # A few ns for a resolution of a few ms, which is enough to find who blocks.
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now)
-    return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
 
 
 cdef int raise_pending() except -1:

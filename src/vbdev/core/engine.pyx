@@ -21,6 +21,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
 from vbdev.core.batch cimport IoCore
+from vbdev.core.clocks cimport monotonic_ns
 from vbdev.core.histogram cimport histogram_data, histogram_tally
 from vbdev.core.types cimport (
     FLAG_ZCOPY_END,
@@ -64,13 +65,6 @@ from vbdev.core.types cimport (
 
 cdef extern from "stdlib.h" nogil:
     void abort()
-
-cdef extern from "time.h" nogil:
-    cdef struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *out)
-    int CLOCK_MONOTONIC
 
 cdef extern from "sys/mman.h" nogil:
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
@@ -198,11 +192,7 @@ cdef class Engine(IoCore):
         io_list_free(&self.ready_owners)
 
     cdef uint64_t now_ns(self) noexcept nogil:
-        cdef timespec now
-        if self.virtual:
-            return self.virtual_ns
-        clock_gettime(CLOCK_MONOTONIC, &now)
-        return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
+        return self.virtual_ns if self.virtual else monotonic_ns()
 
     def set_virtual_time(self, uint64_t now_ns):
         """Stamp I/Os with `now_ns` from now on."""

@@ -19,16 +19,10 @@ from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from libc.errno cimport ENOENT, errno
 from libc.stdint cimport int64_t, uint32_t
 
+from vbdev.core.clocks cimport monotonic_ns
 from vbdev.core.engine cimport Engine
 from vbdev.core.handover cimport gil_left, gil_wanted
 
-
-cdef extern from "time.h" nogil:
-    cdef struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *out)
-    int CLOCK_MONOTONIC
 
 cdef extern from "unistd.h" nogil:
     int close(int fd)
@@ -50,12 +44,6 @@ cdef unsigned long main_thread = threading.main_thread().ident
 
 SPIN_US = 30
 cdef int64_t SPIN_NS = 1000 * <int64_t>SPIN_US
-
-
-cdef int64_t monotonic_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
 
 cdef object failed(int number):
@@ -199,7 +187,7 @@ cdef class Loop:
 
     cdef int64_t now_ns(self) except? -1:
         if self.clock is None:
-            return monotonic_ns()
+            return <int64_t>monotonic_ns()
         return self.clock.now_ns()
 
     cdef int64_t deadline(self) except? -1:
@@ -286,7 +274,7 @@ cdef class Loop:
                 gil_left()
                 while n == 0 and polls and now < spin_until:
                     n = epoll_wait(self.epoll_fd, events, EVENTS, 0)
-                    now = monotonic_ns()
+                    now = <int64_t>monotonic_ns()
                 if not near:
                     self._note_poll(polls, n != 0)
                 if n == 0 and not self.takes_signals:

@@ -58,6 +58,14 @@ from vbdev.core.nbd_wire cimport (
     SIMPLE_REPLY_MAGIC,
     STRUCTURED_REPLY_MAGIC,
 )
+from vbdev.core.sockets cimport (
+    MSG_DONTWAIT,
+    MSG_NOSIGNAL,
+    msghdr,
+    recvmsg,
+    sendmsg,
+    ssize_t,
+)
 from vbdev.core.types cimport (
     FLAG_FAST_ZERO,
     FLAG_FUA,
@@ -73,22 +81,6 @@ from vbdev.core.types cimport (
     iovec,
 )
 
-
-cdef extern from "sys/types.h":
-    ctypedef Py_ssize_t ssize_t
-
-cdef extern from "sys/socket.h" nogil:
-    cdef struct msghdr:
-        void *msg_name
-        uint32_t msg_namelen
-        iovec *msg_iov
-        size_t msg_iovlen
-        void *msg_control
-        size_t msg_controllen
-        int msg_flags
-    ssize_t sendmsg(int fd, const msghdr *msg, int flags)
-    ssize_t recvmsg(int fd, msghdr *msg, int flags)
-    int MSG_DONTWAIT, MSG_NOSIGNAL
 
 cdef enum:
     KIND_PLAIN = 0              # answered without data
