@@ -5,14 +5,13 @@ import errno
 
 import pytest
 
+from support.coroutines import BLOCK, read
 from support.stack import Stub, layer, stack
 from support.stack import gather as together
 from vbdev.bdev import Bdev, VirtualBdev
 from vbdev.geometry import SizedParams, set_geometry
 from vbdev.task import Future, gather
 from vbdev.vocab import IoFlag, Op, Status
-
-BLOCK = 512
 
 
 @contextlib.contextmanager
@@ -29,10 +28,6 @@ async def pass_on(_self, _channel, io):
 
 async def pass_on_unseen(_self, _channel, io):
     io.forward()
-
-
-def read(top, offset=0, count=1, **more):
-    return top.submit(Op.READ, offset, count, bytearray(count * BLOCK), **more)
 
 
 @pytest.mark.parametrize("handle", [pass_on, pass_on_unseen])

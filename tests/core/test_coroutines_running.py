@@ -7,23 +7,11 @@ from types import coroutine
 
 import pytest
 
+from support.coroutines import BLOCK, built, read
 from support.stack import Stub, layer, stack
 from vbdev.modules.malloc import Malloc
 from vbdev.task import Future
 from vbdev.vocab import Op, Status
-
-BLOCK = 512
-
-
-def read(top, offset=0, count=1, **more):
-    return top.submit(Op.READ, offset, count, bytearray(count * BLOCK), **more)
-
-
-def built(rig, handle, disk=Stub, **attributes):
-    """Return the disk, and an open of a layer of coroutines on it."""
-    below = rig.disk(disk)
-    rig.layer(layer(handle=handle, **attributes))
-    return below, rig.open("Top")
 
 
 @coroutine

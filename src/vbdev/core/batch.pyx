@@ -59,7 +59,6 @@ from vbdev.core.types cimport (
     OP_ABORT,
     OP_COMPARE,
     OP_COMPARE_AND_WRITE,
-    OP_COPY,
     OP_LIMIT,
     OP_READ,
     OP_SEEK_DATA,
@@ -76,6 +75,7 @@ from vbdev.core.types cimport (
     io_data_bytes,
     io_holds_memory,
     io_list_free,
+    io_map_to,
     io_queue,
     io_queue_push,
     io_restore,
@@ -355,9 +355,7 @@ cdef class IOBatch:
         cdef bdev_io *io
         for i in range(self.n):
             io = self.v[i]
-            io.offset_blocks += <uint64_t>delta_blocks
-            if io.op == OP_COPY:
-                io.src_offset_blocks += <uint64_t>delta_blocks
+            io_map_to(io, io.offset_blocks + <uint64_t>delta_blocks)
 
     cdef IOBatch take_op_mask(self, uint64_t mask):
         cdef IOBatch taken = new_batch(self.core)
@@ -653,14 +651,10 @@ cdef class IOBatch:
     def offset_blocks(self, values):
         cdef Py_buffer view
         cdef Py_ssize_t i, given
-        cdef uint64_t offset
         numbers(values, &view)
         given = view.len // sizeof(uint64_t)
         for i in range(self.n if given == self.n else 0):
-            offset = (<const uint64_t *>view.buf)[i]
-            if self.v[i].op == OP_COPY:
-                self.v[i].src_offset_blocks += offset - self.v[i].offset_blocks
-            self.v[i].offset_blocks = offset
+            io_map_to(self.v[i], (<const uint64_t *>view.buf)[i])
         PyBuffer_Release(&view)
         if given != self.n:
             raise ValueError(f"IOBatch.offset_blocks: {given} offsets for {self.n} I/Os")

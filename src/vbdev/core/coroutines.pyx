@@ -66,6 +66,7 @@ from vbdev.core.types cimport (
     channel_state,
     io_bounce_bytes,
     io_holds_memory,
+    io_map_to,
     iovec,
     this_thread,
 )
@@ -218,10 +219,7 @@ cdef class BdevIO:
 
     @offset_blocks.setter
     def offset_blocks(self, uint64_t value):
-        cdef bdev_io *io = self.held()
-        if io.op == OP_COPY:
-            io.src_offset_blocks += value - io.offset_blocks
-        io.offset_blocks = value
+        io_map_to(self.held(), value)
 
     @property
     def num_blocks(self):

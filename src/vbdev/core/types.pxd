@@ -458,6 +458,13 @@ cdef inline void io_set_head(bdev_io *io, uint64_t packed) noexcept nogil:
     memcpy(<void *>io, &packed, sizeof(packed))
 
 
+cdef inline void io_map_to(bdev_io *io, uint64_t offset_blocks) noexcept nogil:
+    # Where a layer sends an I/O on its way down. The source of a COPY moves by as much.
+    if io.op == OP_COPY:
+        io.src_offset_blocks += offset_blocks - io.offset_blocks
+    io.offset_blocks = offset_blocks
+
+
 cdef inline void io_restore(bdev_io *io) noexcept nogil:
     # Put back the offset that the layer of the top frame received; what moved with it moves too.
     io_restore_to(io, io.frames[io.depth - 1].offset_blocks)
