@@ -6,6 +6,7 @@
 # make costs   count what an I/O costs and compare with tests/costs/baseline.toml (docs/testing.md)
 # make baseline   the same, and record the figures there
 # make test-long   run the state machine for ten minutes (docs/testing.md)
+# make soak   ten minutes of all kinds of clients at once, and what an honest one sees (SECONDS=60)
 # make rpc-coverage   ask everything of SPDK's client and write docs/rpc-coverage.md
 #
 # Both set up what they need: a virtual environment in .venv, the build, and (for the tests) the
@@ -27,7 +28,7 @@ PIP_BUILD := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-buil
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test test-long test-release test-debug test-asan lint generated clients bench costs \
-  baseline fuzz rpc-coverage clean
+  baseline fuzz rpc-coverage soak clean
 
 demo: $(VENV)/release
 	$(BIN)/vbdev demo
@@ -48,6 +49,9 @@ test-asan: $(ASAN)/built $(VENV)/tools
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
 	  $(BIN)/python -m pytest $(CORE_TESTS) tests/rpc/test_bdev_methods.py \
 	  --ignore tests/targets/test_nbd_crowds.py  # it measures memory, of which ASan takes its own
+
+soak: $(VENV)/release $(VENV)/tools
+	PYTHONPATH=tests $(BIN)/python -m soak --seconds $(or $(SECONDS),600) --reactors $(or $(REACTORS),1)
 
 lint: $(VENV)/release $(VENV)/tools
 	$(BIN)/ruff check
