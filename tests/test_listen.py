@@ -4,14 +4,18 @@ import errno
 import fcntl
 import os
 import re
+import resource
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from vbdev import listen
+from vbdev.fd_limit import first_reserved
 from vbdev.listen import (
     ACCEPT_PAUSE_US,
     ACCEPTS_PER_WAKE,
@@ -386,6 +390,78 @@ def test_out_of_descriptors_pauses_and_logs_once(path, caplog):
     for each in (client, second, accepted[0]):
         each.close()
     reactor.close()
+
+
+def test_the_last_descriptors_are_kept(reactor, path, monkeypatch, caplog):
+    """A listener with a reserve turns away whom it could serve; one without serves on."""
+    accepted = []
+    data = Listener(reactor, open_listener(Address(path)), accepted.append, reserve=16)
+    control = Listener(reactor, open_listener(Address(path + "2")), accepted.append)
+    clients = []
+
+    def come(listener):
+        clients.append(connect(listener.address))
+        before = len(accepted)
+        turn(reactor)
+        return len(accepted) > before
+
+    lowest = os.dup(0)
+    os.close(lowest)
+    monkeypatch.setattr(resource, "getrlimit", lambda _what: (lowest + 40, lowest + 40))
+    while come(data):
+        assert len(clients) < 60
+    taken = accepted[-1].fileno()
+    assert lowest + 40 - min(16, (lowest + 40) // 4) > taken >= lowest + 10
+    assert clients[-1].recv(1) == b""  # told at once
+    assert not come(data)
+    assert come(control)
+    assert caplog.text.count("turning clients away") == 1
+    for one in (clients[0], accepted[0]):  # whoever leaves makes room again
+        one.close()
+    assert come(data)
+    for one in (*clients, *accepted, data, control):
+        one.close()
+
+
+@pytest.mark.parametrize(
+    ("limit", "reserve", "first"),
+    [
+        (1024, 128, 896),
+        (256, 128, 192),
+        (4, 128, 3),
+        (resource.RLIM_INFINITY, 128, (1 << 30) - 128),
+    ],
+)
+def test_who_may_have_the_last_descriptors(monkeypatch, limit, reserve, first):
+    monkeypatch.setattr(resource, "getrlimit", lambda _what: (limit, limit))
+    assert first_reserved(reserve) == first
+
+
+def test_the_limit_of_descriptors_is_raised():
+    code = (
+        "import resource; from vbdev.fd_limit import raise_fd_limit; raise_fd_limit();"
+        " print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def lower():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, min(512, hard)))
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, preexec_fn=lower
+    )
+    assert done.stdout.split() == [str(min(512, hard)).encode()] * 2
+
+
+def test_a_tcp_peer_is_asked_whether_it_lives(reactor):
+    accepted = []
+    listener = Listener(reactor, open_listener(parse_address("tcp:127.0.0.1:0")), accepted.append)
+    client = connect(listener.address)
+    turn(reactor)
+    assert accepted[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert accepted[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+    for one in (client, *accepted, listener):
+        one.close()
 
 
 def test_a_client_that_has_gone_costs_nothing(reactor, path):

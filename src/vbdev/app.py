@@ -28,6 +28,7 @@ from vbdev.core.batch import load_columns
 from vbdev.core.channel import Channel
 from vbdev.core.engine import Engine
 from vbdev.cpu_sets import Core
+from vbdev.fd_limit import raise_fd_limit
 from vbdev.logs import Logs
 from vbdev.modules import MODULES
 from vbdev.options import BdevOptions
@@ -339,6 +340,7 @@ class App:
         Raises AppError, ConfigError, ListenError, BdevError.
 
         """
+        raise_fd_limit()
         decoded = None if config is None else read_config(config)
         # The control plane's socket comes first: one daemon for each, and a second one is to find
         # out before it touches any file.

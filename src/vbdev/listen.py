@@ -13,6 +13,7 @@ import errno
 import fcntl
 import logging
 import os
+import resource
 import socket
 import stat
 import struct
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from vbdev.address import Address, ListenError, parse_address
+from vbdev.fd_limit import first_reserved
 
 if TYPE_CHECKING:
     from vbdev.reactor import Reactor, Timer
@@ -45,6 +47,12 @@ ACCEPTS_PER_WAKE: Final = 16
 """Connections accepted in one turn, so that a crowd of clients does not hold up the others."""
 ACCEPT_PAUSE_US: Final = 100_000
 """How long to accept nothing after the process ran out of descriptors, in us."""
+KEEPALIVE: Final = (
+    (socket.TCP_KEEPIDLE, 60),
+    (socket.TCP_KEEPINTVL, 10),
+    (socket.TCP_KEEPCNT, 6),
+)
+"""A TCP peer whose machine or network went without a word is given up after 2 minutes (tcp(7))."""
 LOCK_TIMEOUT_S: Final = 1.0
 """How long to wait for another process that is opening a socket in the same directory."""
 
@@ -176,6 +184,9 @@ class Listener:
 
     It owns the socket from here on. When the process runs out of descriptors it accepts nothing
     for a while: the connection would wait in the kernel and wake the reactor for ever.
+
+    reserve: descriptors that are left for others (`fd_limit`). A connection that would take one
+    of these is closed at once, and the first of a crowd is told of in the log.
     """
 
     def __init__(
@@ -183,6 +194,8 @@ class Listener:
         reactor: Reactor,
         listener: socket.socket,
         on_connection: Callable[[socket.socket], object],
+        *,
+        reserve: int = 0,
     ) -> None:
         self.address = bound_address(listener)
         self._reactor = reactor
@@ -190,6 +203,7 @@ class Listener:
         self._on_connection = on_connection
         self._held = False
         self._pause: Timer | None = None
+        self._reserve = reserve
         self._is_short = False  # ran out of descriptors, and has accepted nothing since
         self._path = ""
         if self.address.is_unix:
@@ -236,14 +250,32 @@ class Listener:
                     continue
                 self._run_short(error)
                 return
+            if self._reserve and connection.fileno() >= (first := first_reserved(self._reserve)):
+                self._turn_away(connection, first)
+                continue
             self._is_short = False
             self._hand_on(connection)
+
+    def _turn_away(self, connection: socket.socket, first: int) -> None:
+        connection.close()
+        if not self._is_short:
+            self._is_short = True
+            log.warning(
+                "turning clients away: the last descriptors are kept for the control plane"
+                " address=%s first_kept=%d RLIMIT_NOFILE=%d",
+                self.address,
+                first,
+                resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            )
 
     def _hand_on(self, connection: socket.socket) -> None:
         try:
             connection.setblocking(False)
             if not self.address.is_unix:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for option, value in KEEPALIVE:
+                    connection.setsockopt(socket.IPPROTO_TCP, option, value)
             self._on_connection(connection)
         except Exception:
             log.exception("connection failed to start address=%s", self.address)

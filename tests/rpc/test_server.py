@@ -477,27 +477,98 @@ def test_a_client_that_never_reads_is_dropped_in_the_end(daemon, raw, monkeypatc
 
 
 @pytest.mark.rule("A.23.12")
-def test_one_client_too_many_waits_until_another_leaves(daemon, raw):
-    """In the kernel, as in SPDK (lib/jsonrpc/jsonrpc_server_tcp.c)."""
+def test_one_client_too_many_waits_until_another_leaves(daemon, raw, monkeypatch):
+    """In the kernel, as in SPDK (lib/jsonrpc/jsonrpc_server_tcp.c), where all have asked."""
+    monkeypatch.setattr(connection_module, "FIRST_REQUEST_US", 3_600_000_000)
     clients = [raw() for _ in range(MAX_CONNECTIONS)]
-    until(lambda: len(daemon.connections()) == MAX_CONNECTIONS)
+    for client in clients:
+        client.send(encode_request("held", request_id=1))
+    until(lambda: len(daemon.calls) == MAX_CONNECTIONS)
     waiting = [raw() for _ in range(3)]
     for number, client in enumerate(waiting):
         client.sendall(encode_request("echo", {"text": f"late {number}"}, 1))
         client.settimeout(0.1)
     with pytest.raises(TimeoutError):
         waiting[0].recv(1)
-    assert_idle(daemon)
-    clients[0].send(encode_request("echo", {"text": "a"}, 1))
-    assert read_lines(clients[0], 1)[0]["result"] == "a"
-    for number, (client, one) in enumerate(zip(waiting, clients, strict=False)):
-        one.close()
-        client.settimeout(10)
-        assert read_lines(client, 1)[0]["result"] == f"late {number}"
+    turns = daemon.reactor.busy_turns
+    time.sleep(0.3)
+    assert daemon.reactor.busy_turns - turns <= 6, "it looks more often than it should"
+    clients[0].close()
+    waiting[0].settimeout(10)
+    assert read_lines(waiting[0], 1)[0]["result"] == "late 0"
+    daemon.release()
+    for number in (1, 2):
+        waiting[number].settimeout(10)
+        assert read_lines(waiting[number], 1)[0]["result"] == f"late {number}"
+    assert len(daemon.connections()) <= MAX_CONNECTIONS + 1
+
+
+@pytest.mark.rule("A.23.12")
+@pytest.mark.parametrize("sent", ["nothing", "half", "answered", "not taken"])
+def test_the_idlest_leaves_for_another(daemon, raw, monkeypatch, sent):
+    monkeypatch.setattr(connection_module, "FIRST_REQUEST_US", 1000)
+    clients = [raw()]
+    for _ in range(MAX_CONNECTIONS - 1):
+        client = raw()
+        clients.append(client)
+        if sent == "half":
+            client.send(b'{"jsonrpc":')
+        elif sent == "answered":
+            client.send(encode_request("echo", {"text": "a"}, 1))
+            read_lines(client, 1)
+        elif sent == "not taken":
+            client.send(encode_request("big", {"size": 2 << 20}, 1))
+            until(lambda: len(daemon.calls) == len(clients) - 1)
+    until(lambda: len(daemon.connections()) == MAX_CONNECTIONS)
+    clients[0].send(encode_request("held", request_id=1))  # the oldest, and not idle
+    until(lambda: "held" in daemon.calls)
+    for number in range(2):
+        late = raw()
+        late.send(encode_request("echo", {"text": f"late {number}"}, 1))
+        assert read_lines(late, 1)[0]["result"] == f"late {number}"
     assert len(daemon.connections()) == MAX_CONNECTIONS
-    clients[-1].send(b"{]")
-    with Client(daemon.path) as another:
-        assert another.call("echo", text="b") == "b"
+    gone = []
+    for client in clients[1:4]:
+        client.settimeout(0.2)
+        try:
+            while client.recv(1 << 22):
+                pass
+            gone.append(True)
+        except TimeoutError:
+            gone.append(False)
+    assert gone == [True, True, False]
+
+
+def test_one_that_has_just_come_is_not_idle(daemon, raw, monkeypatch):
+    monkeypatch.setattr(connection_module, "FIRST_REQUEST_US", 3_600_000_000)
+    clients = [raw() for _ in range(MAX_CONNECTIONS + 1)]
+    until(lambda: len(daemon.connections()) == MAX_CONNECTIONS)
+    for client in clients[:-1]:
+        client.send(encode_request("echo", {"text": "a"}, 1))
+        assert read_lines(client, 1)[0]["result"] == "a"
+    assert clients[-1].fileno() >= 0
+
+
+@pytest.mark.parametrize("trickle", [False, True])
+def test_half_a_request_has_its_time(raw, monkeypatch, caplog, trickle):
+    monkeypatch.setattr(connection_module, "HALF_SENT_S", 0.3)
+    clients = [raw(), raw()]
+    for client in clients:
+        client.send(encode_request("echo", {"text": "a"}, 1) + b'{"jsonrpc":"2.0",')
+        assert read_lines(client, 1)[0]["result"] == "a"
+    clients[1].send(b'"method":"echo","params":{"text":"b"},"id":2}')
+    assert read_lines(clients[1], 1)[0]["result"] == "b"
+    began = time.monotonic()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        while trickle and time.monotonic() < began + 5:
+            clients[0].send(b" ")
+            clients[0].send(b'"')
+            time.sleep(0.02)
+    with contextlib.suppress(ConnectionResetError):
+        assert clients[0].recv(1) == b""
+    assert "half a request" in caplog.text
+    clients[1].send(encode_request("echo", {"text": "c"}, 3))
+    assert read_lines(clients[1], 1)[0]["result"] == "c"
 
 
 @pytest.mark.rule("A.23.12")

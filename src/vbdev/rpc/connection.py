@@ -18,7 +18,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from vbdev.reactor import Reactor
+from vbdev.reactor import Reactor, Timer
 from vbdev.rpc.dispatch import Dispatcher
 from vbdev.rpc.errors import INTERNAL_ERROR, RpcError
 from vbdev.wire.jsonrpc import (
@@ -33,6 +33,8 @@ from vbdev.wire.jsonrpc import (
 )
 
 __all__ = [
+    "FIRST_REQUEST_US",
+    "HALF_SENT_S",
     "MAX_IN_FLIGHT",
     "MAX_IN_FLIGHT_BYTES",
     "MAX_UNSENT_BYTES",
@@ -61,6 +63,12 @@ MAX_UNSENT_BYTES: Final = 32 << 20
 
 No single answer, nor a batch's together, may be longer: an error stands in its place.
 """
+
+
+FIRST_REQUEST_US: Final = 250_000
+"""How long one that has come has for its first request before it counts as idle, in us."""
+HALF_SENT_S: Final = 60
+"""How long a client may take to send a request, from its first byte on, in seconds."""
 
 
 class _BatchRun:
@@ -93,6 +101,9 @@ class Connection:
         held: bool = False,
     ) -> None:
         self.in_flight = 0
+        self.active_ns = reactor.clock.now_ns()
+        """When it last did something that counts: came, asked a whole request, took an answer."""
+        self._may_ask_until_ns = self.active_ns + FIRST_REQUEST_US * 1000
         self._in_flight_bytes = 0
         self._held = held
         self._reactor = reactor
@@ -111,6 +122,8 @@ class Connection:
         self._pump_due = False  # as messages to the reactor, each at most once
         self._flush_due = False
         self._read_due = False
+        self._half_since_ns = 0  # since when a request is begun and not whole; 0: none is
+        self._half_timer: Timer | None = None
         self._watch = reactor.watch(
             connection.fileno(), readable=self._readable, writable=self._flush
         )
@@ -119,6 +132,26 @@ class Connection:
     def unsent_bytes(self) -> int:
         """Answers that wait for the client to take them, in bytes."""
         return len(self._unsent)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the next move is the client's: nothing of it runs, or waits to be looked at.
+
+        One that has asked for half of something is, and one that does not take its answers; one
+        that has just come is not.
+        """
+        if self._reactor.clock.now_ns() < self._may_ask_until_ns:
+            return False
+        if self.in_flight or self._pump_due or self._batch is not None or self._held:
+            return False
+        if self._no_more_input or not self._reading:
+            return True
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return True
+        except OSError:  # it is gone
+            return True
 
     def hold(self) -> None:
         """Start no request until `release`; those in flight go on. What comes waits."""
@@ -142,6 +175,8 @@ class Connection:
         log.debug("rpc connection closed reason=%s in_flight=%d", reason, self.in_flight)
         self._is_open = False
         self._unsent.clear()
+        if self._half_timer is not None:
+            self._half_timer.cancel()
         self._watch.close()
         self._socket.close()
         self._on_closed(self)
@@ -184,7 +219,10 @@ class Connection:
         now_ns = self._reactor.clock.now_ns
         until_ns = now_ns() + START_BUDGET_US * 1000
         for _ in range(STARTS_PER_TURN):
-            if not self._is_open or self._is_full() or not self._start_next():
+            if not self._is_open or self._is_full():
+                break
+            if not self._start_next():
+                self._note_half()
                 break
             if now_ns() > until_ns:
                 self._schedule_pump()
@@ -218,6 +256,8 @@ class Connection:
         if event is None:
             return False
         size_bytes = self._codec.event_bytes
+        self._half_since_ns = self._may_ask_until_ns = 0
+        self.active_ns = self._reactor.clock.now_ns()
         if isinstance(event, Batch):
             self._in_flight_bytes += size_bytes
             self._batch = _BatchRun(event, size_bytes)
@@ -237,6 +277,27 @@ class Connection:
         self.in_flight += 1
         self._reactor.begin(self._serve_in_batch(batch, place, request), name="rpc batch")
         return True
+
+    def _note_half(self) -> None:
+        """Give what is begun and not whole its time, which more bytes of it do not prolong."""
+        if not self._codec.buffered_bytes:
+            self._half_since_ns = 0
+        elif not self._half_since_ns:
+            self._half_since_ns = self._reactor.clock.now_ns()
+            if self._half_timer is None:
+                self._half_timer = self._reactor.call_later(HALF_SENT_S * 1e6, self._check_half)
+
+    def _check_half(self) -> None:
+        self._half_timer = None
+        if not self._is_open or not self._half_since_ns:
+            return
+        left_us = HALF_SENT_S * 1e6 - (self._reactor.clock.now_ns() - self._half_since_ns) / 1000
+        if left_us > 0:  # another request than the one that the timer was set for
+            self._half_timer = self._reactor.call_later(left_us, self._check_half)
+            return
+        log.warning("dropping an rpc client: half a request for %d s", HALF_SENT_S)
+        self._no_more_input = self._no_more_requests = True  # answers to others are still due
+        self._settle()
 
     # Requests in flight
 
@@ -314,6 +375,7 @@ class Connection:
             while self._unsent:
                 sent = self._socket.send(self._unsent)
                 del self._unsent[:sent]
+                self.active_ns = self._reactor.clock.now_ns()
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:

@@ -12,7 +12,7 @@ from typing import Final
 
 from vbdev.address import Address, parse_address
 from vbdev.listen import Listener, ListenError, open_listener
-from vbdev.reactor import Reactor
+from vbdev.reactor import Reactor, Timer
 from vbdev.rpc.connection import Connection
 from vbdev.rpc.dispatch import Dispatcher
 from vbdev.rpc.socket_lock import SocketLock
@@ -23,7 +23,13 @@ __all__ = ["DRAIN_TIMEOUT_S", "MAX_CONNECTIONS", "RpcServer"]
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS: Final = 64
-"""Clients at once (SPDK: SPDK_JSONRPC_MAX_CONNS); others wait until one of them leaves."""
+"""Clients at once (SPDK: SPDK_JSONRPC_MAX_CONNS).
+
+For one more the one leaves that has been idle for the longest time. Where none is idle it waits in
+the kernel until one is. So no client keeps others out by being there; only requests that run do.
+"""
+ROOM_CHECK_US: Final = 100_000
+"""How often to look whether one of them has become idle, while others wait, in us."""
 DRAIN_TIMEOUT_S: Final = 5.0
 """How long `close` waits for requests in flight, in seconds."""
 
@@ -39,6 +45,7 @@ class RpcServer:
         self._connections: set[Connection] = set()
         self._drained: Future[None] | None = None
         self._held = False
+        self._room_timer: Timer | None = None  # the listeners are held: all places are taken
 
     @property
     def addresses(self) -> list[Address]:
@@ -91,6 +98,9 @@ class RpcServer:
         for lock in self._locks:
             lock.release()
         self._locks.clear()
+        if self._room_timer is not None:
+            self._room_timer.cancel()
+            self._room_timer = None
         for connection in list(self._connections):
             connection.finish()
         if not self._connections:
@@ -115,18 +125,48 @@ class RpcServer:
             connection.drop("the server stops")
 
     def _connected(self, connection: socket.socket) -> None:
+        # There is one more than there may be where all have come to ask something meanwhile.
+        if len(self._connections) >= MAX_CONNECTIONS:
+            self._make_room()
         self._connections.add(
             Connection(self._reactor, connection, self._dispatcher, self._closed, held=self._held)
         )
-        if len(self._connections) == MAX_CONNECTIONS:
-            log.info("rpc server has as many clients as it may count=%d", MAX_CONNECTIONS)
+        if len(self._connections) >= MAX_CONNECTIONS and self._idlest() is None:
+            self._wait_for_room()
+
+    def _idlest(self) -> Connection | None:
+        """Return who has been idle for the longest time, if anybody is."""
+        by_age = sorted(self._connections, key=lambda connection: connection.active_ns)
+        return next((connection for connection in by_age if connection.is_idle), None)
+
+    def _make_room(self) -> None:
+        idlest = self._idlest()
+        if idlest is not None:
+            idle_s = (self._reactor.clock.now_ns() - idlest.active_ns) / 1e9
+            log.info("rpc client hung up on to let another in idle_s=%.1f", idle_s)
+            idlest.drop("makes room for another client")
+
+    def _wait_for_room(self) -> None:
+        if self._room_timer is None:
+            log.info("rpc server has as many clients as it may, and none is idle: others wait")
             for listener in self._listeners:
                 listener.hold()
+        self._room_timer = self._reactor.call_later(ROOM_CHECK_US, self._look_for_room)
+
+    def _look_for_room(self) -> None:
+        if self._room_timer is None:
+            return
+        if len(self._connections) >= MAX_CONNECTIONS and self._idlest() is None:
+            self._wait_for_room()
+            return
+        self._room_timer.cancel()
+        self._room_timer = None
+        for listener in self._listeners:
+            listener.release()
 
     def _closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        if len(self._connections) == MAX_CONNECTIONS - 1:
-            for listener in self._listeners:
-                listener.release()
+        if self._room_timer is not None and len(self._connections) < MAX_CONNECTIONS:
+            self._look_for_room()
         if self._drained is not None and not self._connections and not self._drained.done:
             self._drained.set_result(None)

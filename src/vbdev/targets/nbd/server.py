@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 from vbdev.address import Address, parse_address
 from vbdev.bdev import BdevError, BdevEvent
+from vbdev.fd_limit import CONTROL_RESERVE
 from vbdev.listen import Listener, open_listener
 from vbdev.reactor import Reactor, Timer
 from vbdev.registry import Registry, comes_back
@@ -62,7 +63,12 @@ class NbdServer:
 
     def listen(self, address: str) -> Address:
         """Listen on `unix:/path` or `tcp:host:port` and return the address in use."""
-        listener = Listener(self.reactor, open_listener(parse_address(address)), self._connected)
+        listener = Listener(
+            self.reactor,
+            open_listener(parse_address(address)),
+            self._connected,
+            reserve=CONTROL_RESERVE,
+        )
         self._listeners[str(listener.address)] = listener
         log.info("nbd server listens address=%s", listener.address)
         return listener.address
