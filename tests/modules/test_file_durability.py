@@ -6,7 +6,6 @@ fail, in the ring as on a thread. strace shows which system calls a FLUSH and a 
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import resource
@@ -18,43 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from support.file_syncs import break_syncs, fails, syncs_fail
 from vbdev.bdev import BdevError, IoError
 from vbdev.modules.file import service
+from vbdev.modules.file.stable_writes import EXT_MAGIC
 from vbdev.task import gather
 from vbdev.vocab import IoFlag, Op, Status
 
 DATA = bytes(4096)
-
-
-def sync_fds(bdev):
-    return [bdev._geometry.sync_fd, *(channel.context.sync_fd for channel in bdev.channels())]
-
-
-def break_syncs(bdev):
-    reader, writer = os.pipe()
-    for fd in sync_fds(bdev):
-        os.dup2(reader, fd, inheritable=False)
-    os.close(reader)
-    os.close(writer)
-
-
-@contextmanager
-def syncs_fail(bdev):
-    good = {fd: os.dup(fd) for fd in sync_fds(bdev)}
-    break_syncs(bdev)
-    try:
-        yield
-    finally:
-        for fd, copy in good.items():
-            os.dup2(copy, fd, inheritable=False)
-            os.close(copy)
-
-
-async def fails(descriptor, *args, **kwargs):
-    with pytest.raises(IoError, match="Input/output error") as caught:
-        await descriptor.io(*args, **kwargs)
-    assert caught.value.status == Status.AIO_ERROR
-    assert caught.value.errno == errno.EIO
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -201,11 +171,13 @@ def test_one_that_can_not_sync_does_not_keep_others_from_it(stack):
 SCRIPT = """
 import sys
 from vbdev.core.engine import Engine
+from vbdev.modules.file import stable_writes
 from vbdev.modules.uring import Uring
 from vbdev.reactor import Reactor
 from vbdev.registry import Registry
 from vbdev.vocab import IoFlag, Op
 
+stable_writes.file_system_type = lambda fd: int(sys.argv[3])
 reactor = Reactor()
 reactor.engine = Engine()
 registry = Registry(reactor)
@@ -227,8 +199,10 @@ reactor.run_until_complete(main())
 """
 
 
-@pytest.mark.parametrize("direct", [True, False])
-def test_system_calls(tmp_path, direct):
+@pytest.mark.parametrize(
+    ("direct", "magic"), [(True, EXT_MAGIC), (True, 0x65735546), (False, EXT_MAGIC)]
+)
+def test_system_calls(tmp_path, direct, magic):
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("no strace")
@@ -237,7 +211,7 @@ def test_system_calls(tmp_path, direct):
     how = "direct" if direct else "buffered"
     calls = "trace=pwritev,pwritev2,fdatasync,fallocate"
     subprocess.run(
-        [strace, "-f", "-o", log, "-e", calls, sys.executable, "-c", SCRIPT, path, how],
+        [strace, "-f", "-o", log, "-e", calls, sys.executable, "-c", SCRIPT, path, how, str(magic)],
         env={**os.environ, service.NO_RING_VARIABLE: "1"},
         check=True,
         timeout=60,
@@ -245,7 +219,8 @@ def test_system_calls(tmp_path, direct):
     lines = [line.split(None, 1)[1] for line in Path(log).read_text().splitlines()]
     made = [line for line in lines if line.startswith(("pwritev", "fdatasync", "fallocate"))]
     names = [line.split("(")[0] for line in made]
-    fua = ["pwritev2"] if direct else ["pwritev", "fdatasync"]
+    dsync = direct and magic == EXT_MAGIC
+    fua = ["pwritev2"] if dsync else ["pwritev", "fdatasync"]
     assert names == [
         "fallocate",  # the probe
         *["pwritev", "fdatasync"],
@@ -254,5 +229,5 @@ def test_system_calls(tmp_path, direct):
         *["fallocate", "fdatasync"],
         "fdatasync",  # the last, at the end
     ]
-    if direct:
+    if dsync:
         assert "RWF_DSYNC" in next(line for line in made if line.startswith("pwritev2"))

@@ -9,6 +9,7 @@ cdef struct file_params:
     const uint64_t *num_blocks  # the OpenFile's, which changes when the file is resized
     bint is_device
     bint direct
+    bint dsync              # a direct write with RWF_DSYNC is stable when it returns
 
 # One I/O of a FileJob: what a worker is told, and what it answers.
 cdef struct job_entry:

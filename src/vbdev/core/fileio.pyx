@@ -8,7 +8,7 @@ answers beside them, into the job; what they mean for the I/Os is decided on the
 from libc.errno cimport EINTR, EINVAL, EIO, ENXIO, EOPNOTSUPP as ENOTSUP, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, strerror
 
 from vbdev.core.linux cimport (
     AT_EMPTY_PATH,
@@ -31,11 +31,13 @@ from vbdev.core.linux cimport (
     atomic_load_64,
     fallocate as sys_fallocate,
     fdatasync,
+    fstatfs,
     ioctl,
     lseek,
     mmap,
     preadv,
     pwritev,
+    statfs_answer,
     syscall,
 )
 from vbdev.core.types cimport (
@@ -272,6 +274,15 @@ def dio_alignment(int fd):
     memcpy(&memory, answer + 0x98, 4)  # stx_dio_mem_align
     memcpy(&offset, answer + 0x9c, 4)  # stx_dio_offset_align
     return memory, offset
+
+
+def file_system_type(int fd):
+    """Return the magic number of the file system that `fd` is on (f_type of statfs(2))."""
+    cdef statfs_answer answer
+    while fstatfs(fd, &answer) < 0:
+        if errno != EINTR:
+            raise OSError(errno, strerror(errno).decode())
+    return <uint32_t>answer.f_type
 
 
 def can_punch(int fd, uint64_t size):

@@ -11,7 +11,7 @@ cdef enum:
 cdef struct file_state:
     file_params file
     int slot                    # in the ring's file table, or -1
-    bint dsync                  # RWF_DSYNC works here
+    bint dsync                  # FUA writes carry RWF_DSYNC; less than `file.dsync` once refused
     int *sync_errno             # the OpenFile's, shared by all reactors
     uint64_t counts[NUM_EPOCHS]  # I/Os under way, by the number of RESETs that came before them
     uint64_t epoch

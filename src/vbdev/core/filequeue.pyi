@@ -14,6 +14,7 @@ class Host(Protocol):
 
 class OpenFile:
     fd: int
+    dsync: bool
     failed_sync_errno: int
     def __new__(
         cls,
@@ -23,6 +24,7 @@ class OpenFile:
         num_blocks: int,
         is_device: bool,
         direct: bool,
+        dsync: bool = False,
     ) -> Self: ...
     def resize(self, num_blocks: int) -> None: ...
 

@@ -8,8 +8,9 @@ there is no ring, goes to worker threads as FileJobs.
 
 Durability. A FLUSH is an fdatasync that begins after the FLUSH arrived, so it covers all that was
 acknowledged before. One fdatasync runs at a time for each file, and the next one answers everybody
-who came meanwhile. A FUA write on an O_DIRECT file carries RWF_DSYNC. Any other FUA (buffered
-writes, zeroes, unmaps) is carried out and then joins the next fdatasync.
+who came meanwhile. A FUA write carries RWF_DSYNC where the file is opened with O_DIRECT and its
+file system is known to keep what the flag says (`dsync` of OpenFile: many do not). Any other FUA
+(other writes, zeroes, unmaps) is carried out and then joins the next fdatasync.
 
 The reason for both rules is how Linux reports a failed write-back: once to each open file
 description, to whichever caller asks first, and the pages count as clean afterwards. Of two
@@ -175,11 +176,13 @@ cdef class OpenFile:
     Parameters
     ----------
     fd: for data. direct: it has O_DIRECT.
+    dsync: a direct write with RWF_DSYNC is stable when it returns, in the ring too. Without it
+        an fdatasync follows each FUA write.
 
     """
 
     def __cinit__(self, int fd, *, uint32_t block_size, uint64_t num_blocks,
-                  bint is_device, bint direct):
+                  bint is_device, bint direct, bint dsync=False):
         self.file.fd = fd
         self.file.sync_fd = -1
         self.file.block_size = block_size
@@ -187,11 +190,17 @@ cdef class OpenFile:
         self.file.num_blocks = &self.num_blocks
         self.file.is_device = is_device
         self.file.direct = direct
+        self.file.dsync = direct and dsync
 
     @property
     def fd(self):
         """The descriptor for data."""
         return self.file.fd
+
+    @property
+    def dsync(self):
+        """Whether FUA writes carry RWF_DSYNC."""
+        return bool(self.file.dsync)
 
     @property
     def failed_sync_errno(self):
@@ -308,7 +317,7 @@ cdef class FileEngine:
             sqe.flags = SQE_FIXED_FILE
         else:
             sqe.fd = s.file.fd
-        if not read and s.file.direct and s.dsync and io.flags & FLAG_FUA:
+        if not read and s.dsync and io.flags & FLAG_FUA:
             sqe.op_flags = RWF_DSYNC
             io.leaf_value |= DSYNC_MASK
         if io.iovcnt != 1 or io.iovs[0].iov_len > 0x7ffff000:
@@ -587,7 +596,7 @@ cdef class FileEngine:
                 entry.done = io.leaf_value & DONE_MASK
                 entry.sync = place(io) == SYNCING
                 if (not entry.sync and io.op == OP_WRITE and io.flags & FLAG_FUA
-                        and entry.file.direct and (<file_state *>io.leaf).dsync):
+                        and (<file_state *>io.leaf).dsync):
                     entry.dsync = 1
                     io.leaf_value |= DSYNC_MASK
             at += job.n
@@ -630,7 +639,7 @@ cdef class FilePath:
         self.s.file = open_file.file
         self.s.file.sync_fd = sync_fd
         self.s.sync_errno = &open_file.sync_errno
-        self.s.dsync = True
+        self.s.dsync = open_file.file.dsync
         self.s.slot = -1
         if engine.ring is not None:
             self.s.slot = engine.ring.register_file(open_file.file.fd)

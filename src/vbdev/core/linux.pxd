@@ -24,6 +24,11 @@ cdef extern from "sys/uio.h" nogil:
 cdef extern from "fcntl.h" nogil:
     int fallocate(int fd, int mode, int64_t offset, int64_t length)
 
+cdef extern from "sys/vfs.h" nogil:
+    ctypedef struct statfs_answer "struct statfs":
+        long f_type
+    int fstatfs(int fd, statfs_answer *answer)
+
 cdef extern from "sys/ioctl.h" nogil:
     int ioctl(int fd, unsigned long request, ...)
 

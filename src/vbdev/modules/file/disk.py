@@ -105,6 +105,7 @@ class FileBdev(Bdev):
             num_blocks=self.num_blocks,
             is_device=geometry.is_device,
             direct=geometry.direct,
+            dsync=geometry.dsync,
         )
 
     def create_channel(self, channel: Channel) -> FilePath:

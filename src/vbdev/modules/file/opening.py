@@ -21,6 +21,7 @@ from pathlib import Path
 
 from vbdev.bdev import BdevError
 from vbdev.core.fileio import can_punch, dio_alignment
+from vbdev.modules.file.stable_writes import dsync_holds
 
 __all__ = [
     "FileGeometry",
@@ -51,7 +52,7 @@ class FileGeometry:
     """An open file. Sizes in bytes.
 
     fd: for data. sync_fd: the same file through a description of its own, for the sync at the end.
-    alignment: of data in memory, and of its pieces.
+    alignment: of data in memory, and of its pieces. dsync: direct writes with RWF_DSYNC are stable.
     """
 
     fd: int
@@ -59,6 +60,7 @@ class FileGeometry:
     key: FileKey
     is_device: bool
     direct: bool
+    dsync: bool
     size: int
     block_size: int
     phys_block_size: int
@@ -115,6 +117,7 @@ def open_file(
             key=key,
             is_device=is_device,
             direct=direct,
+            dsync=direct and dsync_holds(fd, is_device=is_device),
             size=size,
             block_size=block_size,
             phys_block_size=_phys_block_size(fd, status, block_size, is_device=is_device),
