@@ -120,16 +120,13 @@ def test_they_go_and_come_with_their_disk(control, tmp_path):
 
 
 @pytest.mark.rule("E.gpt_ut.test_parse_secondary")
-@pytest.mark.parametrize("lbas", [(1,), (2,), (0,), (0, 1)])
-def test_a_damaged_primary_table(control, tmp_path, caplog, lbas):
+@pytest.mark.parametrize("lba", [1, 2])
+def test_a_damaged_primary_table(control, tmp_path, caplog, lba):
     path = image(tmp_path / "disk")
-    if 0 in lbas:  # a wiped first block, where there is no MBR of another kind
-        with path.open("r+b") as file:
-            file.write(bytes(512))
-    damage(path, *(lba for lba in lbas if lba))
+    damage(path, lba)
     assert attach(control, path) == ["Disk", "Diskp1", "Diskp5"]
     assert "damaged table bdev=Disk" in caplog.text
-    assert ("primary table" in caplog.text) == any(lbas)
+    assert "primary table" in caplog.text
 
 
 def test_a_damaged_secondary_table_is_told(control, tmp_path, caplog):

@@ -97,7 +97,8 @@ def test_mbrs():
     assert gpt.parse_mbr(bytes(linux)) is Mbr.OTHER
     # A hybrid: the protective partition is another than the first.
     linux[446 + 16 : 446 + 32] = good[446:462]
-    assert gpt.parse_mbr(bytes(linux)) is Mbr.PROTECTIVE
+    assert gpt.parse_mbr(bytes(linux)) is Mbr.HYBRID
+    assert gpt.parse_mbr(bytes(linux)).protects
     elsewhere = bytearray(good)
     elsewhere[446 + 8] = 2
     assert gpt.parse_mbr(bytes(elsewhere)) is Mbr.OTHER

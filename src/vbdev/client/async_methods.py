@@ -547,10 +547,13 @@ class AsyncMethods:
     ) -> list[str]:
         """Write a table and return the names of the bdevs that its partitions have become.
 
+        EEXIST where anything is on the disk, unless it may be lost.
+
         base_bdev: Name, alias or UUID of the disk.
         partitions: The partitions, from the start of the disk on.
         disk_guid: UUID of the table; random when absent.
-        overwrite: Whether a table that is there may be lost. Default: False.
+        overwrite: Whether what is there may be lost: a table, a file system, data of any kind.
+            Default: False.
         """
         return await self._typed(
             AsyncMethods.bdev_gpt_create,
@@ -566,15 +569,19 @@ class AsyncMethods:
         self,
         *,
         base_bdev: str,
+        overwrite: bool | None = None,
     ) -> bool:
         """Remove the partitions' bdevs and erase the table. ENOENT where there is none.
 
         base_bdev: Name, alias or UUID of the disk.
+        overwrite: Whether to erase what is left of a table too: headers that are damaged, or
+            without an MBR. Default: False.
         """
         return await self._typed(
             AsyncMethods.bdev_gpt_delete,
             {
                 "base_bdev": base_bdev,
+                "overwrite": overwrite,
             },
         )
 

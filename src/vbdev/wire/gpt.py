@@ -24,19 +24,24 @@ from uuid import UUID
 
 __all__ = [
     "MAX_ENTRIES_BYTES",
+    "SIGNATURE",
     "GptError",
     "Mbr",
     "Partition",
     "TableHeader",
     "build_table",
+    "header_of_other_size",
     "layout",
+    "mbr_types",
     "parse_entries",
     "parse_header",
     "parse_mbr",
+    "without_protection",
 ]
 
 MBR_BYTES: Final = 512
 MBR_SIGNATURE: Final = b"\x55\xaa"
+MBR_DISK_ID: Final = 440
 MBR_PARTITIONS: Final = 446
 MBR_ENTRY: Final = struct.Struct("<B3sB3sII")
 """Status, first CHS, type, last CHS, first LBA, number of blocks."""
@@ -68,10 +73,17 @@ class Mbr(Enum):
     """What the first block says."""
 
     NONE = "no MBR"
-    """Nothing, or garbage: a table at the end of the disk may still be good."""
+    """Nothing, or garbage. GPT headers on the disk are left-overs."""
     PROTECTIVE = "protective MBR"
-    OTHER = "MBR of another kind"
+    HYBRID = "hybrid MBR"
+    """A protective partition, and others beside it that the table may have as well."""
+    OTHER = "DOS partition table"
     """The disk is partitioned the old way; GPT headers on it are left-overs."""
+
+    @property
+    def protects(self) -> bool:
+        """Whether the disk is one with a GUID partition table (UEFI 2.10, 5.2.3)."""
+        return self in (Mbr.PROTECTIVE, Mbr.HYBRID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +125,61 @@ class Partition:
 
 
 def parse_mbr(block: bytes) -> Mbr:
-    """Say what kind of MBR the first block of a disk is."""
+    """Say what kind of MBR the first block of a disk is.
+
+    A protective partition is of type 0xEE and begins at LBA 1; its size is not looked at, since a
+    disk may have grown (Linux, block/partitions/efi.c, is_pmbr_valid).
+    """
     if len(block) < MBR_BYTES or block[510:512] != MBR_SIGNATURE:
         return Mbr.NONE
-    used = False
+    entries = _mbr_entries(block)
+    protected = any(kind == PROTECTIVE_TYPE and first == 1 for _, kind, first in entries)
+    types = set(mbr_types(block))
+    if protected:
+        return Mbr.HYBRID if types - {PROTECTIVE_TYPE} else Mbr.PROTECTIVE
+    # Boot sectors of file systems have code there: no table (Linux, block/partitions/msdos.c).
+    if not types or any(status not in (0, 0x80) for status, _, _ in entries):
+        return Mbr.NONE
+    return Mbr.OTHER
+
+
+def mbr_types(block: bytes) -> list[int]:
+    """Return the types of the partitions in an MBR, without the empty ones."""
+    return [kind for _, kind, _ in _mbr_entries(block) if kind]
+
+
+def _mbr_entries(block: bytes) -> list[tuple[int, int, int]]:
+    """Return (status, type, first LBA) of each of the four."""
+    entries = []
     for index in range(4):
-        _, _, kind, _, first, _ = MBR_ENTRY.unpack_from(
+        status, _, kind, _, first, _ = MBR_ENTRY.unpack_from(
             block, MBR_PARTITIONS + index * MBR_ENTRY.size
         )
-        if kind == PROTECTIVE_TYPE and first == 1:
-            return Mbr.PROTECTIVE
-        used = used or kind != 0
-    return Mbr.OTHER if used else Mbr.NONE
+        entries.append((status, kind, first))
+    return entries
+
+
+def without_protection(block: bytes) -> bytes:
+    """Return the first block of a disk without its protective partition.
+
+    Whatever else it holds stays: boot code, and the other partitions of a hybrid MBR.
+    """
+    changed = bytearray(block)
+    for index, (_, kind, _) in enumerate(_mbr_entries(block)):
+        if kind == PROTECTIVE_TYPE:
+            at = MBR_PARTITIONS + index * MBR_ENTRY.size
+            changed[at : at + MBR_ENTRY.size] = bytes(MBR_ENTRY.size)
+    if not mbr_types(bytes(changed)):
+        changed[MBR_DISK_ID:MBR_BYTES] = bytes(MBR_BYTES - MBR_DISK_ID)
+    return bytes(changed)
+
+
+def header_of_other_size(start: bytes, block_size: int) -> int:
+    """Return the block size that a table at the start of a disk was written for; 0 for this one."""
+    for other in (512, 1024, 2048, 4096):
+        if other != block_size and start[other : other + len(SIGNATURE)] == SIGNATURE:
+            return other
+    return 0
 
 
 def parse_header(block: bytes, lba: int, num_blocks: int, block_size: int) -> TableHeader:

@@ -1,43 +1,27 @@
-"""gpt: the partitions of a disk, `<base>p1`, `<base>p2` and so on, found by its table or made here.
-
-Every new bdev that nobody has claimed is looked at. The partitions of SPDK's own types become
-bdevs; those of other types do on request (`bdev_gpt_set_options`). Nothing is configured: what the
-table on the disk says comes back with the disk. How a table looks is told in `vbdev.wire.gpt`.
-
-The primary table counts. Where it is damaged the secondary one does, unless the disk is
-partitioned the old way, when both are left-overs. A table is never repaired silently.
-"""
+"""The partitions' bdevs, and the RPC methods of tables."""
 
 from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 import msgspec
 
-from vbdev.bdev import Bdev, BdevError, IoError
+from vbdev.bdev import Bdev, BdevError
 from vbdev.descriptor import Descriptor
 from vbdev.module_methods import ModuleMethod, failures
+from vbdev.modules.gpt.contents import find_contents, listing, wipe
+from vbdev.modules.gpt.erasing import plan_erasure
+from vbdev.modules.gpt.table import Table, look, obstacle, read_disk, write_steps, write_table
 from vbdev.params import BdevName, Params
 from vbdev.part import Part, PartParams
 from vbdev.registry import BaseHold, Registry
 from vbdev.vocab import Op
-from vbdev.wire.gpt import (
-    GptError,
-    Mbr,
-    Partition,
-    TableHeader,
-    build_table,
-    layout,
-    parse_entries,
-    parse_header,
-    parse_mbr,
-)
+from vbdev.wire.gpt import GptError, Partition, build_table, layout
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +29,6 @@ SPDK_TYPE = UUID("6527994e-2c5a-4eec-9613-8f5944074e8b")
 """The partition type that SPDK's partitions have now."""
 SPDK_TYPES = frozenset({SPDK_TYPE, UUID("7c5222bd-8f5d-4087-9c00-bf9843c7b58c")})
 """That, and the one they used to have."""
-PIECE_BYTES = 64 << 10
-"""How much is read or written at once: less than what any base takes."""
 ALIGNMENT_BYTES = 1 << 20
 """Where new partitions start: at multiples of this many bytes, as all partitioning tools do."""
 
@@ -90,14 +72,19 @@ class GptCreateParams(Params, kw_only=True, frozen=True):
     disk_guid: UUID | None = None
     """UUID of the table; random when absent."""
     overwrite: bool = False
-    """Whether a table that is there may be lost."""
+    """Whether what is there may be lost: a table, a file system, data of any kind."""
 
 
 class GptDeleteParams(Params, kw_only=True, frozen=True):
-    """Remove the bdevs of a disk's partitions, and erase its partition table."""
+    """Remove the bdevs of a disk's partitions, and erase its partition table.
+
+    Nothing but the table is erased: its protective MBR entry, its headers and their entries.
+    """
 
     base_bdev: BdevName
     """Name, alias or UUID of the disk."""
+    overwrite: bool = False
+    """Whether to erase what is left of a table too: headers that are damaged, or without an MBR."""
 
 
 class GptPartParams(PartParams, kw_only=True, forbid_unknown_fields=True):
@@ -106,14 +93,6 @@ class GptPartParams(PartParams, kw_only=True, forbid_unknown_fields=True):
     table_guid: UUID
     type_guid: UUID
     partition_name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """What a disk's table says."""
-
-    disk_guid: UUID
-    partitions: list[Partition]
 
 
 class Gpt(Part):
@@ -142,7 +121,8 @@ class Gpt(Part):
         """Make bdevs of a disk's partitions, if it has a table."""
         if obstacle(bdev):
             return
-        table = await look(registry, bdev)
+        with reading(registry, bdev) as descriptor:
+            table = await look(descriptor)
         if table is not None and any(map(options(registry).want, table.partitions)):
             async with registry.hold(bdev, cls.kind, holder=holder(bdev)) as hold:
                 await build_parts(registry, hold, table)
@@ -156,13 +136,13 @@ class Gpt(Part):
                 GptCreateParams,
                 create,
                 result=list[str],
-                errors=failures(errno.ENODEV, errno.EINVAL, errno.EEXIST, errno.EPERM),
+                errors=failures(errno.ENODEV, errno.EINVAL, errno.EEXIST, errno.EPERM, errno.EIO),
             ),
             ModuleMethod(
                 "bdev_gpt_delete",
                 GptDeleteParams,
                 delete,
-                errors=failures(errno.ENODEV, errno.ENOENT, errno.EPERM),
+                errors=failures(errno.ENODEV, errno.ENOENT, errno.EPERM, errno.EIO),
             ),
             ModuleMethod("bdev_gpt_set_options", Options, set_options),
         )
@@ -179,96 +159,16 @@ def holder(bdev: Bdev) -> str:
     return f"gpt partitions of {bdev.name}"
 
 
-def obstacle(bdev: Bdev) -> str:
-    """Say why a bdev can have no table; "" when it can."""
-    if bdev.zoned:
-        return "it is zoned"
-    if bdev.md_len and bdev.md_interleave:
-        return f"its blocks of {bdev.block_size} bytes hold metadata"
-    if bdev.block_size > PIECE_BYTES:  # nobody's table is on such, and looking would cost memory
-        return f"its blocks have {bdev.block_size} bytes; at most {PIECE_BYTES}"
+@contextmanager
+def reading(registry: Registry, bdev: Bdev) -> Iterator[Descriptor]:
+    """Have a bdev open for a look at its table."""
+    descriptor = registry.open(
+        bdev.name, write=False, on_event=lambda _event: None, holder=f"gpt, reading {bdev.name}"
+    )
     try:
-        layout(bdev.num_blocks, bdev.block_size)
-    except GptError as error:
-        return str(error)
-    return ""
-
-
-# Reading
-
-
-async def look(registry: Registry, bdev: Bdev) -> Table | None:
-    """Read a disk's table; None where there is none. What is wrong with it is logged."""
-    with ExitStack() as undo:
-        descriptor = registry.open(
-            bdev.name, write=False, on_event=lambda _event: None, holder=f"gpt, reading {bdev.name}"
-        )
-        undo.callback(descriptor.close)
-        return await read_table(descriptor)
-
-
-async def read_table(descriptor: Descriptor) -> Table | None:
-    """Read the primary table, or the secondary one where that is damaged."""
-    bdev = descriptor.bdev
-    mbr = parse_mbr(await read_blocks(descriptor, 0, 1))
-    if mbr is Mbr.OTHER:
-        return None
-    complaints = []
-    if mbr is Mbr.NONE:
-        complaints.append("no protective MBR")
-    last = bdev.num_blocks - 1
-    tables = []
-    for place, lba in (("primary", 1), ("secondary", last)):
-        try:
-            tables.append(await read_copy(descriptor, lba, place))
-        except (GptError, IoError) as error:
-            complaints.append(f"{place} table: {error}")
-    if not tables:
-        if mbr is Mbr.PROTECTIVE:  # otherwise it is any disk
-            log.warning("gpt: no table bdev=%s: %s", bdev.name, "; ".join(complaints))
-        return None
-    if complaints:
-        log.warning("gpt: damaged table bdev=%s: %s", bdev.name, "; ".join(complaints))
-    return tables[0]
-
-
-async def read_copy(descriptor: Descriptor, lba: int, place: str) -> Table:
-    """Read one of a disk's two tables. GptError says what is wrong with it."""
-    bdev = descriptor.bdev
-    block = await read_blocks(descriptor, lba, 1)
-    header = parse_header(block, lba, bdev.num_blocks, bdev.block_size)
-    partitions, refused = parse_entries(header, await read_entries(descriptor, header))
-    for reason in refused:
-        log.warning("gpt: partition left out bdev=%s table=%s: %s", bdev.name, place, reason)
-    return Table(header.disk_guid, partitions)
-
-
-async def read_entries(descriptor: Descriptor, header: TableHeader) -> bytes:
-    """Read the array of entries that a checked header points to."""
-    length = -(-header.entries_bytes // descriptor.bdev.block_size)
-    return await read_blocks(descriptor, header.entries_lba, length)
-
-
-async def read_blocks(descriptor: Descriptor, lba: int, num_blocks: int) -> bytes:
-    """Read blocks, in pieces. IoError where that fails."""
-    data = bytearray(num_blocks * descriptor.bdev.block_size)
-    for first, piece in pieces(memoryview(data), descriptor.bdev.block_size):
-        count = len(piece) // descriptor.bdev.block_size
-        await descriptor.io(Op.READ, lba + first, count, piece)
-    return bytes(data)
-
-
-async def write_blocks(descriptor: Descriptor, lba: int, data: bytes) -> None:
-    """Write blocks, in pieces. IoError where that fails."""
-    for first, piece in pieces(memoryview(data), descriptor.bdev.block_size):
-        count = len(piece) // descriptor.bdev.block_size
-        await descriptor.io(Op.WRITE, lba + first, count, piece)
-
-
-def pieces(data: memoryview, block_size: int) -> list[tuple[int, memoryview]]:
-    """Return (first block, piece) of data."""
-    step = max(1, PIECE_BYTES // block_size) * block_size
-    return [(at // block_size, data[at : at + step]) for at in range(0, len(data), step)]
+        yield descriptor
+    finally:
+        descriptor.close()
 
 
 async def build_parts(registry: Registry, hold: BaseHold, table: Table) -> list[str]:
@@ -298,7 +198,10 @@ async def build_parts(registry: Registry, hold: BaseHold, table: Table) -> list[
 
 
 async def create(registry: Registry, params: GptCreateParams) -> list[str]:
-    """Write a table and return the names of the bdevs that its partitions have become."""
+    """Write a table and return the names of the bdevs that its partitions have become.
+
+    EEXIST where anything is on the disk, unless it may be lost.
+    """
     base = registry.get(params.base_bdev)
     who = f"bdev {base.name}"
     reason = obstacle(base)
@@ -313,15 +216,16 @@ async def create(registry: Registry, params: GptCreateParams) -> list[str]:
     except GptError as error:
         raise BdevError(errno.EINVAL, f"{who}: {error}") from error
     async with registry.hold(base, Gpt.kind, holder=holder(base)) as hold:
-        if not params.overwrite and await read_table(hold.descriptor) is not None:
+        found = await find_contents(hold.descriptor)
+        if found and not params.overwrite:
             raise BdevError(
-                errno.EEXIST, f"{who} has a partition table; overwrite would replace it"
+                errno.EEXIST, f"{who} is not empty: {listing(found)}; overwrite would destroy it"
             )
-        for lba, data in blocks:
-            await write_blocks(hold.descriptor, lba, data)
-        await flush(hold.descriptor)
-        table = await read_table(hold.descriptor)
-        assert table is not None, "a table that was written is read again"
+        await write_table(hold.descriptor, blocks)
+        await wipe(hold.descriptor, found)
+        table = (await read_disk(hold.descriptor)).table
+        if table is None or table.disk_guid != disk_guid:
+            raise BdevError(errno.EIO, f"{who} does not give back the table that was written")
         return await build_parts(registry, hold, table)
 
 
@@ -357,23 +261,21 @@ def place(partitions: list[NewPartition], base: Bdev) -> list[Partition]:
     return placed
 
 
-async def flush(descriptor: Descriptor) -> None:
-    """Have what was written on the disk itself, where that is a difference."""
-    if Op.FLUSH in descriptor.bdev.ops:
-        await descriptor.io(Op.FLUSH, 0, descriptor.bdev.num_blocks)
-
-
 async def delete(registry: Registry, params: GptDeleteParams) -> bool:
     """Remove the partitions' bdevs and erase the table. ENOENT where there is none."""
     base = registry.get(params.base_bdev)
+    reason = obstacle(base)
+    if reason:
+        raise BdevError(errno.ENOENT, f"bdev {base.name} can have no partition table: {reason}")
+    # Looked at twice: a refusal comes before any bdev is gone, and what is erased is what is there
+    # once nobody else can write.
+    with reading(registry, base) as descriptor:
+        await plan_erasure(descriptor, overwrite=params.overwrite)
     for part in reversed([b for b in registry if isinstance(b, Gpt) and b.base is base]):
         await registry.unregister(part)
-    if obstacle(base) or await look(registry, base) is None:
-        raise BdevError(errno.ENOENT, f"bdev {base.name} has no partition table")
     async with registry.hold(base, Gpt.kind, holder=holder(base)) as hold:
-        for lba in (1, base.num_blocks - 1, 0):
-            await write_blocks(hold.descriptor, lba, bytes(base.block_size))
-        await flush(hold.descriptor)
+        steps = await plan_erasure(hold.descriptor, overwrite=params.overwrite)
+        await write_steps(hold.descriptor, steps)
     return True
 
 
