@@ -503,6 +503,22 @@ def test_one_client_too_many_waits_until_another_leaves(daemon, raw, monkeypatch
     assert len(daemon.connections()) <= MAX_CONNECTIONS + 1
 
 
+def test_who_has_left_takes_no_place(daemon, raw):
+    """Its requests run to their end, and the end of the server waits for that."""
+    for _ in range(MAX_CONNECTIONS + 1):
+        client = raw()
+        client.send(encode_request("held", request_id=1))
+        client.close()
+    until(lambda: len(daemon.calls) == MAX_CONNECTIONS + 1)
+    until(lambda: not daemon.connections())
+    with Client(daemon.path) as late:
+        assert late.call("echo", text="late") == "late"
+    closed = daemon.close_server(10)
+    assert not closed.wait(0.2)
+    daemon.release()
+    assert closed.wait(5)
+
+
 @pytest.mark.rule("A.23.12")
 @pytest.mark.parametrize("sent", ["nothing", "half", "answered", "not taken"])
 def test_the_idlest_leaves_for_another(daemon, raw, monkeypatch, sent):

@@ -87,8 +87,9 @@ class _BatchRun:
 class Connection:
     """Serves one socket, which it owns, until the client leaves or `drop`.
 
-    `on_closed(connection)` is called once, when the socket is closed. One that is `held` starts no
-    request until `release`.
+    `on_closed(connection)` is called when the socket is closed, and where requests run on without
+    it (`in_flight`) once more, when the last has ended. One that is `held` starts no request until
+    `release`.
     """
 
     def __init__(
@@ -341,6 +342,8 @@ class Connection:
         was_full = self._is_full()
         self.in_flight -= 1
         self._in_flight_bytes -= size_bytes
+        if not self._is_open and not self.in_flight:
+            self._on_closed(self)
         if self._is_open:
             self._send(response)
             if was_full:
@@ -392,6 +395,10 @@ class Connection:
         busy = self.in_flight or self._unsent or self._pump_due or self._batch is not None
         if self._no_more_input and not busy:
             self.drop("done")
+            return
+        unstarted = self._pump_due or self._batch is not None or self._is_full()
+        if self._hung_up and self._no_more_input and not unstarted:
+            self.drop("went away")  # what is in flight needs no socket
             return
         self._reading = not (self._no_more_input or self._pump_due or self._is_full())
         if not self._hung_up:

@@ -28,6 +28,8 @@ MAX_CONNECTIONS: Final = 64
 For one more the one leaves that has been idle for the longest time. Where none is idle it waits in
 the kernel until one is. So no client keeps others out by being there; only requests that run do.
 """
+MAX_DEPARTED: Final = 1024
+"""Clients that have left requests behind which still run; beyond that nobody new is served."""
 ROOM_CHECK_US: Final = 100_000
 """How often to look whether one of them has become idle, while others wait, in us."""
 DRAIN_TIMEOUT_S: Final = 5.0
@@ -43,6 +45,7 @@ class RpcServer:
         self._listeners: list[Listener] = []
         self._locks: list[SocketLock] = []
         self._connections: set[Connection] = set()
+        self._departed: set[Connection] = set()  # without a socket, and with requests in flight
         self._drained: Future[None] | None = None
         self._held = False
         self._room_timer: Timer | None = None  # the listeners are held: all places are taken
@@ -103,7 +106,7 @@ class RpcServer:
             self._room_timer = None
         for connection in list(self._connections):
             connection.finish()
-        if not self._connections:
+        if not self._connections and not self._departed:
             return
         drained: Future[None] = Future()
         self._drained = drained
@@ -116,7 +119,7 @@ class RpcServer:
         await drained
         timer.cancel()
         self._drained = None
-        for connection in list(self._connections):
+        for connection in [*self._connections, *self._departed]:
             log.warning(
                 "rpc server stops with requests in flight count=%d unsent_bytes=%d",
                 connection.in_flight,
@@ -131,8 +134,14 @@ class RpcServer:
         self._connections.add(
             Connection(self._reactor, connection, self._dispatcher, self._closed, held=self._held)
         )
-        if len(self._connections) >= MAX_CONNECTIONS and self._idlest() is None:
+        if self._is_crowded:
             self._wait_for_room()
+
+    @property
+    def _is_crowded(self) -> bool:
+        if len(self._departed) >= MAX_DEPARTED:
+            return True
+        return len(self._connections) >= MAX_CONNECTIONS and self._idlest() is None
 
     def _idlest(self) -> Connection | None:
         """Return who has been idle for the longest time, if anybody is."""
@@ -156,7 +165,7 @@ class RpcServer:
     def _look_for_room(self) -> None:
         if self._room_timer is None:
             return
-        if len(self._connections) >= MAX_CONNECTIONS and self._idlest() is None:
+        if self._is_crowded:
             self._wait_for_room()
             return
         self._room_timer.cancel()
@@ -166,7 +175,12 @@ class RpcServer:
 
     def _closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        if self._room_timer is not None and len(self._connections) < MAX_CONNECTIONS:
+        if connection.in_flight:
+            self._departed.add(connection)
+        else:
+            self._departed.discard(connection)
+        if self._room_timer is not None and not self._is_crowded:
             self._look_for_room()
-        if self._drained is not None and not self._connections and not self._drained.done:
+        left = self._connections or self._departed
+        if self._drained is not None and not left and not self._drained.done:
             self._drained.set_result(None)
