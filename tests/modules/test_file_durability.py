@@ -6,6 +6,8 @@ fail, in the ring as on a thread. strace shows which system calls a FLUSH and a 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import resource
@@ -17,10 +19,13 @@ from pathlib import Path
 
 import pytest
 
+from support.clients import find, requires, run
+from support.denied import Denied, run_denied
 from support.file_syncs import break_syncs, fails, syncs_fail
 from vbdev.bdev import BdevError, IoError
-from vbdev.modules.file import service
+from vbdev.modules.file import service, stable_writes
 from vbdev.modules.file.stable_writes import EXT_MAGIC
+from vbdev.modules.file.workers import Workers
 from vbdev.task import gather
 from vbdev.vocab import IoFlag, Op, Status
 
@@ -105,28 +110,157 @@ def files_at_most(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_dsync_write_that_fails_is_remembered_too(stack):
-    stack.create(stack.path(1 << 20), direct=True)
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("flags", [0, IoFlag.FUA])
+def test_a_write_that_fails_is_no_sync_that_failed(stack, caplog, direct, flags):
+    stack.create(stack.path(1 << 20), direct=direct)
     descriptor = stack.open()
 
     async def main():
         with files_at_most(512 << 10), pytest.raises(IoError, match="File too large"):
-            await descriptor.io(Op.WRITE, 1024, 8, DATA, flags=IoFlag.FUA)
-        await fails(descriptor, Op.FLUSH)
+            await descriptor.io(Op.WRITE, 1024, 8, DATA, flags=flags)
+        await descriptor.io(Op.FLUSH)
+        await descriptor.io(Op.WRITE, 0, 8, DATA, flags=IoFlag.FUA)
+
+    stack.run(main())
+    assert [r for r in caplog.records if r.levelno == logging.CRITICAL] == []
+
+
+WRITE_FAILED = (errno.EPERM, errno.EACCES, errno.EFBIG, errno.ETXTBSY, errno.EINVAL)
+IN_DOUBT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM)
+SYNC_FAILED = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ETIMEDOUT, errno.EILSEQ)
+
+
+def fua_answers(stack, *rules):
+    """Return the errnos of a FUA WRITE whose calls are refused, then of a FLUSH and a WRITE."""
+    stack.create(stack.path(1 << 20), direct=True)
+
+    async def main():
+        descriptor = stack.open()
+        errnos = []
+        for op, data, flags in (
+            (Op.WRITE, DATA, IoFlag.FUA), (Op.FLUSH, None, 0), (Op.WRITE, DATA, 0)
+        ):  # fmt: skip
+            try:
+                await descriptor.io(op, 0, 8, data, flags=flags)
+                errnos.append(0)
+            except IoError as error:
+                errnos.append(error.errno)
+        return errnos
+
+    def work(deny):
+        deny(*rules)
+        return stack.run(main())
+
+    return run_denied(work)
+
+
+@pytest.fixture
+def kept(make_stack, monkeypatch):
+    """A stack of threads, on a file system that keeps RWF_DSYNC."""
+    monkeypatch.setattr(stable_writes, "file_system_type", lambda _fd: EXT_MAGIC)
+    return make_stack("threads")
+
+
+@pytest.mark.parametrize("number", WRITE_FAILED + IN_DOUBT, ids=errno.errorcode.get)
+def test_what_failed_before_the_sync_leaves_flush_true(kept, number):
+    answers = fua_answers(kept, Denied("pwritev2", number))
+    # Refused flags and refused writes both are EINVAL: the write is made without them.
+    assert answers == [0 if number == errno.EINVAL else number, 0, 0]
+
+
+@pytest.mark.parametrize("number", SYNC_FAILED, ids=errno.errorcode.get)
+def test_a_dsync_write_whose_sync_failed_is_remembered(kept, number):
+    assert fua_answers(kept, Denied("pwritev2", number)) == [number, errno.EIO, 0]
+
+
+@pytest.mark.parametrize("number", IN_DOUBT, ids=errno.errorcode.get)
+def test_where_either_may_have_failed_a_sync_tells(kept, number):
+    """Delayed allocation fails with ENOSPC at the sync, for data that was acknowledged."""
+    rules = Denied("pwritev2", number), Denied("fdatasync", number)
+    assert fua_answers(kept, *rules) == [number, errno.EIO, 0]
+
+
+def test_a_sync_that_never_began_has_not_failed(make_stack, monkeypatch):
+    stack = make_stack("threads")
+    stack.create(stack.path(1 << 20), direct=True)
+    descriptor = stack.open()
+    descriptor.get_channel()
+
+    async def main():
+        with monkeypatch.context() as patch:
+            patch.setattr(Workers, "_add_thread", lambda _self: None)
+            for op, data in ((Op.FLUSH, None), (Op.WRITE, DATA)):
+                with pytest.raises(IoError) as caught:
+                    await descriptor.io(op, 0, 8, data, flags=IoFlag.FUA if data else 0)
+                assert caught.value.errno == errno.EAGAIN
+        await descriptor.io(Op.FLUSH)
+        await descriptor.io(Op.WRITE, 0, 8, DATA, flags=IoFlag.FUA)
 
     stack.run(main())
 
 
-def test_a_plain_write_that_fails_is_not(stack):
-    stack.create(stack.path(1 << 20))
+def test_a_full_file_system(ring_stack, full_disk):
+    """A FUA WRITE into a hole finds no room. What was acknowledged is not in question."""
+    stack = ring_stack
+    stack.create(str(full_disk.file), block_size=4096, direct=True)
     descriptor = stack.open()
 
     async def main():
-        with files_at_most(512 << 10), pytest.raises(IoError, match="File too large"):
-            await descriptor.io(Op.WRITE, 1024, 8, DATA)
+        await descriptor.io(Op.WRITE, 0, 1, DATA)
+        full_disk.fill()
+        for flags in (0, IoFlag.FUA):
+            with pytest.raises(IoError, match="No space left"):
+                await descriptor.io(Op.WRITE, 1024, 64, bytes(64 * 4096), flags=flags)
+            await descriptor.io(Op.FLUSH)
+        full_disk.make_room()
+        await descriptor.io(Op.WRITE, 1024, 64, bytes(64 * 4096), flags=IoFlag.FUA)
         await descriptor.io(Op.FLUSH)
 
     stack.run(main())
+
+
+class FullDisk:
+    """An ext4 of 24 MiB in a loop device, and a sparse file on it."""
+
+    def __init__(self, directory):
+        requires("mkfs.ext4", "mount", "umount")
+        if os.geteuid():
+            pytest.skip("mounting takes root")
+        image, self.root = directory / "fs.img", directory / "fs"
+        self.root.mkdir()
+        with image.open("wb") as file:
+            file.truncate(24 << 20)
+        run("mkfs.ext4", "-q", "-F", "-m0", image)
+        done = subprocess.run(
+            [find("mount"), "-o", "loop", image, self.root], capture_output=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"no loop device: {done.stderr.decode()}")
+        self.file, self._filler = self.root / "disk", self.root / "filler"
+        with self.file.open("wb") as file:
+            file.truncate(16 << 20)
+
+    def fill(self):
+        with self._filler.open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(1 << 16))
+                file.flush()
+                os.fsync(file.fileno())
+
+    def make_room(self):
+        self._filler.unlink()
+        os.sync()
+
+    def close(self):
+        subprocess.run([find("umount"), "-l", self.root], check=False)
+
+
+@pytest.fixture
+def full_disk(tmp_path, make_stack):  # noqa: ARG001 - the stack is closed before the disk
+    made = FullDisk(tmp_path)
+    yield made
+    made.close()
 
 
 def test_flushes_that_come_together_share_a_sync(ring_stack):

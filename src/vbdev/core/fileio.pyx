@@ -5,7 +5,19 @@ done, and everything where the kernel forbids io_uring. A worker reads the I/Os 
 answers beside them, into the job; what they mean for the I/Os is decided on the reactor's thread.
 """
 
-from libc.errno cimport EINTR, EINVAL, EIO, ENXIO, EOPNOTSUPP as ENOTSUP, errno
+from libc.errno cimport (
+    EACCES,
+    EINTR,
+    EINVAL,
+    EIO,
+    ENODEV,
+    ENOSYS,
+    ENOTTY,
+    ENXIO,
+    EOPNOTSUPP as ENOTSUP,
+    EPERM,
+    errno,
+)
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, strerror
@@ -29,6 +41,7 @@ from vbdev.core.linux cimport (
     SYS_statx,
     __ATOMIC_ACQUIRE,
     atomic_load_64,
+    atomic_load_int,
     fallocate as sys_fallocate,
     fdatasync,
     fstatfs,
@@ -89,6 +102,7 @@ cdef class FileJob:
         cdef Py_ssize_t i
         for i in range(self.n):
             self.entries[i].err = number
+            self.entries[i].not_begun = 1
 
     cdef void run(self) noexcept nogil:
         cdef Py_ssize_t i
@@ -100,9 +114,9 @@ cdef class FileJob:
             elif entry.io.op == OP_READ or entry.io.op == OP_WRITE:
                 entry.err = transfer(entry)
             elif entry.io.op == OP_WRITE_ZEROES:
-                entry.err = write_zeroes(entry.file, entry.io)
+                entry.err = write_zeroes(entry)
             elif entry.io.op == OP_UNMAP:
-                entry.err = unmap(entry.file, entry.io)
+                entry.err = unmap(entry)
             elif entry.io.op == OP_SEEK_DATA or entry.io.op == OP_SEEK_HOLE:
                 entry.err = seek(entry)
             else:
@@ -178,32 +192,72 @@ cdef int device_range(
     return errno if ioctl(file.fd, request, span) < 0 else 0
 
 
-cdef int unmap(const file_params *file, const bdev_io *io) noexcept nogil:
-    cdef uint64_t at = io.offset_blocks * file.block_size
-    cdef uint64_t length = io.num_blocks * file.block_size
-    if file.is_device:
-        return device_range(file, BLKDISCARD, at, length)
-    return allocate(file, FALLOC_PUNCH_HOLE, at, length)
+# What a file system, a driver or a filter in front of them answers to a call that it does not have
+# is its own affair: all of these are common. Such a call is not made again.
+cdef inline bint is_missing(int err) noexcept nogil:
+    return err == ENOTSUP or err == ENOSYS or err == ENOTTY or err == ENODEV
 
 
-cdef int write_zeroes(const file_params *file, const bdev_io *io) noexcept nogil:
-    """Zero a range the cheapest way that its flags allow.
+# Of these the range may be the reason, or who asks (a sandbox): another way is tried, this time.
+cdef inline bint is_declined(int err) noexcept nogil:
+    return is_missing(err) or err == EINVAL or err == EPERM or err == EACCES
+
+
+cdef inline bint known_refused(const job_entry *entry, int what) noexcept nogil:
+    return (atomic_load_int(entry.file.refusals, __ATOMIC_ACQUIRE) | entry.refusals) & what != 0
+
+
+cdef inline int noted(job_entry *entry, int what, int err) noexcept nogil:
+    if is_missing(err):
+        entry.refusals |= what
+    return err
+
+
+cdef int punch(job_entry *entry, uint64_t at, uint64_t length) noexcept nogil:
+    if known_refused(entry, REFUSES_PUNCH):
+        return ENOTSUP
+    return noted(entry, REFUSES_PUNCH, allocate(entry.file, FALLOC_PUNCH_HOLE, at, length))
+
+
+cdef int unmap(job_entry *entry) noexcept nogil:
+    """Give blocks back. Where that is not to be had nothing is done: what they hold is undefined.
+
+    (SPDK: spdk_bdev_unmap; nothing is written, because clients trim whole disks.)
+    """
+    cdef uint64_t at = entry.io.offset_blocks * entry.file.block_size
+    cdef uint64_t length = entry.io.num_blocks * entry.file.block_size
+    cdef int err = ENOTSUP
+    if not entry.file.is_device:
+        err = punch(entry, at, length)
+    elif not known_refused(entry, REFUSES_DISCARD):
+        err = noted(entry, REFUSES_DISCARD, device_range(entry.file, BLKDISCARD, at, length))
+    return 0 if is_missing(err) or err == EINVAL else err
+
+
+cdef int write_zeroes(job_entry *entry) noexcept nogil:
+    """Zero a range the cheapest way that its flags allow, and that is to be had.
 
     A hole reads as zeroes and costs nothing, but a later write may find no space: NO_HOLE forbids
     it. On a device, punching is the zeroing that deallocates and never falls back to writing.
+    FAST_ZERO is refused where zeroes would have to be written, or might be.
     """
-    cdef uint64_t at = io.offset_blocks * file.block_size
-    cdef uint64_t length = io.num_blocks * file.block_size
+    cdef const file_params *file = entry.file
+    cdef uint64_t at = entry.io.offset_blocks * file.block_size
+    cdef uint64_t length = entry.io.num_blocks * file.block_size
     cdef int err = ENOTSUP
-    if not io.flags & FLAG_NO_HOLE:
-        err = allocate(file, FALLOC_PUNCH_HOLE, at, length)
-    if err == ENOTSUP and not file.is_device:
-        err = allocate(file, FALLOC_ZERO_RANGE, at, length)
-    if err == ENOTSUP and not io.flags & FLAG_FAST_ZERO:
-        if file.is_device:
-            return device_range(file, BLKZEROOUT, at, length)
-        return write_plain_zeroes(file.fd, at, length)
-    return err
+    if not entry.io.flags & FLAG_NO_HOLE:
+        err = punch(entry, at, length)
+    if is_declined(err) and not file.is_device and not known_refused(entry, REFUSES_ZERO_RANGE):
+        err = noted(entry, REFUSES_ZERO_RANGE, allocate(file, FALLOC_ZERO_RANGE, at, length))
+    if not is_declined(err):
+        return err
+    if entry.io.flags & FLAG_FAST_ZERO:
+        return ENOTSUP
+    if file.is_device and not known_refused(entry, REFUSES_ZEROOUT):
+        err = noted(entry, REFUSES_ZEROOUT, device_range(file, BLKZEROOUT, at, length))
+        if not is_declined(err):
+            return err
+    return write_plain_zeroes(file.fd, at, length)
 
 
 cdef int write_plain_zeroes(int fd, uint64_t at, uint64_t length) noexcept nogil:
@@ -236,9 +290,12 @@ cdef int seek(job_entry *entry) noexcept nogil:
             break
         found = lseek(file.fd, block * file.block_size, SEEK_DATA if data else SEEK_HOLE)
         if found < 0:
-            if errno != ENXIO:
+            if errno == ENXIO:
+                break
+            if not is_declined(errno):
                 return errno
-            break
+            entry.result = block if data else num_blocks  # all is data, then
+            return 0
         if data:
             block = <uint64_t>found // file.block_size
             break

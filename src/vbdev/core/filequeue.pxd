@@ -13,6 +13,7 @@ cdef struct file_state:
     int slot                    # in the ring's file table, or -1
     bint dsync                  # FUA writes carry RWF_DSYNC; less than `file.dsync` once refused
     int *sync_errno             # the OpenFile's, shared by all reactors
+    int *refusals               # likewise
     uint64_t counts[NUM_EPOCHS]  # I/Os under way, by the number of RESETs that came before them
     uint64_t epoch
     uint64_t oldest_epoch       # of a RESET that waits
@@ -30,6 +31,7 @@ cdef class OpenFile:
     cdef uint64_t num_blocks
     cdef int sync_errno         # of the first sync that failed; set once
     cdef int sync_reported
+    cdef int refusals           # REFUSES_*: what it has shown that it does not do
     cdef int num_paths          # FilePaths that are open
 
 
@@ -62,7 +64,9 @@ cdef class FileEngine:
     cdef void failed(self, bdev_io *io, int err, bint dsync) noexcept nogil
     cdef void join_sync(self, file_state *s, bdev_io *io) noexcept nogil
     cdef void start_sync(self, file_state *s) noexcept nogil
-    cdef void synced(self, bdev_io *leader, int err) noexcept nogil
+    cdef void withdrawn(self, bdev_io *io) noexcept nogil
+    cdef void synced(self, bdev_io *leader, int err, bint began) noexcept nogil
+    cdef void answer(self, bdev_io *io, int err) noexcept nogil
     cdef void latch(self, file_state *s, int err) noexcept nogil
     cdef void finish(self, bdev_io *io, int8_t status, int32_t err) noexcept nogil
     cdef int after_pass(self) except -1

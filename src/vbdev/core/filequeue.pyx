@@ -22,6 +22,10 @@ And when a sync has failed once, the data that it was about is gone, and no late
 say so. The failure is therefore kept with the OpenFile: every later FLUSH and FUA fails with EIO,
 until somebody who knows what was lost makes the bdev anew.
 
+A write that failed is no sync that failed: nothing acknowledged is in question, and FLUSH goes on to
+be true. With RWF_DSYNC one call is both, and one errno has to say which (`blame`). What never
+began (no thread to be had, a ring that the kernel closed) has not failed either.
+
 What must not be broken:
 - an I/O is in one place: the queue, the ring, a job, or a sync list; `leaf_value` says which;
 - every I/O leaves through `finish`, which counts it out of its epoch;
@@ -29,15 +33,22 @@ What must not be broken:
 """
 
 from libc.errno cimport (
+    EACCES,
     EAGAIN,
     EBADF,
     EBUSY,
     EFAULT,
+    EFBIG,
     EINTR,
     EINVAL,
     EIO,
     ENOMEM,
+    ENOSPC,
+    ENOSYS,
     EOPNOTSUPP as ENOTSUP,
+    EPERM,
+    EROFS,
+    ETXTBSY,
 )
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int8_t, uint32_t, uint64_t
@@ -65,6 +76,7 @@ from vbdev.core.linux cimport (
     atomic_add_int,
     atomic_exchange_int,
     atomic_load_int,
+    atomic_or_int,
     atomic_replace_int,
     atomic_store_64,
     uring_cqe,
@@ -99,10 +111,13 @@ cdef extern from "stdlib.h" nogil:
     void abort()
 
 cdef extern from "errno.h" nogil:
-    int ECANCELED
+    int ECANCELED, EDQUOT
 
 # `leaf_value` of an I/O that is held here: bytes done below, then these, then its epoch's number.
+# With DOUBT_BIT it is a write that failed, whose errno stands where the bytes done were: it waits
+# for a sync to tell whether more has failed than it.
 cdef enum:
+    DOUBT_BIT = 51
     PLACE_SHIFT = 52
     DSYNC_BIT = 55
     EPOCH_SHIFT = 56
@@ -117,7 +132,13 @@ cdef enum:
     MAX_ROUNDS = 4      # of one pass through submission and completion
     RESERVED_CQES = 2   # for aborts, which can not wait: their victims may be gone by then
 
-cdef uint64_t DONE_MASK = (<uint64_t>1 << PLACE_SHIFT) - 1
+cdef enum Blame:
+    THE_WRITE = 0
+    THE_SYNC = 1
+    EITHER = 2
+
+cdef uint64_t DONE_MASK = (<uint64_t>1 << DOUBT_BIT) - 1
+cdef uint64_t DOUBT_MASK = <uint64_t>1 << DOUBT_BIT
 cdef uint64_t PLACE_MASK = <uint64_t>7 << PLACE_SHIFT
 cdef uint64_t DSYNC_MASK = <uint64_t>1 << DSYNC_BIT
 
@@ -142,6 +163,20 @@ cdef inline bint has_failed(const file_state *s) noexcept nogil:
 cdef inline bint wants_fua(const bdev_io *io) noexcept nogil:
     return io.flags & FLAG_FUA and (
         io.op == OP_WRITE or io.op == OP_WRITE_ZEROES or io.op == OP_UNMAP)
+
+
+cdef inline Blame blame(int err) noexcept nogil:
+    """Say what has failed of a write with RWF_DSYNC: the write before its sync, or the sync."""
+    # The checks at the entrance (generic_write_checks, RLIMIT_FSIZE, seals, read-only devices), or
+    # a job that no worker took: nothing was synced yet.
+    if (err == EINVAL or err == EBADF or err == EFAULT or err == ENOTSUP or err == EFBIG
+            or err == EPERM or err == EACCES or err == ETXTBSY or err == EAGAIN or err == ENOSYS):
+        return THE_WRITE
+    # No room for the write's own blocks; or for those of earlier ones, which were to be written
+    # now. The next fdatasync knows: it has a description of its own, to which nobody has said it.
+    if err == ENOSPC or err == EDQUOT or err == EROFS or err == ENOMEM:
+        return EITHER
+    return THE_SYNC
 
 
 cdef bint list_remove(bdev_io **head, bdev_io **tail, bdev_io *io) noexcept nogil:
@@ -188,6 +223,7 @@ cdef class OpenFile:
         self.file.block_size = block_size
         self.num_blocks = num_blocks
         self.file.num_blocks = &self.num_blocks
+        self.file.refusals = &self.refusals
         self.file.is_device = is_device
         self.file.direct = direct
         self.file.dsync = direct and dsync
@@ -363,7 +399,7 @@ cdef class FileEngine:
                     sqe = self.ring.withdraw()
                     if sqe == NULL:
                         break
-                    self.reaped(<bdev_io *>sqe.user_data, -err)
+                    self.withdrawn(<bdev_io *>sqe.user_data)
             if round == MAX_ROUNDS - 1:
                 break  # what was handed over just now calls us again
             self.reap_all()
@@ -391,6 +427,15 @@ cdef class FileEngine:
             self.reaped(io, res)
             cqe = next_cqe(self.ring)
 
+    cdef void withdrawn(self, bdev_io *io) noexcept nogil:
+        """Take back an I/O that the kernel has not seen. A worker carries it out instead."""
+        self.under_way -= 1
+        io.leaf_value &= ~DSYNC_MASK
+        if io.op == OP_ABORT:
+            self.finish(io, IO_FAILED, 0)
+        else:
+            self.to_worker(io)
+
     cdef void reaped(self, bdev_io *io, int32_t res) noexcept nogil:
         """Take an I/O out of the ring, with what the kernel said of it."""
         cdef file_state *s = <file_state *>io.leaf
@@ -403,7 +448,7 @@ cdef class FileEngine:
             # A blocking call makes progress where asking the ring again might not.
             self.to_worker(io)
         elif place(io) == SYNCING:
-            self.synced(io, -res if res < 0 else 0)
+            self.synced(io, -res if res < 0 else 0, True)
         elif res == -ECANCELED:
             self.finish(io, IO_ABORTED, 0)
         elif res == -ENOTSUP and dsync:
@@ -422,8 +467,10 @@ cdef class FileEngine:
     cdef void worked(self, const job_entry *entry) noexcept nogil:
         """Take an I/O back from a worker."""
         cdef bdev_io *io = entry.io
+        if entry.refusals:
+            atomic_or_int((<file_state *>io.leaf).refusals, entry.refusals, __ATOMIC_SEQ_CST)
         if entry.sync:
-            self.synced(io, entry.err)
+            self.synced(io, entry.err, not entry.not_begun)
         elif entry.err:
             self.failed(io, entry.err, entry.dsync)
         else:
@@ -445,9 +492,16 @@ cdef class FileEngine:
             self.join_sync(s, io)
 
     cdef void failed(self, bdev_io *io, int err, bint dsync) noexcept nogil:
-        # Those four come from the checks at the entrance, before anything was to be synced.
-        if dsync and err != EINVAL and err != EBADF and err != EFAULT and err != ENOTSUP:
-            self.latch(<file_state *>io.leaf, err)
+        cdef file_state *s = <file_state *>io.leaf
+        cdef Blame who
+        if dsync:
+            who = blame(err)
+            if who == EITHER and not has_failed(s):
+                io.leaf_value = (io.leaf_value & ~DONE_MASK) | DOUBT_MASK | <uint64_t>err
+                self.join_sync(s, io)
+                return
+            if who == THE_SYNC:
+                self.latch(s, err)
         self.finish(io, IO_AIO_ERROR, err)
 
     cdef void finish(self, bdev_io *io, int8_t status, int32_t err) noexcept nogil:
@@ -486,34 +540,38 @@ cdef class FileEngine:
         else:
             self.to_worker(leader)
 
-    cdef void synced(self, bdev_io *leader, int err) noexcept nogil:
+    cdef void synced(self, bdev_io *leader, int err, bint began) noexcept nogil:
+        """Answer everybody whom a sync was for. Not began: nothing was asked of the disk."""
         cdef file_state *s = <file_state *>leader.leaf
-        cdef bdev_io *io = s.sync_group
-        cdef bdev_io *follower
-        cdef int8_t status
-        if err:
+        cdef bdev_io *group = s.sync_group
+        cdef bdev_io *waiting
+        if err and began:
             self.latch(s, err)
         # Whatever it says: after a failure elsewhere its success means nothing.
-        status = IO_AIO_ERROR if has_failed(s) else IO_SUCCESS
-        err = EIO if status == IO_AIO_ERROR else 0
+        if has_failed(s):
+            err = EIO
         s.sync_group = NULL
         s.syncing = False
-        self.finish(leader, status, err)
-        while io != NULL:
-            follower = io.next
-            self.finish(io, status, err)
-            io = follower
+        leader.next = group
+        self.answer(leader, err)
         if s.sync_head == NULL:
             return
         if not has_failed(s):
             self.start_sync(s)
             return
-        io = s.sync_head
+        waiting = s.sync_head
         s.sync_head = s.sync_tail = NULL
+        self.answer(waiting, EIO)
+
+    cdef void answer(self, bdev_io *io, int err) noexcept nogil:
+        """Complete a list of I/Os with what a sync said. A write that failed before has failed."""
+        cdef bdev_io *next_io
+        cdef int own
         while io != NULL:
-            follower = io.next
-            self.finish(io, IO_AIO_ERROR, EIO)
-            io = follower
+            next_io = io.next
+            own = <int>(io.leaf_value & DONE_MASK) if io.leaf_value & DOUBT_MASK else err
+            self.finish(io, IO_AIO_ERROR if own else IO_SUCCESS, own)
+            io = next_io
 
     cdef void latch(self, file_state *s, int err) noexcept nogil:
         cdef int none = 0
@@ -639,6 +697,7 @@ cdef class FilePath:
         self.s.file = open_file.file
         self.s.file.sync_fd = sync_fd
         self.s.sync_errno = &open_file.sync_errno
+        self.s.refusals = &open_file.refusals
         self.s.dsync = open_file.file.dsync
         self.s.slot = -1
         if engine.ring is not None:

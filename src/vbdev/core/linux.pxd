@@ -46,6 +46,7 @@ cdef extern from * nogil:
     void atomic_store_64 "__atomic_store_n"(uint64_t *target, uint64_t value, int order)
     int atomic_load_int "__atomic_load_n"(const int *source, int order)
     int atomic_add_int "__atomic_fetch_add"(int *target, int value, int order)
+    int atomic_or_int "__atomic_fetch_or"(int *target, int value, int order)
     int atomic_exchange_int "__atomic_exchange_n"(int *target, int value, int order)
     bint atomic_replace_int "__atomic_compare_exchange_n"(
         int *target, int *expected, int value, bint weak, int order, int order_if_not)
