@@ -18,6 +18,7 @@ cdef class BufferPool:
     cdef readonly int num_slabs
     cdef readonly uint64_t limit_bytes
     cdef readonly uint64_t used_bytes
+    cdef readonly uint64_t aside_bytes  # of these, what the limit does not count
     cdef readonly uint64_t cached_large_bytes
     cdef readonly uint64_t live_buffers
     cdef readonly uint64_t failed_gets
@@ -28,6 +29,8 @@ cdef class BufferPool:
     cdef bint get(self, size_t size, bint beyond_limit, buffer_ref *out) noexcept nogil
     cdef bint can_ever_get(self, size_t size, bint beyond_limit) noexcept nogil
     cdef void put(self, buffer_ref *buf) noexcept nogil
+    cdef bint get_aside(self, size_t size, buffer_ref *out) noexcept nogil
+    cdef void put_aside(self, buffer_ref *buf) noexcept nogil
     cdef bint _new_slab(self, int size_class) noexcept nogil
 
 

@@ -6,6 +6,7 @@ class BufferPool:
     @property
     def largest_bytes(self) -> int: ...
     used_bytes: int
+    aside_bytes: int
     cached_large_bytes: int
     live_buffers: int
     failed_gets: int

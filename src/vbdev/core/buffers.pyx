@@ -8,7 +8,8 @@ out is never touched.
 
 The limit is on bytes handed out. An I/O that holds no buffer yet waits when the limit is reached;
 one that holds one is served beyond it (`beyond_limit`), because its waiting for another could
-wait for itself. Belongs to one thread.
+wait for itself. What somebody else bounds and nobody waits for is *aside*: the limit does not count
+it. Belongs to one thread.
 """
 
 from libc.stddef cimport size_t
@@ -97,7 +98,8 @@ cdef class BufferPool:
         if size_class == NUM_CLASSES:
             self.failed_gets += 1
             return False
-        if not beyond_limit and self.used_bytes + class_bytes(size_class) > self.limit_bytes:
+        if (not beyond_limit and self.used_bytes - self.aside_bytes + class_bytes(size_class)
+                > self.limit_bytes):
             self.failed_gets += 1
             self.refused[size_class] += 1
             return False
@@ -170,3 +172,15 @@ cdef class BufferPool:
             self.free_lists[buf.size_class] = header
         buf.base = NULL
         buf.size_class = -1
+
+    cdef bint get_aside(self, size_t size, buffer_ref *out) noexcept nogil:
+        """Hand out a buffer that the limit does not count, to whoever bounds these; `put_aside`."""
+        if not self.get(size, True, out):
+            return False
+        self.aside_bytes += class_bytes(out.size_class)
+        return True
+
+    cdef void put_aside(self, buffer_ref *buf) noexcept nogil:
+        """Take back what `get_aside` handed out."""
+        self.aside_bytes -= class_bytes(buf.size_class)
+        self.put(buf)

@@ -13,7 +13,7 @@ cdef extern from "sys/epoll.h" nogil:
     int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
     int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
     enum: EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
-    enum: EPOLLIN, EPOLLOUT
+    enum: EPOLLIN, EPOLLOUT, EPOLLONESHOT
 
 
 cdef class Watch:

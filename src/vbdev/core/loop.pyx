@@ -57,10 +57,12 @@ cdef class Watch:
     def update(self, *, bint read, bint write):
         """Say which readiness matters now. Costs a system call only when it changes.
 
-        A peer that hangs up is reported as readable, or as writable where only that is wanted.
+        A peer that hangs up is reported as readable, or as writable where only that is wanted. The
+        kernel tells of it even where nothing is wanted, and again and again; whoever wants nothing
+        is told once, as readable, and has to remember it.
         """
         cdef epoll_event event
-        event.events = (EPOLLIN if read else 0) | (EPOLLOUT if write else 0)
+        event.events = (EPOLLIN if read else 0) | (EPOLLOUT if write else 0) or EPOLLONESHOT
         if event.events == self.events:
             return
         if self.loop is None:  # the number may be another file's by now
@@ -156,7 +158,7 @@ cdef class Loop:
         watch.fd = fd
         watch.readable = readable
         watch.writable = writable
-        watch.events = EPOLLIN if readable is not None else 0
+        watch.events = EPOLLIN if readable is not None else EPOLLONESHOT
         event.events = watch.events
         event.data.ptr = <void *>watch
         if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
@@ -329,7 +331,8 @@ cdef class Loop:
                     continue
                 ready = events[i].events
                 # A hang-up or an error counts as whatever the watch waits for.
-                if ready & ~<uint32_t>EPOLLOUT and watch.readable is not None:
+                if (ready & ~<uint32_t>EPOLLOUT and watch.readable is not None
+                        and watch.events != <uint32_t>EPOLLOUT):
                     self._call(watch.readable)
                     if not ready & EPOLLOUT or watch.loop is None:
                         continue

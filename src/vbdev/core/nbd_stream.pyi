@@ -3,9 +3,10 @@ from collections.abc import Callable
 from typing_extensions import Buffer
 
 from vbdev.core.channel import Channel
-from vbdev.core.engine import Engine, IoOwner
+from vbdev.core.engine import Engine
+from vbdev.core.nbd_memory import MemoryClient, NbdMemory
 
-class NbdStream(IoOwner):
+class NbdStream(MemoryClient):
     requests: int
     batches: int
     receives: int
@@ -17,6 +18,7 @@ class NbdStream(IoOwner):
     disconnecting: bool
     reason: str | None
     sent_bytes: int
+    received_bytes: int
     def __init__(
         self,
         engine: Engine,
@@ -29,11 +31,16 @@ class NbdStream(IoOwner):
         on_change: Callable[[], object],
         early: Buffer = b"",
         size_bytes: int = 0,
+        memory: NbdMemory | None = None,
     ) -> None: ...
     @property
     def idle(self) -> bool: ...
     @property
     def held_bytes(self) -> int: ...
+    @property
+    def moved_bytes(self) -> int: ...
+    @property
+    def awaited(self) -> str: ...
     def take_specials(self) -> list[tuple[int, int, int, int, int]]: ...
     def on_readable(self) -> object: ...
     def on_writable(self) -> object: ...

@@ -10,6 +10,13 @@ no buffer.
 Bounds: `MAX_IN_FLIGHT` requests and `MAX_IN_FLIGHT_BYTES` of data (or one request) for a
 connection. While a peer does not take its replies, no request of it is looked at.
 
+What guarantees progress: a request is begun when it has all the memory for its data (`NbdMemory`)
+and then a BdevIO, in this order, and needs neither any more afterwards. While it waits for them
+its header lies in a few bytes of the stream's own, or in a chunk, which nobody waits for: without a
+chunk a stream receives into those bytes, and each payload into a buffer of its own. So a WRITE that
+has begun is always received, and one that waits holds nothing. Waits for the peer are told of to
+`NbdMemory.suspect`, whose owner ends those in which nothing moves.
+
 Wire layout and error rules: NBD protocol, doc/proto.md, "Request message", "Simple reply
 message", "Structured reply chunk message". `wire/nbd.py` has the same in plain Python, which is
 what the tests compare with. Budget: 60 ns a request beside the system calls.
@@ -17,7 +24,7 @@ what the tests compare with. Budget: 60 ns a request beside the system calls.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOSPC, EPERM, errno
+from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, ENOMEM, ENOSPC, EPERM, errno
 from libc.stddef cimport size_t
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
@@ -25,9 +32,10 @@ from libc.string cimport memcpy, memmove, strerror
 
 from vbdev.core.batch cimport IOBatch, new_batch
 from vbdev.core.bigendian cimport get16, get32, get64, put16, put32, put64
+from vbdev.core.buffers cimport class_bytes
 from vbdev.core.channel cimport Channel
-from vbdev.core.engine cimport IoOwner
 from vbdev.core.handover cimport gil_left, gil_wanted
+from vbdev.core.nbd_memory cimport CHUNK_BYTES, MemoryClient, NbdMemory, memory_for
 from vbdev.core.nbd_wire cimport (
     CHUNK_HEADER_BYTES,
     CMD_BLOCK_STATUS,
@@ -61,6 +69,7 @@ from vbdev.core.nbd_wire cimport (
 from vbdev.core.sockets cimport (
     MSG_DONTWAIT,
     MSG_NOSIGNAL,
+    hung_up,
     msghdr,
     recvmsg,
     sendmsg,
@@ -78,6 +87,7 @@ from vbdev.core.types cimport (
     OP_WRITE_ZEROES,
     bdev_io,
     buffer_ref,
+    io_data_bytes,
     iovec,
 )
 
@@ -86,8 +96,10 @@ cdef enum:
     KIND_PLAIN = 0              # answered without data
     KIND_READ = 1
 
-    CHUNK_BYTES = 256 << 10
     IN_PLACE_BYTES = 64 << 10   # longer payloads get a buffer of their own
+    OWN_BYTES = 512             # what is received without a chunk: headers, and what is behind them
+    EARLY_BYTES = 256 << 10
+    SCRATCH_BYTES = 64 << 10
     MAX_PAYLOAD = 32 << 20
     MAX_IN_FLIGHT = 1024
     MAX_IN_FLIGHT_BYTES = 16 << 20
@@ -96,6 +108,9 @@ cdef enum:
     PIECE_REQUESTS = 16         # what is answered before more of it is begun
     PIECE_BYTES = 256 << 10
     RECEIVE_ROUNDS = 4
+
+# Where the payload of what was refused goes: nobody reads it.
+cdef char scratch[SCRATCH_BYTES]
 
 # Received bytes, shared by the connection and the WRITEs whose payload lies in them.
 cdef struct rx_chunk:
@@ -111,7 +126,7 @@ cdef struct tx_entry:
     uint64_t charged        # bytes to take off in_flight_bytes once sent
 
 
-cdef class NbdStream(IoOwner):
+cdef class NbdStream(MemoryClient):
     """One connection after its handshake. The socket stays the caller's to close.
 
     Parameters
@@ -126,6 +141,7 @@ cdef class NbdStream(IoOwner):
         called: after those, look yourself.
     early: bytes that were received behind the handshake.
     size_bytes: as negotiated, which the connection keeps to; by default the bdev's of now.
+    memory: what it shares with the engine's other streams; by default one of its own.
 
     """
 
@@ -138,9 +154,12 @@ cdef class NbdStream(IoOwner):
     cdef uint64_t size_bytes
     cdef uint32_t block_size
 
-    cdef rx_chunk *rx
+    cdef rx_chunk *rx               # NULL: what is received goes to `own`
     cdef size_t rx_start
     cdef size_t rx_end
+    cdef uint8_t own[OWN_BYTES]
+    cdef bytes early                # what came behind the handshake, before anything is received
+    cdef size_t early_at
     cdef bdev_io *partial
     cdef size_t partial_have
     cdef uint64_t skip
@@ -165,6 +184,8 @@ cdef class NbdStream(IoOwner):
     cdef readonly bint disconnecting
     cdef readonly str reason
     cdef readonly uint64_t sent_bytes
+    cdef readonly uint64_t received_bytes
+    cdef object io_token            # of `Engine.io_wait`
     cdef list specials_
     cdef size_t specials_waiting    # of which Python has not answered yet
     cdef bint busy
@@ -176,7 +197,9 @@ cdef class NbdStream(IoOwner):
 
     def __init__(self, engine, Channel channel not None, int fd, *, uint32_t transmission_flags,
                  bint structured, nbd_error, on_change, const uint8_t[::1] early=b"",
-                 uint64_t size_bytes=0):
+                 uint64_t size_bytes=0, NbdMemory memory=None):
+        cdef bint filled
+        self.memory = NbdMemory(engine) if memory is None else memory
         self.channel = channel
         self.fd = fd
         self.export_flags = transmission_flags
@@ -189,18 +212,18 @@ cdef class NbdStream(IoOwner):
         self.size_bytes = size_bytes or channel.s.num_blocks * self.block_size
         self.wants_read = True
         self.specials_ = []
-        if early.shape[0]:
-            if early.shape[0] > CHUNK_BYTES or not self._new_chunk():
-                self._close("more data behind the handshake than a connection may send ahead")
-                return
-            memcpy(self.rx.buf.base, &early[0], early.shape[0])
-            self.rx_end = early.shape[0]
+        if early.shape[0] > EARLY_BYTES:
+            self._close("more data behind the handshake than a connection may send ahead")
+        elif early.shape[0]:
+            self.early = bytes(early)
+            self._recv(&filled)
 
     def __dealloc__(self):
         while self.tx_n:
             self._drop_entry()
         free(self.tx)
         free(self.iovs)
+        self._drop_partial()
         if self.rx != NULL:
             self._release_chunk(self.rx)
 
@@ -215,6 +238,20 @@ cdef class NbdStream(IoOwner):
     def held_bytes(self):
         """Bytes of data in flight or unsent."""
         return self.in_flight_bytes
+
+    @property
+    def moved_bytes(self):
+        """Bytes received and sent."""
+        return self.received_bytes + self.sent_bytes
+
+    @property
+    def awaited(self):
+        """What of its peer it waits for with shared memory in its hands; empty: for nothing."""
+        if self.closed:
+            return ""
+        if self.wants_write:
+            return "replies are not taken"
+        return "the rest of a WRITE does not come" if self._awaits_payload() else ""
 
     def take_specials(self):
         """Return requests that Python answers, [(command, flags, cookie, offset, length)]."""
@@ -239,14 +276,25 @@ cdef class NbdStream(IoOwner):
                 self._process()
                 if not filled:
                     break  # the socket had no more; epoll tells when it has
+            if self._awaits_payload():
+                self.memory.suspect(self)
         finally:
             self.busy = False
+        self.memory.settle()
 
     def on_readable(self):
-        """Receive, and call `on_change` where something may have changed. For the reactor."""
+        """Receive, and call `on_change` where something may have changed. For the reactor.
+
+        Where nothing is wanted it is a hang-up that makes a socket readable: then nothing is kept
+        for a peer that is gone.
+        """
         cdef bint read_before = self.wants_read, write_before = self.wants_write
         cdef bint closed_before = self.closed
-        self.receive()
+        if not (self.wants_read or self.wants_write or self.closed):
+            if hung_up(self.fd):
+                self._close("client went away")
+        else:
+            self.receive()
         return self._tell(read_before, write_before, closed_before)
 
     def on_writable(self):
@@ -268,38 +316,72 @@ cdef class NbdStream(IoOwner):
         self.busy = True
         try:
             if not self.closed:
-                self._process()
+                self._go_on()
         finally:
             self.busy = False
+        self.memory.settle()
+
+    cdef int _go_on(self) except -1:
+        """Process what is here, and what came behind the handshake."""
+        cdef bint filled
+        self._process()
+        while self.early is not None and self.wants_read and not self.closed:
+            self._recv(&filled)
+            self._process()
+        if self._awaits_payload():
+            self.memory.suspect(self)
+        return 0
+
+    cdef bint _awaits_payload(self) noexcept:
+        """Whether the peer has to send more for what memory is held for."""
+        return self.wants_read and (
+            self.partial != NULL or (self.rx != NULL and self.rx_start != self.rx_end))
 
     cdef Py_ssize_t _recv(self, bint *filled) except -2:
         """Receive once: bytes that came, 0 for none (then possibly `closed`)."""
         cdef iovec iov[2]
-        cdef msghdr msg
         cdef int count = 0
-        cdef size_t room, wanted = 0, take
-        cdef ssize_t got
-        cdef int error = 0
-        if self.rx == NULL and not self._new_chunk():
-            self._starve()
-            return 0
-        if self.rx_start == self.rx_end:
-            if self.rx.refs == 1:
-                self.rx_start = self.rx_end = 0
-        if self.rx_end + REQUEST_BYTES > CHUNK_BYTES and not self._fresh_chunk():
-            return 0
+        cdef size_t room, first = 0
+        cdef Py_ssize_t got
+        self._make_room()
         if self.partial != NULL:
             iov[0].iov_base = <char *>self.partial.buf.base + self.partial_have
             iov[0].iov_len = self.partial.iovs[0].iov_len - self.partial_have
             count = 1
-        room = CHUNK_BYTES - self.rx_end
-        if self.bulk and not self.skip and room > REQUEST_BYTES:
+        elif self.skip:
+            iov[0].iov_base = scratch
+            iov[0].iov_len = self.skip if self.skip < SCRATCH_BYTES else SCRATCH_BYTES
+            count = 1
+        if count:
+            first = iov[0].iov_len
+        room = self._room()
+        if self.bulk and room > REQUEST_BYTES:
             # What comes behind is most likely as large: it gets its own buffer before it arrives.
             room = REQUEST_BYTES
-        iov[count].iov_base = <char *>self.rx.buf.base + self.rx_end
+        iov[count].iov_base = self._base() + self.rx_end
         iov[count].iov_len = room
-        count += 1
-        wanted = iov[0].iov_len + (iov[1].iov_len if count == 2 else 0)
+        if self.early is not None:
+            got = self._take_early(iov, count + 1)
+        else:
+            got = self._recvmsg(iov, count + 1)
+        if got <= 0:
+            return 0
+        self.received_bytes += got
+        filled[0] = <size_t>got == first + room
+        if first > <size_t>got:
+            first = got
+        if self.partial != NULL:
+            self.partial_have += first
+        else:
+            self.skip -= first
+        self.rx_end += got - first
+        return got
+
+    cdef Py_ssize_t _recvmsg(self, iovec *iov, int count) except -2:
+        """Receive from the socket: bytes that came, 0 for none; then it may be closed."""
+        cdef msghdr msg
+        cdef ssize_t got
+        cdef int error = 0
         msg.msg_name = NULL
         msg.msg_namelen = 0
         msg.msg_iov = iov
@@ -326,15 +408,20 @@ cdef class NbdStream(IoOwner):
             middle = self.partial != NULL or self.rx_start != self.rx_end
             self._close("client went away in the middle of a request" if middle
                         else "client went away")
-            return 0
-        filled[0] = <size_t>got == wanted
-        take = got
-        if self.partial != NULL:
-            if take > iov[0].iov_len:
-                take = iov[0].iov_len
-            self.partial_have += take
-            take = got - take
-        self.rx_end += take
+        return got
+
+    cdef Py_ssize_t _take_early(self, iovec *iov, int count) except -1:
+        """Take what came behind the handshake, as if it were received."""
+        cdef size_t left, n, got = 0
+        cdef int i
+        for i in range(count):
+            left = PyBytes_GET_SIZE(self.early) - self.early_at
+            n = iov[i].iov_len if iov[i].iov_len < left else left
+            memcpy(iov[i].iov_base, PyBytes_AS_STRING(self.early) + self.early_at, n)
+            self.early_at += n
+            got += n
+        if self.early_at == <size_t>PyBytes_GET_SIZE(self.early):
+            self.early = None
         return got
 
     cdef int _process(self) except -1:
@@ -376,16 +463,17 @@ cdef class NbdStream(IoOwner):
         cdef const uint8_t *p
         cdef size_t have, need
         cdef uint16_t flags, command
-        cdef uint64_t cookie, offset
+        cdef uint64_t cookie, offset, memory
         cdef uint32_t length
         cdef int error
+        cdef bint apart
         cdef bdev_io *io
         if self.partial != NULL:
             if self.partial_have < self.partial.iovs[0].iov_len:
                 return 0
             ios.append(self.partial)
             self.partial = NULL
-        while self.rx != NULL and not self.closed and not self.disconnecting:
+        while not self.closed and not self.disconnecting:
             have = self.rx_end - self.rx_start
             if self.skip:
                 if self.skip >= have:
@@ -402,7 +490,7 @@ cdef class NbdStream(IoOwner):
             if self._full():
                 self.wants_read = False
                 break
-            p = <const uint8_t *>self.rx.buf.base + self.rx_start
+            p = self._base() + self.rx_start
             if get32(p) != REQUEST_MAGIC:
                 self._close(f"request magic is 0x{get32(p):08x}, not 0x{REQUEST_MAGIC:08x}")
                 break
@@ -429,16 +517,27 @@ cdef class NbdStream(IoOwner):
                 self.specials_waiting += 1
                 continue
             need = REQUEST_BYTES
+            memory = 0
+            apart = False
             self.bulk = command == CMD_WRITE and length > IN_PLACE_BYTES
-            if command == CMD_WRITE and length <= IN_PLACE_BYTES:
+            if command == CMD_WRITE:
                 need += length
-                if have < need:
-                    if self.rx_start + need > CHUNK_BYTES:
-                        self._fresh_chunk()
-                    break
+                apart = self.bulk or self.rx == NULL
+                if not apart and have < need:
+                    if self.rx_start + need <= CHUNK_BYTES or self._fresh_chunk():
+                        break
+                    apart = True
+                if apart:
+                    memory = memory_for(length)
+            elif command == CMD_READ or command == CMD_CACHE:
+                memory = memory_for(length)
+            if memory and not self._take_memory(memory):
+                self._starve()
+                break
             io = self.new_io()
             if io == NULL:
-                self._starve()
+                self.granted = memory  # nobody who has a BdevIO waits for it
+                self._await_io()
                 break
             io.cookie = cookie
             io.tag = KIND_PLAIN
@@ -450,22 +549,27 @@ cdef class NbdStream(IoOwner):
                 io.op = OP_READ
                 io.tag = KIND_READ
                 io.flags = 0
+                # What no pool could ever give has been granted all the same.
+                io.privileged = memory > self.engine.buffers.limit_bytes
                 self.in_flight_bytes += length
             elif command == CMD_WRITE:
                 io.op = OP_WRITE
+                if apart and not self.engine.buffers.get(length, True, &io.buf):
+                    self.free_io(io)  # the machine has none
+                    self.memory.give(self, memory)
+                    self.rx_start += REQUEST_BYTES
+                    self.skip = length
+                    self._reply_error(command, cookie, ENOMEM)
+                    continue
                 self.in_flight_bytes += length
                 io.iovcnt = 1
                 io.iov_inline[0].iov_len = length
-                if length <= IN_PLACE_BYTES:
+                if not apart:
                     io.iov_inline[0].iov_base = <void *>(p + REQUEST_BYTES)
                     io.owner_data = self.rx
                     self.rx.refs += 1
                 elif not self._receive_apart(io, have, length):
                     break
-                elif self.partial != NULL:
-                    break
-                else:
-                    need += length
             elif command == CMD_FLUSH:
                 io.op = OP_FLUSH
                 io.offset_blocks = 0
@@ -475,6 +579,7 @@ cdef class NbdStream(IoOwner):
             elif command == CMD_CACHE:
                 io.op = OP_READ
                 io.flags = 0
+                io.privileged = memory > self.engine.buffers.limit_bytes
                 self.in_flight_bytes += length
             else:
                 io.op = OP_WRITE_ZEROES
@@ -486,23 +591,34 @@ cdef class NbdStream(IoOwner):
             ios.append(io)
         return 0
 
-    cdef bint _receive_apart(self, bdev_io *io, size_t have, uint32_t length) except -1:
-        """Give a long WRITE a buffer of its own and move what is here of its payload."""
+    cdef bint _receive_apart(self, bdev_io *io, size_t have, uint32_t length) noexcept:
+        """Move what is here of a WRITE's payload to its own buffer. False: more is to come."""
         cdef size_t here = have - REQUEST_BYTES
         if here > length:
             here = length
-        if not self.engine.buffers.get(length, self.engine.buffers.limit_bytes < length, &io.buf):
-            self.in_flight_bytes -= length
-            self.free_io(io)
-            self._starve()
-            return False
         io.iov_inline[0].iov_base = io.buf.base
-        memcpy(io.buf.base, <char *>self.rx.buf.base + self.rx_start + REQUEST_BYTES, here)
-        if here < length:
-            self.rx_start = self.rx_end
-            self.partial = io
-            self.partial_have = here
-        return True
+        memcpy(io.buf.base, self._base() + self.rx_start + REQUEST_BYTES, here)
+        if here == length:
+            return True
+        self.rx_start = self.rx_end
+        self.partial = io
+        self.partial_have = here
+        return False
+
+    cdef inline bint _take_memory(self, uint64_t size) except -1:
+        """Get memory for the request at hand; False: the stream waits for it."""
+        if self.granted:
+            if self.granted == size:
+                self.granted = 0
+                return True
+            self.memory.leave(self)
+        return self.memory.take(self, size)
+
+    cdef inline uint64_t _memory_of(self, const bdev_io *io, uint64_t data) noexcept nogil:
+        """Return what an I/O with so much data was given."""
+        if io.op == OP_WRITE:
+            return class_bytes(io.buf.size_class) if io.buf.size_class >= 0 else 0
+        return memory_for(data) if data else 0
 
     cdef int _check(self, uint16_t command, uint16_t flags, uint64_t offset,
                     uint32_t length) noexcept nogil:
@@ -558,71 +674,136 @@ cdef class NbdStream(IoOwner):
                 or self.specials_waiting >= MAX_SPECIALS)
 
     cdef void _starve(self) noexcept:
-        """No memory now: stop reading; whoever drives this calls `resume` again soon."""
+        """Read no more until there is memory, or a BdevIO, and what waits for it is told."""
         self.starved = True
         self.wants_read = False
+
+    cdef int _await_io(self) except -1:
+        self._starve()
+        if self.io_token is None:
+            self.io_token = self.engine.io_wait(self._io_is_free)
+            self.asked_ns = self.engine.now_ns()
+            self.memory.suspect(self)
+        return 0
+
+    def _io_is_free(self):
+        self.io_token = None
+        self._feed()
+
+    cdef int go_on(self) except -1:
+        self._feed()
+        return 0
+
+    cdef int _feed(self) except -1:
+        """Go on with what the stream was starved of."""
+        cdef bint read_before = self.wants_read, write_before = self.wants_write
+        cdef bint closed_before = self.closed
+        self.resume()
+        if self.granted and not self.starved:
+            self.memory.leave(self)  # it does not go on yet, so others may have it
+        if not self.busy:
+            self._tell(read_before, write_before, closed_before)
+        return 0
 
     def resume(self):
         """Go on after a pause if there is room again."""
         cdef bint busy_before = self.busy
+        if self.io_token is not None:
+            self.engine.cancel_io_wait(self.io_token)
+            self.io_token = None
+        if self.asked:
+            return  # `go_on` comes in its turn
         self.starved = False
         self.busy = True
         try:
             self._resume()
         finally:
             self.busy = busy_before
+        self.memory.settle()
 
     cdef int _resume(self) except -1:
         if (self.wants_read or self.closed or self.disconnecting or self.starved
                 or self._full()):
             return 0
         self.wants_read = True
-        self._process()
+        self._go_on()
         return 0
 
     # Receive memory
+
+    cdef inline uint8_t *_base(self) noexcept:
+        """Where received bytes are."""
+        if self.rx == NULL:
+            return &self.own[0]
+        return <uint8_t *>self.rx.buf.base
+
+    cdef inline size_t _room(self) noexcept:
+        """Bytes behind those that are there."""
+        return (OWN_BYTES if self.rx == NULL else CHUNK_BYTES) - self.rx_end
+
+    cdef void _make_room(self) noexcept:
+        """Make sure that there is room, for a header at least, and in a chunk where it helps."""
+        cdef size_t have = self.rx_end - self.rx_start
+        if self.rx == NULL:
+            if self.partial == NULL and not self.bulk and not self.skip and self._new_chunk():
+                memcpy(self.rx.buf.base, self.own + self.rx_start, have)
+            else:
+                memmove(self.own, self.own + self.rx_start, have)
+            self.rx_start = 0
+            self.rx_end = have
+        elif have == 0 and self.rx.refs == 1:
+            self.rx_start = self.rx_end = 0
+        elif have < REQUEST_BYTES and self._room() < CHUNK_BYTES // 4:
+            # Longer ones are WRITEs, for which there is room: `_scan` has seen to that.
+            if not self._fresh_chunk():
+                self._leave_chunk()
 
     cdef bint _new_chunk(self) noexcept:
         cdef rx_chunk *chunk = <rx_chunk *>calloc(1, sizeof(rx_chunk))
         if chunk == NULL:
             return False
-        if not self.engine.buffers.get(CHUNK_BYTES, False, &chunk.buf):
+        if not self.memory.lend_chunk(self, &chunk.buf):
             free(chunk)
             return False
         chunk.refs = 1
         self.rx = chunk
-        self.rx_start = self.rx_end = 0
         return True
 
     cdef void _release_chunk(self, rx_chunk *chunk) noexcept:
         chunk.refs -= 1
         if chunk.refs == 0:
-            self.engine.buffers.put(&chunk.buf)
+            self.memory.return_chunk(self, &chunk.buf)
             free(chunk)
 
     cdef bint _fresh_chunk(self) noexcept:
-        """Move the bytes not looked at yet to where there is room behind them."""
+        """Move the bytes not looked at yet to where there is room behind them; False: nowhere."""
         cdef rx_chunk *old = self.rx
         cdef size_t start = self.rx_start, left = self.rx_end - self.rx_start
         if old.refs == 1:
             memmove(old.buf.base, <char *>old.buf.base + start, left)
-            self.rx_start = 0
-            self.rx_end = left
-            return True
-        if not self._new_chunk():
-            self.rx = old
-            self._starve()
-            return False
-        memcpy(self.rx.buf.base, <char *>old.buf.base + start, left)
+        else:
+            if not self._new_chunk():
+                return False
+            memcpy(self.rx.buf.base, <char *>old.buf.base + start, left)
+            self._release_chunk(old)
+        self.rx_start = 0
         self.rx_end = left
-        self._release_chunk(old)
         return True
 
+    cdef void _leave_chunk(self) noexcept:
+        """Give the chunk up; less than OWN_BYTES are in it that were not looked at."""
+        cdef size_t have = self.rx_end - self.rx_start
+        memcpy(self.own, <char *>self.rx.buf.base + self.rx_start, have)
+        self._release_chunk(self.rx)
+        self.rx = NULL
+        self.rx_start = 0
+        self.rx_end = have
+
     cdef void _let_go_of_empty_chunk(self) noexcept:
-        if self.rx != NULL and self.rx_start == self.rx_end:
-            self._release_chunk(self.rx)
-            self.rx = NULL
-            self.rx_start = self.rx_end = 0
+        """Keep no chunk for less than a header. One with a WRITE's data in it is filled further."""
+        if (self.rx != NULL and self.rx.refs == 1
+                and self.rx_end - self.rx_start < REQUEST_BYTES):
+            self._leave_chunk()
 
     # Completing and replying
 
@@ -640,7 +821,9 @@ cdef class NbdStream(IoOwner):
         self.o.ready.n = 0
         if self.tx_n and not self.wants_write and not self.closed:
             self._send()
+        self._let_go_of_empty_chunk()
         self._resume()
+        self.memory.settle()
         if not self.busy:
             self._tell(read_before, write_before, closed_before)
         return 0
@@ -651,11 +834,12 @@ cdef class NbdStream(IoOwner):
             io.op == OP_READ or io.op == OP_WRITE) else 0
         cdef uint32_t error = 0
         if self.closed:
-            self.in_flight_bytes -= data
-            self.free_io(io)
+            self._end_io(io, data)
             return 0
         if io.status != IO_SUCCESS:
             error = self.nbd_error(io.status, io.err)
+        elif io.tag == KIND_READ and io_data_bytes(io) != data:
+            error = self.nbd_error(-1, EIO)  # a reply has the length that was asked for, or none
         entry = self._new_entry()
         if io.tag == KIND_READ and self.structured:
             if error:
@@ -674,8 +858,15 @@ cdef class NbdStream(IoOwner):
             entry.io = io
             entry.charged = data
         else:
-            self.in_flight_bytes -= data
-            self.free_io(io)
+            self._end_io(io, data)
+        return 0
+
+    cdef int _end_io(self, bdev_io *io, uint64_t data) except -1:
+        """Give back an I/O that nothing is sent of, and what it was given."""
+        cdef uint64_t memory = self._memory_of(io, data)
+        self.in_flight_bytes -= data
+        self.free_io(io)
+        self.memory.give(self, memory)
         return 0
 
     cdef int _reply_error(self, uint16_t command, uint64_t cookie, int number) except -1:
@@ -708,6 +899,7 @@ cdef class NbdStream(IoOwner):
             self._resume()
         finally:
             self.busy = busy_before
+        self.memory.settle()
 
     cdef void _simple_header(self, tx_entry *entry, uint64_t cookie, uint32_t error) noexcept nogil:
         put32(entry.header, SIMPLE_REPLY_MAGIC)
@@ -752,8 +944,11 @@ cdef class NbdStream(IoOwner):
     cdef void _drop_entry(self) noexcept:
         """Forget the first entry: sent, or never to be."""
         cdef tx_entry *entry = &self.tx[self.tx_head]
+        cdef uint64_t memory
         if entry.io != NULL:
+            memory = self._memory_of(entry.io, entry.charged)
             self.free_io(entry.io)
+            self.memory.give(self, memory)
         if entry.raw != NULL:
             Py_DECREF(<object>entry.raw)
         self.in_flight_bytes -= entry.charged
@@ -776,6 +971,7 @@ cdef class NbdStream(IoOwner):
                 self._resume()
         finally:
             self.busy = busy_before
+        self.memory.settle()
 
     cdef int _send(self) except -1:
         """Send what waits, as many replies in one call as fit."""
@@ -836,7 +1032,7 @@ cdef class NbdStream(IoOwner):
             self.sends += 1
             if sent < 0:
                 if error == EAGAIN:
-                    self.wants_write = True
+                    self._wait_to_send()
                 else:
                     self._close(strerror(error).decode())
                 return 0
@@ -850,8 +1046,13 @@ cdef class NbdStream(IoOwner):
                 self._drop_entry()
                 self.tx_sent = skip
             if <size_t>sent < total:
-                self.wants_write = True  # the socket is full; it would only say EAGAIN
+                self._wait_to_send()  # the socket is full; it would only say EAGAIN
                 return 0
+        return 0
+
+    cdef int _wait_to_send(self) except -1:
+        self.wants_write = True
+        self.memory.suspect(self)
         return 0
 
     # The end
@@ -864,10 +1065,21 @@ cdef class NbdStream(IoOwner):
         self.disconnecting = True
         self.wants_read = False
         self._drop_partial()
+        self._wait_no_more()
+        self.memory.settle()
 
     def shut(self, str reason not None):
         """Take no further request and send no further reply; I/O in flight goes on to its end."""
         self._close(reason)
+        self.memory.settle()
+
+    cdef int _wait_no_more(self) except -1:
+        self.starved = False
+        if self.io_token is not None:
+            self.engine.cancel_io_wait(self.io_token)
+            self.io_token = None
+        self.memory.leave(self)
+        return 0
 
     cdef void _close(self, str reason) noexcept:
         if self.closed:
@@ -878,13 +1090,14 @@ cdef class NbdStream(IoOwner):
         while self.tx_n:
             self._drop_entry()
         self._drop_partial()
+        self._wait_no_more()
+        self.early = None
         if self.rx != NULL:
             self._release_chunk(self.rx)
             self.rx = NULL
-            self.rx_start = self.rx_end = 0
+        self.rx_start = self.rx_end = 0
 
     cdef void _drop_partial(self) noexcept:
         if self.partial != NULL:
-            self.in_flight_bytes -= self.partial.iovs[0].iov_len
-            self.free_io(self.partial)
+            self._end_io(self.partial, self.partial.iovs[0].iov_len)
             self.partial = NULL

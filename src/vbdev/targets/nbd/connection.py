@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from vbdev.core.nbd_stream import NbdStream
 from vbdev.reactor import Timer
 from vbdev.targets.nbd.export import META_CONTEXT, Export
-from vbdev.targets.nbd.session import CONTEXT_ID, PollGroup, Session
+from vbdev.targets.nbd.poll_group import PollGroup
+from vbdev.targets.nbd.session import CONTEXT_ID, Session
 from vbdev.wire.nbd import (
     Closed,
     ContextRequest,

@@ -24,8 +24,9 @@ from vbdev.reactor import Timer
 from vbdev.registry import comes_back
 from vbdev.targets.nbd.export import Export
 from vbdev.targets.nbd.kernel import NO_DRIVER, KernelDevice, KernelNbd, Setup
+from vbdev.targets.nbd.poll_group import PollGroup
 from vbdev.targets.nbd.server import NbdServer
-from vbdev.targets.nbd.session import PollGroup, Session
+from vbdev.targets.nbd.session import Session
 from vbdev.task import Future, gather, wake
 from vbdev.vocab import Op
 from vbdev.wire.nbd import Transmission

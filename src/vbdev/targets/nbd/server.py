@@ -20,7 +20,7 @@ from vbdev.reactor import Reactor, Timer
 from vbdev.registry import Registry, comes_back
 from vbdev.targets.nbd.connection import NbdConnection
 from vbdev.targets.nbd.export import Export
-from vbdev.targets.nbd.session import PollGroup
+from vbdev.targets.nbd.poll_group import PollGroup
 from vbdev.task import Future
 from vbdev.vocab import Op
 

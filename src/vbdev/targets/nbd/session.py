@@ -8,16 +8,19 @@ still sent where the client is there to take them.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import socket
+import sys
+import termios
 from collections.abc import Callable
 
 from vbdev.core.channel import Channel
-from vbdev.core.engine import Engine
 from vbdev.core.nbd_stream import NbdStream
-from vbdev.reactor import Reactor, Timer, Watch
+from vbdev.reactor import Watch
 from vbdev.targets.nbd.block_status import Extents, find_extents
 from vbdev.targets.nbd.export import Export
+from vbdev.targets.nbd.poll_group import PollGroup
 from vbdev.vocab import nbd_error, status_errno
 from vbdev.wire.nbd import (
     CommandFlag,
@@ -26,7 +29,7 @@ from vbdev.wire.nbd import (
     encode_chunk_error,
 )
 
-__all__ = ["CONTEXT_ID", "PollGroup", "Session"]
+__all__ = ["CONTEXT_ID", "Session"]
 
 log = logging.getLogger(__name__)
 
@@ -35,36 +38,11 @@ SEND_BUFFER_BYTES = 1 << 20
 """What a unix socket may hold of replies that the client has not taken, if net.core.wmem_max allows
 it: several READs, so that both sides work at once. Costs memory only while it is full. TCP finds
 its own size."""
-STARVED_RETRY_US = 1000
-"""How soon a session that found no memory, or no BdevIO, looks again."""
-STALLED_US = 10_000_000
-"""How long a client may take no reply while others wait for the memory that its replies hold."""
 
 
 def stream_error(status: int, number: int) -> int:
     """Return the protocol's error value for a status and its errno."""
     return int(nbd_error(status_errno(status, number)))
-
-
-class PollGroup:
-    """One reactor's sessions, which share its memory.
-
-    `sessions` belongs to the reactor's thread, `placed` (how many clients were given to it and
-    have not ended) to the server's.
-    """
-
-    def __init__(self, reactor: Reactor) -> None:
-        self.reactor = reactor
-        self.sessions: set[Session] = set()
-        self.placed = 0
-
-    def is_short_of_memory(self) -> bool:
-        """Whether I/Os or sessions of this reactor wait for memory now."""
-        engine = self.reactor.engine
-        assert isinstance(engine, Engine)
-        return engine.waiting > 0 or any(
-            s.stream is not None and s.stream.starved for s in self.sessions
-        )
 
 
 class Session:
@@ -96,15 +74,12 @@ class Session:
         self._on_refusal = on_refusal
         self._channel: Channel | None = None
         self._watch: Watch | None = None
-        self._retry_timer: Timer | None = None
-        self._stall_timer: Timer | None = None
         self._looking = False
-        self._progress = 0
+        self._over_with = False
 
     def start(self, early: bytes) -> None:
         """Serve. early: what the client sent behind its handshake."""
         reactor, export, over = self.group.reactor, self.export, self._over
-        self.group.sessions.add(self)
         try:
             if self._socket.family == socket.AF_UNIX:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
@@ -120,7 +95,9 @@ class Session:
                 nbd_error=stream_error,
                 on_change=self._look,
                 early=early,
+                memory=self.group.memory,
             )
+            self.group.streams[self.stream] = self
             self._watch = reactor.watch(
                 self._socket.fileno(),
                 readable=self.stream.on_readable,
@@ -162,31 +139,17 @@ class Session:
             return
         if not stream.closed:
             watch.update(read=stream.wants_read, write=stream.wants_write)
-        reactor = self.group.reactor
-        if stream.starved and self._retry_timer is None:
-            self._retry_timer = reactor.call_later(STARVED_RETRY_US, self._retry)
-        if stream.wants_write and self._stall_timer is None:
-            self._progress = stream.sent_bytes
-            self._stall_timer = reactor.call_later(STALLED_US, self._check_stalled)
 
-    def _retry(self) -> None:
-        self._retry_timer = None
-        if self.stream is not None:
-            self.stream.resume()
-            self._look()
+    def untaken_bytes(self) -> int:
+        """Return what the socket holds of replies that the peer has not taken (tcp(7), SIOCOUTQ).
 
-    def _check_stalled(self) -> None:
-        """Drop a client whose unread replies hold memory that others wait for."""
-        self._stall_timer = None
-        stream = self.stream
-        if stream is None or not stream.wants_write:
-            return
-        if stream.sent_bytes == self._progress and self.group.is_short_of_memory():
-            stream.shut(
-                f"took none of its replies for {STALLED_US // 1_000_000} s while others waited"
-                f" for the {stream.held_bytes} bytes they hold"
-            )
-        self._look()
+        In the kernel's measure, which counts its own part of each packet on unix sockets.
+        """
+        try:
+            queued = fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return 0
+        return int.from_bytes(queued, sys.byteorder)
 
     def _block_status(
         self, _command: int, flags: int, cookie: int, offset_bytes: int, length_bytes: int
@@ -228,13 +191,10 @@ class Session:
             self._look()
 
     def _end(self, reason: str) -> None:
-        if self not in self.group.sessions:
+        if self._over_with:
             return
+        self._over_with = True
         log.info("nbd client gone export=%s peer=%s reason=%s", self.export.name, self.peer, reason)
-        for timer in (self._retry_timer, self._stall_timer):
-            if timer is not None:
-                timer.cancel()
-        self._retry_timer = self._stall_timer = None
         if self._watch is not None:
             self._watch.close()
         self._socket.close()
@@ -244,8 +204,8 @@ class Session:
         self._on_end()
 
     def _let_go(self) -> None:
-        self.group.sessions.remove(self)
         if self.stream is not None:
+            self.group.streams.pop(self.stream, None)
             self.stream.close()
             self.stream = None
         if self._channel is not None:
