@@ -25,7 +25,7 @@ cdef class NbdMemory:
     cdef uint64_t num_little_waiting        # their lengths
     cdef uint64_t num_large_waiting
     cdef list suspects
-    cdef bint due                           # somebody waits, and something came back since somebody was last served
+    cdef bint due                           # somebody waits, and something came back
     cdef bint told
     cdef bint serving
     cdef public object on_due
@@ -46,8 +46,8 @@ cdef class NbdMemory:
     cdef int _serve(self) except -1
     cdef int _tell(self) except -1
 
-    # Give a client memory; False: it waits now, and `go_on` is called when it has `granted`. One that
-    # waits asks for nothing else. Here is what one that has little costs: 10 instructions.
+    # Give a client memory; False: it waits now, and `go_on` is called when it has `granted`. One
+    # that waits asks for nothing else. Here is what one that has little costs: 10 instructions.
     cdef inline bint take(self, MemoryClient client, uint64_t size) except -1:
         if (client.charged and not self.num_little_waiting
                 and client.charged + size <= self.little_bytes
