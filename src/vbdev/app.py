@@ -34,7 +34,7 @@ from vbdev.modules import MODULES
 from vbdev.options import BdevOptions
 from vbdev.params import ParamsError, decode_params
 from vbdev.reactor import Reactor
-from vbdev.reactors import Reactors
+from vbdev.reactors import MAX_FAILURES, Reactors
 from vbdev.registry import Registry, subsystem_calls
 from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
 from vbdev.rpc.dispatch import Dispatcher, State
@@ -410,9 +410,20 @@ class App:
     def _turn(self) -> None:
         with self._woken_by_signals():
             try:
-                self.reactor.run()
+                self._run_to_the_end()
             finally:
                 self.reactors.stop_at_once()  # those that an orderly stop has not ended
+
+    def _run_to_the_end(self) -> None:
+        """Run the first reactor. What leaves it, a module's `sys.exit` say, begins the stop."""
+        for _ in range(MAX_FAILURES):
+            try:
+                self.reactor.run()
+            except BaseException as error:
+                log.critical("reactor failed name=%s", self.reactor.name, exc_info=error)
+                self._reactor_failed(self.reactor, error)
+            else:
+                break
 
     @contextlib.contextmanager
     def _woken_by_signals(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Final
 
 from vbdev.bdev import Bdev, BdevError, BdevEvent, IoError, VirtualBdev
 from vbdev.core.channel import Channel
@@ -33,6 +33,9 @@ from vbdev.vocab import Op, status_errno
 __all__ = ["Descriptor"]
 
 log = logging.getLogger(__name__)
+
+MAX_TIMEOUT_S: Final = 1 << 33
+"""As long as it can be in nanoseconds, 64 bits of them with a sign."""
 
 
 class _State(Enum):
@@ -371,8 +374,11 @@ class Descriptor:
         Nothing is aborted: that is for `callback(overdue)` to do. Later calls replace earlier
         ones. On the descriptor's reactor (SPDK: spdk_bdev_set_timeout).
         """
-        if seconds < 0:
-            raise BdevError(errno.EINVAL, f"bdev {self.bdev.name}: a timeout of {seconds} s")
+        if not 0 <= seconds <= MAX_TIMEOUT_S:
+            raise BdevError(
+                errno.EINVAL,
+                f"bdev {self.bdev.name}: a timeout of {seconds} s; {MAX_TIMEOUT_S} s at most",
+            )
         if self.closed:
             raise BdevError(errno.EBADF, f"descriptor of {self.bdev.name} is closed")
         self._end_timeout()

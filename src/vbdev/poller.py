@@ -83,31 +83,35 @@ class Poller:
         return PollerStats(self.run_count, self.busy_count)
 
     def run(self) -> int:
-        """Call the function once; an exception is logged and counts as idle."""
+        """Call the function once, and return 1 if it did something; an exception is logged."""
         if self.state is not PollerState.WAITING:
             return 0
         self.state = PollerState.RUNNING
         self.run_count += 1
+        did = 0
         try:
-            did = max(self._function(), 0)
-        except Exception:
+            did = int(self._function() > 0)  # whatever kind of number it is
+        except (KeyboardInterrupt, SystemExit):  # nobody's failure: whoever runs the loop ends it
+            raise
+        except BaseException:
             log.exception("poller failed name=%s", self.name)
-            did = 0
-        if did > 0:
-            self.busy_count += 1
-        # Its function may have unregistered, paused or resumed it.
-        if self.state is PollerState.RUNNING:
-            self.state = PollerState.WAITING
-        elif self.state is PollerState.PAUSING:
-            self.state = PollerState.PAUSED
-            self._unschedule()
+        finally:
+            self.busy_count += did
+            # Its function may have unregistered, paused or resumed it.
+            if self.state is PollerState.RUNNING:
+                self.state = PollerState.WAITING
+            elif self.state is PollerState.PAUSING:
+                self.state = PollerState.PAUSED
+                self._unschedule()
         return did
 
     def _timed(self) -> None:
         self._timer = None
-        self.run()
-        if self.state is PollerState.WAITING:
-            self._schedule()
+        try:
+            self.run()
+        finally:  # what ends the reactor's turn ends no poller
+            if self.state is PollerState.WAITING:
+                self._schedule()
 
     def _schedule(self) -> None:
         if not self.period_us:

@@ -30,7 +30,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from vbdev.clock import Clock, RealClock, VirtualClock
 from vbdev.core.loop import SPIN_US, Loop, Watch
@@ -59,6 +59,13 @@ MESSAGES_PER_TURN = 64
 
 TASKS_PER_TURN = 64
 """Tasks that go on in one turn, for the same reason: one event may be what thousands wait for."""
+
+
+MAX_DELAY_US = 1 << 51
+"""71 years: no timer is set further ahead."""
+
+LAST_NS = (1 << 63) - (1 << 32)
+"""The last deadline there can be: deadlines, and what is added to them, are signed 64-bit ns."""
 
 
 _thread = threading.local()
@@ -104,6 +111,39 @@ class Timer:
     def cancel(self) -> None:
         """Make sure that the callback does not run any more."""
         self.callback = None
+
+
+class _Question(Generic[T]):
+    """A message that is answered, come what may: with a value, an error, or that nobody is here."""
+
+    __slots__ = ("_args", "_function", "_origin", "_reactor", "future")
+
+    def __init__(
+        self, reactor: Reactor, origin: Reactor, function: Callable[..., T], args: tuple[Any, ...]
+    ) -> None:
+        self.future: Future[T] = Future()
+        self._reactor = reactor
+        self._origin = origin
+        self._function = function
+        self._args = args
+
+    def __call__(self) -> None:
+        try:
+            value = self._function(*self._args)
+        except Exception as error:  # noqa: BLE001 - it is the asker's
+            self._origin.send_msg(self.future.set_exception, error)
+        except BaseException as error:
+            ended = RuntimeError(f"{self._function!r} on {self._reactor.name} raised {error!r}")
+            ended.__cause__ = error
+            self._origin.send_msg(self.future.set_exception, ended)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+        else:
+            self._origin.send_msg(self.future.set_result, value)
+
+    def refuse(self) -> None:
+        """Say that the reactor has ended before it came to this."""
+        self._origin.send_msg(self.future.set_exception, ReactorStoppedError(self._reactor))
 
 
 class Reactor:
@@ -225,8 +265,13 @@ class Reactor:
     ) -> Poller:
         """Call `function` each turn, or every `period_us`.
 
-        One without a period keeps the reactor awake for as long as it is registered.
+        One without a period keeps the reactor awake for as long as it is registered. ValueError
+        for a period that is negative or no number.
         """
+        if not period_us >= 0:
+            raise ValueError(
+                f"reactor {self.name}: poller {name!r} with a period of {period_us} us"
+            )
         self._poller_count += 1
         poller = Poller(self, self._poller_count, function, period_us, name or repr(function))
         self._pollers[poller.id] = poller
@@ -242,8 +287,14 @@ class Reactor:
         del self._pollers[poller.id]
 
     def call_later(self, delay_us: float, callback: Callable[[], object]) -> Timer:
-        """Call `callback` once, `delay_us` microseconds from now."""
-        timer = Timer(self.clock.now_ns() + int(delay_us * 1000), callback)
+        """Call `callback` once, `delay_us` microseconds from now; at once where that is less than 0.
+
+        What is longer than `MAX_DELAY_US` is as long as that. ValueError: it is no number (NaN).
+        """
+        delay_us = min(max(delay_us, 0), MAX_DELAY_US)  # a NaN stays one
+        if delay_us != delay_us:
+            raise ValueError(f"reactor {self.name}: a delay of {delay_us} us for {callback!r}")
+        timer = Timer(min(self.clock.now_ns() + int(delay_us * 1000), LAST_NS), callback)
         self._timer_count += 1  # equal deadlines run in the order they were asked for
         heapq.heappush(self._timers, (timer.when_ns, self._timer_count, timer))
         return timer
@@ -290,24 +341,17 @@ class Reactor:
         """Run `function(*args)` on this reactor; return a future of its result.
 
         To be called on a reactor, which is where the future resolves. It has the error that the
-        function raises, or ReactorStoppedError.
+        function raises, or ReactorStoppedError where this one ends before it comes to it. What is
+        no Exception is a RuntimeError for the asker; KeyboardInterrupt and SystemExit are this
+        reactor's besides.
         """
         origin = Reactor.current()
         if origin is None:
             raise RuntimeError(f"{self.name} was asked by a thread that runs no reactor")
-        future: Future[T] = Future()
-
-        def work() -> None:
-            try:
-                value = function(*args)
-            except Exception as error:  # noqa: BLE001 - it is the asker's
-                origin.send_msg(future.set_exception, error)
-            else:
-                origin.send_msg(future.set_result, value)
-
-        if not self.send_msg(work):
-            future.set_exception(ReactorStoppedError(self))
-        return future
+        question = _Question(self, origin, function, args)
+        if not self.send_msg(question):
+            question.future.set_exception(ReactorStoppedError(self))
+        return question.future
 
     def stop(self) -> None:
         """Let `run` return after the turn in progress. Any thread may call.
@@ -441,10 +485,12 @@ class Reactor:
     def _call(self, function: Callable[..., object], *args: Any) -> None:
         try:
             function(*args)
-        except Exception as error:  # noqa: BLE001 - logged, and ends nothing else
+        except (KeyboardInterrupt, SystemExit):  # nobody's failure: whoever runs the loop ends it
+            raise
+        except BaseException as error:  # noqa: BLE001 - logged, and ends nothing else
             self._log_failure(function, error)
 
-    def _log_failure(self, function: Callable[..., object], error: Exception) -> None:
+    def _log_failure(self, function: Callable[..., object], error: BaseException) -> None:
         log.error("callback failed reactor=%s function=%r", self.name, function, exc_info=error)
 
     def finish(self) -> None:
@@ -452,9 +498,15 @@ class Reactor:
         with self.here():
             with self._wake_lock:
                 self._closed = True
+            stop: BaseException | None = None
             while self._messages:
                 function, args = self._messages.popleft()
-                self._call(function, *args)
+                try:
+                    self._call(function, *args)
+                except BaseException as error:  # noqa: BLE001 - raised below: others wait for an answer
+                    stop = stop or error
+            if stop is not None:
+                raise stop
 
     def close(self) -> None:
         """Give back the descriptors. Only after `run` has returned."""
@@ -464,4 +516,8 @@ class Reactor:
         with self._wake_lock:
             self._closed = True
             os.close(self._wake_fd)
+        while self._messages:  # who asked is told that nobody answers any more
+            function, _ = self._messages.popleft()
+            if isinstance(function, _Question):
+                function.refuse()
         self._loop.close()

@@ -46,11 +46,16 @@ class Future(Generic[T]):
             raise RuntimeError("this future has its value already")
         self._done, self._value, self._error = True, value, error
         callbacks, self._callbacks = self._callbacks, []
+        stop: BaseException | None = None
         for callback in callbacks:
             try:
                 callback(self)
             except Exception:  # neither whoever resolves it nor the other callbacks are to blame
                 log.exception("done callback failed function=%r", callback)
+            except BaseException as error:  # noqa: BLE001 - raised below, behind the others
+                stop = stop or error
+        if stop is not None:
+            raise stop
 
     def result(self) -> T:
         """Return the value or raise the error. Before either is there: RuntimeError."""
@@ -96,6 +101,15 @@ class Task(Future[T]):
             if not self._callbacks:
                 log.exception("task failed name=%s", self.name)
             self.set_exception(error)
+        except BaseException as error:
+            # Whoever awaits it is to go on to its own end; KeyboardInterrupt and SystemExit are
+            # for the loop, once.
+            ended = RuntimeError(f"task {self.name} was ended by {error!r}")
+            ended.__cause__ = error
+            self.set_exception(ended)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+            log.exception("task failed name=%s", self.name)
         else:
             if isinstance(awaited, Future):
                 awaited.add_done_callback(self._wake)

@@ -183,3 +183,78 @@ def test_an_old_name_aborts_nothing(rig):
         assert not other.done
         rig.stub.complete()
         rig.settle()
+
+
+def parked_read(rig, opened):
+    """Return a READ that waits in a queue of `opened`'s channel, for a range that is quiesced."""
+    rig.run(opened.descriptor.bdev.control.quiesce(0, 8))
+    victim = read(opened, 0)
+    assert opened.channel.waiting == 1
+    return victim
+
+
+@pytest.mark.parametrize("where", ["waiting", "module", "parent", "swap"])
+def test_a_victim_of_another_channel_is_left_alone(where):
+    """Another bdev's, or the same bdev's through another descriptor (SPDK: bdev_abort_io)."""
+    with stack() as rig:
+        theirs, _ = rig.disk(Stub, name="Theirs"), rig.disk(Stub, name="Mine")
+        owner, mine, beside = rig.open("Theirs"), rig.open("Mine"), rig.open("Theirs")
+        if where == "waiting":
+            victim = parked_read(rig, owner)
+        elif where == "module":
+            victim = read(owner)
+        elif where == "parent":
+            theirs.max_rw_size = 1
+            theirs.configure_channel(owner.channel)
+            victim = read(owner, 0, 3)
+            rig.settle()
+        else:
+            theirs.ops = theirs.ops - {Op.COMPARE_AND_WRITE}
+            theirs.configure_channel(owner.channel)
+            victim = owner.submit(Op.COMPARE_AND_WRITE, 0, 1, bytes(512), write_data=bytes(512))
+        for other in (mine, beside):
+            request = abort(other, victim)
+            rig.settle()
+            assert (request.status, request.errno) == (Status.FAILED, errno.ENOENT)
+        assert not victim.done
+        if where == "waiting":
+            rig.run(owner.descriptor.bdev.control.unquiesce(0, 8))
+        while not victim.done:
+            theirs.complete()
+            rig.pass_time(100)
+        assert victim.status != Status.ABORTED
+
+
+def test_a_victim_that_a_layer_below_has_is_the_channels_own():
+    """It came through the channel of its ABORT, wherever it waits further down."""
+    with stack() as rig:
+        rig.disk(Stub)
+        rig.layer(layer())
+        top = rig.open("Top")
+        rig.run(rig.registry.get("Disk").control.quiesce(0, 8))
+        victim = read(top)
+        request = abort(top, victim)
+        rig.settle()
+        assert (request.status, victim.status) == (Status.SUCCESS, Status.ABORTED)
+        rig.run(rig.registry.get("Disk").control.unquiesce(0, 8))
+
+
+def test_an_abort_follows_its_victim_to_where_a_coroutine_sent_it():
+    """To another bdev than the base."""
+    with stack() as rig:
+        other = rig.disk(Stub, name="Other")
+        rig.disk(Stub)
+        aside = rig.open("Other")
+
+        async def handle(_self, _channel, io):
+            await io.forward(aside.channel)
+
+        rig.layer(layer(handle=handle))
+        top = rig.open("Top")
+        victim = read(top)
+        request = abort(top, victim)
+        assert [op for op, _, _ in other.arrived] == [Op.READ, Op.ABORT]
+        other.complete([0], Status.ABORTED)
+        other.complete([0])
+        rig.settle()
+        assert (request.status, victim.status) == (Status.SUCCESS, Status.ABORTED)

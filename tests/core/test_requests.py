@@ -7,8 +7,9 @@ import errno
 
 import pytest
 
-from support.stack import Stub
+from support.stack import Stub, layer
 from vbdev.bdev import BdevError, IoError
+from vbdev.core.batch import IOBatch
 from vbdev.core.requests import Requests
 from vbdev.vocab import IoFlag, Op, Status
 
@@ -135,17 +136,21 @@ def test_abort_of_what_has_ended(stack, stub):
 
 def test_abort_that_comes_late_does_not_hit_another(stack, stub):
     """A layer holds the ABORT; its victim ends, and its BdevIO becomes another I/O's."""
-    from support.stack import gather
+    held = IOBatch()
 
-    stack.layer(gather(2), base="Stub")
+    def submit(_self, channel, ios):
+        held.extend(ios.take(Op.ABORT))
+        channel.base.submit(ios)
+
+    stack.layer(layer(submit), base="Stub")
     stub.top.close()
-    top, low = stack.open("Top"), stack.open("Stub", write=False)
-    victim = low.submit(Op.READ, 1)
+    top = stack.open("Top")
+    victim = top.submit(Op.READ, 1)
     abort = top.submit(Op.ABORT, 0, 0, victim=victim)
     stub.complete()
     stack.settle()
-    other = low.submit(Op.READ, 2)
-    top.submit(Op.READ, 3)
+    other = top.submit(Op.READ, 2)
+    top.channel.base.submit(held)
     stack.settle()
     assert (abort.status, abort.errno) == (Status.FAILED, errno.ENOENT)
     assert not other.done

@@ -303,10 +303,19 @@ cdef class Admission(ChannelBase):
         return True
 
     cdef bint _admit_abort(self, bdev_io *io) noexcept nogil:
-        """Find the victim, if it is parked; True: the module may have it, or a layer below."""
+        """Find the victim, if it is parked; True: the module may have it, or a layer below.
+
+        Only what came through this very channel is its to abort (SPDK: bdev_abort_io looks through
+        the channel's own `io_submitted`).
+        """
         cdef bdev_io *victim = io.victim
+        cdef uint8_t d = 0
         # Once its victim has ended, the BdevIO may be somebody else's.
         if victim == NULL or victim.generation != <uint32_t>io.result:
+            return self._end(io, IO_FAILED, ENOENT)
+        while d < victim.depth and victim.frames[d].channel != &self.s:
+            d += 1
+        if d == victim.depth:
             return self._end(io, IO_FAILED, ENOENT)
         if victim.op == OP_RESET or victim.op == OP_ABORT:
             return self._end(io, IO_FAILED, ENOTSUP)

@@ -32,7 +32,8 @@ from vbdev.core.columns cimport (
     COLUMN_STATUS,
     COLUMN_SUBMIT_NS,
     bools,
-    column,
+    fill_column,
+    new_column,
     numbers,
 )
 from vbdev.core.dif cimport (
@@ -391,13 +392,17 @@ cdef class IOBatch:
                 mask |= op_bit(op)
             return self.take_op_mask(mask)
         taken = new_batch(self.core)
-        taken.reserve(self.n)
-        bools(which, &view)
+        bools(which, &view)  # foreign code, which may change this batch: its size is read behind it
         if view.len != self.n:
             length = view.len
             PyBuffer_Release(&view)
             raise ValueError(
                 f"IOBatch.take: a mask of {length} for {self.n} I/Os; give one for each")
+        try:
+            taken.reserve(self.n)
+        except MemoryError:
+            PyBuffer_Release(&view)
+            raise
         chosen = <const uint8_t *>view.buf
         for i in range(self.n):
             if chosen[i]:
@@ -414,13 +419,15 @@ cdef class IOBatch:
         """Return one batch for each I/O, in order; this one is empty afterwards."""
         cdef Py_ssize_t i
         cdef IOBatch one
+        # What makes objects may run foreign code, which knows only of `self`.
+        cdef IOBatch mine = self.take_op_mask(<uint64_t>-1)
         out = []
-        for i in range(self.n):
+        for i in range(mine.n):
             one = new_batch(self.core)
-            one.v[0] = self.v[i]
+            one.v[0] = mine.v[i]
             one.n = 1
             out.append(one)
-        self.n = 0
+        mine.n = 0
         return out
 
     def extend(self, IOBatch other not None):
@@ -488,6 +495,8 @@ cdef class IOBatch:
         cdef IOBatch hits = new_batch(aborts.core)
         cdef Py_ssize_t i, j, kept = 0
         cdef bdev_io *io
+        if aborts is self:
+            raise ValueError("IOBatch.take_victims: a batch can not be looked through for itself")
         for i in range(aborts.n):
             io = aborts.v[i]
             if io.op == OP_ABORT and io.victim != NULL and (
@@ -556,9 +565,11 @@ cdef class IOBatch:
         if not ops:
             mask = <uint64_t>-1
         views = []
-        for i in range(self.n):
+        i = 0
+        while i < self.n:  # what makes objects may run foreign code, which may take I/Os out
             if (mask >> self.v[i].op) & 1:
                 add_views(self.v[i], views)
+            i += 1
         return views
 
     def extents(self):
@@ -569,7 +580,12 @@ cdef class IOBatch:
     # Columns
 
     cdef object _column(self, int which):
-        return column(self.v, self.n, which)
+        cdef Py_ssize_t n = self.n
+        out = new_column(n, which)
+        if n != self.n:  # numpy may have run foreign code
+            raise RuntimeError("an IOBatch was changed while a column of it was made")
+        fill_column(out, self.v, n, which)
+        return out
 
     @property
     def ops(self):
@@ -718,7 +734,7 @@ def load_columns():
 
     For whoever offers or starts a module that asks for columns.
     """
-    column(NULL, 0, COLUMN_OP)
+    new_column(0, COLUMN_OP)
 
 
 cdef IOBatch new_batch(IoCore core):

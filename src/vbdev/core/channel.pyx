@@ -35,6 +35,7 @@ from vbdev.core.types cimport (
     IO_DONE,
     IO_FAILED,
     IO_PENDING,
+    IO_SUCCESS,
     IO_WAITING,
     NUM_ERROR_STATUSES,
     STAGE_ENTER,
@@ -87,6 +88,10 @@ cdef extern from *:
     """
     int vbdev_add_base_member(type cls, Py_ssize_t offset) except -1
     Py_ssize_t VBDEV_BASE_OFFSET
+
+
+cdef enum:
+    LOWEST_STATUS = -8
 
 
 def age_of(overdue):
@@ -156,11 +161,13 @@ cdef class Channel(Delivery):
         self.s.block_size = block_size
         self.s.md_len = md_len
         self._configure_metadata(dif, hide_metadata)
+        memory_domains = tuple(memory_domains)  # whose length stays what it is
         if len(memory_domains) > MAX_DOMAIN_TYPES:
             raise ValueError(f"{len(memory_domains)} memory domains; {MAX_DOMAIN_TYPES} at most")
-        self.num_domain_types = len(memory_domains)
-        for i in range(self.num_domain_types):
-            self.domain_types[i] = memory_domains[i]
+        self.num_domain_types = 0
+        for domain_type in memory_domains:
+            self.domain_types[self.num_domain_types] = domain_type
+            self.num_domain_types += 1
         self.s.align_mask = required_alignment - 1
         self.s.refused_flags |= refused_flags
         memset(&self.s.limits, 0, sizeof(io_limits))
@@ -371,11 +378,11 @@ cdef class Channel(Delivery):
         cdef bdev_io *io
         cdef bint mixed = self.s.nomem_mixed
         memset(&behind, 0, sizeof(io_queue))
+        ios.reserve(rest.n)  # before the queue is taken apart: it may raise
         queue.head = queue.tail = NULL
         queue.n = 0
         self.s.nomem_mixed = False
         self.nomem_last = NULL
-        ios.reserve(rest.n)
         while rest.head != NULL and (queue.head == NULL or mixed):
             io = io_queue_pop(&rest)
             if queue.head != NULL and not io_holds_memory(io):
@@ -419,7 +426,7 @@ cdef class Channel(Delivery):
         self.for_control.n = 0
         try:
             self.control(self, ios)
-        except Exception as error:
+        except BaseException as error:
             self.engine.report(self, error, ios.n)
             self.finish(ios, IO_FAILED)
         return 0
@@ -427,6 +434,8 @@ cdef class Channel(Delivery):
     def finish(self, IOBatch ios not None, int status, int detail=0, uint32_t cdw0=0):
         """Complete I/Os that `control` was given."""
         cdef Py_ssize_t i
+        if not LOWEST_STATUS <= status <= IO_SUCCESS or status == IO_PENDING:
+            raise ValueError(f"{self.bdev!r}: {status} is no final status")
         for i in range(ios.n):
             if ios.v[i].state != IO_CONTROL:
                 raise RuntimeError(f"{self.bdev!r}: an I/O that is not with its control path ends")
@@ -501,9 +510,9 @@ cdef class Channel(Delivery):
         cdef IOBatch ios = new_batch(self.engine)
         cdef io_queue rest = self.s.locked
         cdef bdev_io *io
+        ios.reserve(rest.n)  # before the queue is taken apart: it may raise
         self.s.locked.head = self.s.locked.tail = NULL
         self.s.locked.n = 0
-        ios.reserve(rest.n)
         while rest.head != NULL:
             io = io_queue_pop(&rest)
             self._unpark(&self.s.locked, io)

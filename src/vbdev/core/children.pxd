@@ -42,6 +42,8 @@ cdef class Children(ChildOwner):
 
     cdef void _now_due(self, io_parent *parent) noexcept nogil
     cdef void _prepare(self, io_parent *parent) noexcept nogil
+    cdef bint _has_room(self, IOBatch ios) noexcept
+    cdef int _take(self, bdev_io *child) except -1
     cdef int _make_all(self, io_parent *parent, IOBatch ios) except -1
     cdef int _make_one(self, io_parent *parent, bdev_io *child) noexcept nogil
     cdef bint _give_metadata(self, io_parent *parent, bdev_io *child) noexcept nogil

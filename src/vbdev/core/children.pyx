@@ -13,7 +13,7 @@ from libc.errno cimport EINVAL, EIO, ENOMEM
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memmove
 
 from vbdev.core.batch cimport IOBatch, new_batch
 from vbdev.core.channel cimport Channel
@@ -252,22 +252,28 @@ cdef class Children(ChildOwner):
         Py_DECREF(ios)
         status, detail, cdw0 = parent.status, parent.err, parent.cdw0
         free(parent)
-        callback(ios, status, detail, cdw0)
+        try:
+            callback(ios, status, detail, cdw0)
+        except BaseException as error:
+            self.engine.report(<object>s.object, error, 0)
         return 0
 
     # Children
 
     cdef size_t go_on(self) except? 0:
-        cdef io_parent *parent = self.first_due
-        cdef io_parent *following
-        cdef IOBatch ios
+        cdef io_parent *last = self.last_due
+        cdef io_parent *parent = NULL
+        cdef IOBatch ios = new_batch(self.engine)
         cdef Channel channel = None
         cdef size_t made = 0
-        self.first_due = self.last_due = NULL
-        self.due = False
-        ios = new_batch(self.engine)
-        while parent != NULL:
-            following = parent.next
+        # One leaves the list when it is looked at, so that an exception loses none of the others;
+        # those that come meanwhile are for the next time.
+        while parent != last:
+            parent = self.first_due
+            self.first_due = parent.next
+            if self.first_due == NULL:
+                self.last_due = NULL
+            self.due = self.first_due != NULL
             parent.is_due = False
             if channel is None or parent.channel != &channel.s:
                 if ios.n:
@@ -283,21 +289,33 @@ cdef class Children(ChildOwner):
                 if parent.stop and parent.status == IO_SUCCESS:
                     parent.status = IO_ABORTED
                 made += 1
+                if parent == last:
+                    last = NULL  # it is freed
+                    self._end(parent)
+                    break
                 self._end(parent)
-            parent = following
         if ios.n:
             made += ios.n
             channel.submit_batch(ios)
         return made
+
+    cdef bint _has_room(self, IOBatch ios) noexcept:
+        """Whether one more fits into a batch; without memory, a child waits as for a BdevIO."""
+        try:
+            ios.reserve(1)
+        except MemoryError:
+            return False
+        return True
 
     cdef int _make_all(self, io_parent *parent, IOBatch ios) except -1:
         """Make as many children as may be under way, and as BdevIOs are there for."""
         cdef bdev_io *child
         cdef int failure
         while parent.left and not parent.stop and parent.outstanding < parent.at_most:
-            ios.reserve(1)
-            child = self.engine.get_child(
-                parent.outstanding == 0 and self.engine.may_take_reserve(parent.io))
+            child = NULL
+            if self._has_room(ios):
+                child = self.engine.get_child(
+                    parent.outstanding == 0 and self.engine.may_take_reserve(parent.io))
             if child == NULL:
                 if parent.outstanding == 0:
                     self._now_due(parent)  # starved: when the next BdevIO is free
@@ -495,7 +513,8 @@ cdef class Children(ChildOwner):
         cdef bdev_io *child
         cdef bdev_io *abort
         parent.phase = 1
-        if victim.generation != <uint32_t>parent.io.result or victim.state != IO_PARENT:
+        if (victim.generation != <uint32_t>parent.io.result or victim.state != IO_PARENT
+                or victim.family.channel != parent.channel):
             parent.status = IO_FAILED
             return 0
         if victim.family.left == 0 and victim.family.outstanding == 0:
@@ -506,8 +525,7 @@ cdef class Children(ChildOwner):
             self._now_due(victim.family)
         child = victim.family.children
         while child != NULL:
-            ios.reserve(1)
-            abort = self.engine.get_child(False)
+            abort = self.engine.get_child(False) if self._has_room(ios) else NULL
             if abort == NULL:
                 parent.status = IO_FAILED
                 return 0
@@ -524,29 +542,37 @@ cdef class Children(ChildOwner):
 
     cdef int deliver(self) except -1:
         cdef bdev_io *child
-        cdef io_parent *parent
+        cdef size_t n = self.o.ready.n, taken = 0
+        try:
+            while taken < n:
+                child = self.o.ready.v[taken]
+                taken += 1
+                self._take(child)
+        finally:
+            # What an exception leaves comes with the next ones.
+            self.o.ready.n -= taken
+            memmove(<void *>self.o.ready.v, <void *>(self.o.ready.v + taken),
+                    self.o.ready.n * sizeof(void *))
+        return 0
+
+    cdef int _take(self, bdev_io *child) except -1:
+        """Take back one child, and see what its end means to its parent."""
+        cdef io_parent *parent = child.parent
         cdef IOBatch again
-        cdef Channel channel
-        cdef size_t i, n = self.o.ready.n
-        for i in range(n):
-            child = self.o.ready.v[i]
-            parent = child.parent
-            if self._child_ended(child):
-                # A COPY's READ: what it brought is written.
-                again = new_batch(self.engine)
-                again.append(child)
-                channel = <Channel>parent.channel.object
-                channel.submit_batch(again)
-                continue
-            if parent.outstanding == 0 and (parent.stop or parent.left == 0):
-                if (parent.kind == CHILDREN_CONTROL and parent.status == IO_SUCCESS
-                        and parent.io.op == OP_COMPARE_AND_WRITE and parent.phase == 0
-                        and not parent.stop):
-                    parent.phase = 1
-                    self._prepare(parent)
-            if parent.outstanding < parent.at_most:
-                self._now_due(parent)
-        self.o.ready.n = 0
+        if self._child_ended(child):
+            # A COPY's READ: what it brought is written.
+            again = new_batch(self.engine)
+            again.append(child)
+            (<Channel>parent.channel.object).submit_batch(again)
+            return 0
+        if parent.outstanding == 0 and (parent.stop or parent.left == 0):
+            if (parent.kind == CHILDREN_CONTROL and parent.status == IO_SUCCESS
+                    and parent.io.op == OP_COMPARE_AND_WRITE and parent.phase == 0
+                    and not parent.stop):
+                parent.phase = 1
+                self._prepare(parent)
+        if parent.outstanding < parent.at_most:
+            self._now_due(parent)
         return 0
 
     cdef bint _child_ended(self, bdev_io *child) noexcept nogil:

@@ -18,6 +18,7 @@ cdef enum:
     NUM_COLUMNS = 11
 
 
-cdef object column(bdev_io **v, Py_ssize_t n, int which)
+cdef object new_column(Py_ssize_t n, int which)
+cdef int fill_column(object out, bdev_io **v, Py_ssize_t n, int which) except -1
 cdef int bools(object which, Py_buffer *view) except -1
 cdef int numbers(object values, Py_buffer *view) except -1

@@ -41,17 +41,21 @@ cdef int load() except -1:
     return 0
 
 
-cdef object column(bdev_io **v, Py_ssize_t n, int which):
-    """Return a new array with a field of each I/O."""
-    cdef Py_buffer view
+cdef object new_column(Py_ssize_t n, int which):
+    """Return a new array with room for a field of each of n I/Os."""
     if empty is None:
         load()
-    out = empty(n, dtypes[which])
+    return empty(n, dtypes[which])
+
+
+cdef int fill_column(object out, bdev_io **v, Py_ssize_t n, int which) except -1:
+    """Put a field of each of the n I/Os into an array that `new_column` has made."""
+    cdef Py_buffer view
     if n:
         PyObject_GetBuffer(out, &view, PyBUF_WRITABLE)
         fill(view.buf, v, n, which)
         PyBuffer_Release(&view)
-    return out
+    return 0
 
 
 cdef void fill(void *to, bdev_io **v, Py_ssize_t n, int which) noexcept nogil:

@@ -94,6 +94,7 @@ cdef class Coroutines(IoOwner):
     cdef int _finish(self, BdevIO one) except -1
     cdef int _stop(self, BdevIO one) except -1
     cdef int _abort(self, BdevIO one, bdev_io *abort) except -1
+    cdef Channel _sent_to(self, const bdev_io *victim)
     cdef int _abort_child(self, ChildIO child) except -1
     cdef int _abort_victims(self, IOBatch aborts) except -1
     cdef int _hurry(self, BdevIO one) except -1

@@ -159,11 +159,6 @@ cdef str shown(object value):
         return f"<{type(value).__name__}>"
 
 
-def raise_here(error):
-    """Raise what a coroutine raised that is nobody's failure: KeyboardInterrupt."""
-    raise error
-
-
 @cython.final
 @cython.freelist(256)
 cdef class BdevIO:
@@ -791,9 +786,8 @@ cdef class Coroutines(IoOwner):
 
     cdef int _failed(self, object error, Py_ssize_t n) except -1:
         """Keep an exception for the end of the run: one of each kind is told."""
-        if isinstance(error, (KeyboardInterrupt, SystemExit)) and self.send_msg is not None:
-            # Nobody's failure. Raised by the loop, behind what is due to others' I/Os.
-            self.send_msg(raise_here, error)
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            self.engine.report(self.channel, error, n)  # which has the loop raise it
             return 0
         for failure in self.failures:
             if type(failure[0]) is type(error):
@@ -862,9 +856,17 @@ cdef class Coroutines(IoOwner):
         cdef bdev_io *victim
         cdef void *found
         cdef Py_ssize_t i
+        cdef IOBatch one
+        cdef Channel to
         for i in range(aborts.n):
             victim = aborts.v[i].victim
             found = NULL
+            to = self._sent_to(victim)
+            if to is not None and to is not self.channel.base:  # another than the base has it
+                one = new_batch(self.engine)
+                one.append(aborts.v[i])
+                to.submit_batch(one)
+                continue
             if (victim != NULL and victim.generation == <uint32_t>aborts.v[i].result
                     and victim.state == IO_SUBMITTED and victim.depth
                     and victim.frames[victim.depth - 1].channel == s):
@@ -881,6 +883,17 @@ cdef class Coroutines(IoOwner):
         else:
             (<Channel>self.channel.base).submit_batch(rest)
         return 0
+
+    cdef Channel _sent_to(self, const bdev_io *victim):
+        """Return the channel that a coroutine here has forwarded an I/O to; None: nobody's."""
+        cdef channel_state *s = &self.channel.s
+        cdef uint8_t d
+        if victim == NULL or in_hand(s, victim) == NULL:
+            return None
+        for d in range(victim.depth - 1 if victim.depth else 0):
+            if victim.frames[d].channel == s:
+                return <Channel>victim.frames[d + 1].channel.object
+        return None
 
     def abort_all(self):
         """End all that coroutines have, and is not below, as ABORTED: for a RESET."""

@@ -246,19 +246,18 @@ cdef class Delivery(Admission):
             raise_pending()
         except BaseException as error:
             failed = self._fail_held(copy, n)
-            if not isinstance(error, Exception):
-                raise  # KeyboardInterrupt is nobody's failure
             self.engine.report(self, error, failed)
         return 0
 
     cdef int _was_slow(self, uint64_t took_ns, uint64_t blocked_ns) except -1:
         """Report a call that took long, unless it was one further down that did."""
         cdef Engine engine = self.engine
-        took_ns -= engine.blocked_ns - blocked_ns
-        if took_ns >= SLOW_CALL_NS:
+        cdef uint64_t below_ns = engine.blocked_ns - blocked_ns
+        # Two clocks: a coarse one may have seen less of a call than a fine one of what it called.
+        if below_ns < took_ns and took_ns - below_ns >= SLOW_CALL_NS:
+            took_ns -= below_ns
             engine.blocked_ns += took_ns
-            if engine.on_slow_module is not None:
-                engine.on_slow_module(self, took_ns)
+            engine.report_slow(self, took_ns)
         return 0
 
     cdef inline bint _holds(self, const bdev_io *io) noexcept nogil:
@@ -302,10 +301,16 @@ cdef class Delivery(Admission):
         else:
             self.completed_ios = None
         ios.n = 0
-        ios.reserve(state.ready.n)
+        state.ready_queued = False
+        try:
+            ios.reserve(state.ready.n)
+        except MemoryError as error:
+            n = state.ready.n
+            state.ready.n = 0
+            engine.report(self, error, self._fail_held(state.ready.v, n))
+            return 0
         memcpy(<void *>ios.v, <void *>state.ready.v, state.ready.n * sizeof(void *))
         ios.n = state.ready.n
-        state.ready_queued = False
         # The end of one module's work is taken for the next one's beginning.
         took_ns = coarse_ns() if engine.virtual else engine.turn_ns
         result = call_module(&self.module_completed, <PyObject *>self, <PyObject *>ios)

@@ -31,6 +31,7 @@ cdef class Engine(IoCore):
     cdef object io_waiters
     cdef bint have_waiters
     cdef public object on_module_error
+    cdef object interruption             # KeyboardInterrupt or SystemExit, until `drain` raises it
     cdef public object on_slow_module
     cdef public object reactor
     cdef bint draining
@@ -64,7 +65,10 @@ cdef class Engine(IoCore):
     cdef void forget_waiter(self, channel_state *s) noexcept nogil
     cdef int _check_outstanding(self) except -1
     cdef int _serve_io_waiters(self) except -1
+    cdef int _deliver_to(self, IoOwner owner) except -1
+    cdef int _raise_interruption(self) except -1
     cdef void report(self, source, error, Py_ssize_t n) noexcept
+    cdef void report_slow(self, channel, uint64_t ns) noexcept
 
 
 # What the engine asks of a channel; `Channel` builds on it.

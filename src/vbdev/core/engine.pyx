@@ -10,7 +10,10 @@ What must not be broken:
 - an I/O is in one place: with its owner, in one batch, in one list of a layer, in one queue of a
   channel, with its children, or in `done`;
 - every frame pushed is popped, by `_pop` or with its run, and `outstanding` counts the frames;
-- nothing here blocks, and nothing here raises into a module's caller.
+- nothing here blocks, and nothing here raises into a module's caller. What foreign code raises is
+  caught where it is called, whatever it is, and handed to `report`: so no list is left half
+  consumed. KeyboardInterrupt and SystemExit are nobody's failure: `drain` raises them when it has
+  done its work, and the loop's owner ends in order.
 """
 
 from collections import deque
@@ -229,7 +232,7 @@ cdef class Engine(IoCore):
         self.check_ns = self.turn_ns + self.check_period_ns
         try:
             self.check(self.turn_ns)
-        except Exception as error:
+        except BaseException as error:
             self.report(self.check, error, 0)
         return 0
 
@@ -354,7 +357,7 @@ cdef class Engine(IoCore):
             self.have_waiters = False
             try:
                 token[0]()
-            except Exception as error:
+            except BaseException as error:
                 self.report(token[0], error, 0)
             finally:
                 self.have_waiters = len(self.io_waiters) > 0
@@ -368,7 +371,7 @@ cdef class Engine(IoCore):
         return self.has_done()
 
     cdef bint has_done(self) noexcept nogil:
-        return self.done.n > 0 or self.children.due
+        return self.done.n > 0 or self.children.due or self.interruption is not None
 
     def drain(self):
         """Complete what is done: pop frames, run `completed`, deliver to owners.
@@ -411,7 +414,7 @@ cdef class Engine(IoCore):
             for _round in range(DRAIN_ROUNDS):
                 if self.children.due:
                     moved += self.children.go_on()
-                # The other two lists have something only after an exception that is nobody's.
+                # The other two lists have something only after an exception of this module's own.
                 if moved >= DRAIN_IOS or not (
                         self.done.n or self.ready_channels.n or self.ready_owners.n):
                     break
@@ -435,15 +438,30 @@ cdef class Engine(IoCore):
                     owner = <IoOwner>(
                         <owner_state *>self.ready_owners.v[self.ready_owners.n]).object
                     owner.o.ready_queued = False
-                    try:
-                        owner.deliver()
-                    except Exception as error:
-                        self.report(owner, error, 0)
+                    self._deliver_to(owner)
         finally:
             self.draining = False
             self.inside -= 1
         self.delivered += moved
+        if self.interruption is not None:
+            self._raise_interruption()
         return moved
+
+    cdef int _deliver_to(self, IoOwner owner) except -1:
+        """Give an owner what has come back; what it leaves when it raises comes with the next."""
+        cdef size_t before = owner.o.ready.n
+        try:
+            owner.deliver()
+        except BaseException as error:
+            self.report(owner, error, 0)
+            if 0 < owner.o.ready.n < before and not owner.o.ready_queued:
+                owner.o.ready_queued = True
+                list_push(&self.ready_owners, &owner.o)
+        return 0
+
+    cdef int _raise_interruption(self) except -1:
+        error, self.interruption = self.interruption, None
+        raise error
 
     cdef int _resume_waiting(self) except -1:
         """Let channels with I/Os in queues look whether their wait is over. Others cost nothing."""
@@ -640,9 +658,26 @@ cdef class Engine(IoCore):
         io.depth -= 1
 
     cdef void report(self, source, error, Py_ssize_t n) noexcept:
-        # What the handler itself raises is printed, and takes no I/O with it.
-        if self.on_module_error is not None:
+        """Tell what foreign code has raised; the first KeyboardInterrupt or SystemExit is kept."""
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            if self.interruption is None:
+                self.interruption = error
+            return
+        if self.on_module_error is None:
+            return
+        try:
             self.on_module_error(source, error, n)
+        except (KeyboardInterrupt, SystemExit) as stop:
+            self.interruption = stop
+        # What else the handler raises is printed, and takes no I/O with it.
+
+    cdef void report_slow(self, channel, uint64_t ns) noexcept:
+        if self.on_slow_module is None:
+            return
+        try:
+            self.on_slow_module(channel, ns)
+        except BaseException as error:
+            self.report(self.on_slow_module, error, 0)
 
     def held_longer(self, uint64_t age_ns):
         """Return [(channel, number of I/Os, the oldest)] of modules that keep I/Os for that long.

@@ -347,6 +347,8 @@ cdef class Loop:
     cdef int _call(self, function) except -1:
         try:
             function()
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):  # nobody's failure: whoever runs the loop ends it
+            raise
+        except BaseException as error:
             self.on_error(function, error)
         return 0

@@ -44,6 +44,7 @@ from vbdev.core.types cimport (
     OP_ZONE_APPEND,
     bdev_io,
     iovec,
+    this_thread,
 )
 
 
@@ -182,6 +183,7 @@ cdef class Requests(IoOwner):
         cdef Request request
         cdef bdev_io *io
         cdef Py_ssize_t i
+        self._be_here(channel)
         if not 0 < op < OP_LIMIT:
             raise ValueError(f"{op} is no I/O type")
         if channel.engine is not self.engine:
@@ -220,6 +222,9 @@ cdef class Requests(IoOwner):
                 raise ValueError("metadata without data, or to a bdev without separate metadata")
             self._check_length(request, len(pieces) + len(more), 1,
                                num_blocks * channel.s.md_len, "metadata")
+        # Nothing from here on is foreign, or can fail: the BdevIO is the channel's, or nobody's.
+        self._be_here(channel)
+        ios = new_batch(self.engine)
         io = self.new_io()
         if io == NULL:
             request.release()
@@ -253,10 +258,15 @@ cdef class Requests(IoOwner):
             io.flags |= HAS_DOMAIN
         request.io = io
         self.pending[io.index] = request
-        ios = new_batch(self.engine)
         ios.append(io)
         channel.submit_batch(ios)
         return request
+
+    cdef int _be_here(self, Channel channel) except -1:
+        if self.engine.thread and self.engine.thread != this_thread():
+            raise RuntimeError(f"an I/O for {channel.bdev!r} submitted on another thread than its"
+                               " reactor's")
+        return 0
 
     def request_of(self, uint32_t index):
         """Return the request under way whose BdevIO has this number in its pool, or None."""
@@ -314,11 +324,12 @@ cdef class Requests(IoOwner):
         cdef IOBatch ios
         if request.io == NULL or request.io.op != OP_ZCOPY or not request.done:
             raise ValueError("no ZCOPY is open on this request")
+        self._be_here(request.channel)
+        ios = new_batch(self.engine)
         request.io.flags = FLAG_ZCOPY_END | (FLAG_ZCOPY_COMMIT if commit else 0)
         request.io.status = IO_PENDING
         request.done = False
         request.callback = callback
-        ios = new_batch(self.engine)
         ios.append(request.io)
         request.channel.submit_batch(ios)
 
@@ -349,6 +360,6 @@ cdef class Requests(IoOwner):
                 callback, request.callback = request.callback, None
                 try:
                     callback(request)
-                except Exception as error:  # the others' callbacks are due all the same
+                except BaseException as error:  # the others' callbacks are due all the same
                     self.engine.report(self, error, 0)
         return 0
