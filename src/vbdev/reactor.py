@@ -25,6 +25,7 @@ import contextlib
 import errno
 import heapq
 import logging
+import math
 import os
 import threading
 from collections import deque
@@ -269,9 +270,7 @@ class Reactor:
         for a period that is negative or no number.
         """
         if not period_us >= 0:
-            raise ValueError(
-                f"reactor {self.name}: poller {name!r} with a period of {period_us} us"
-            )
+            raise ValueError(f"reactor {self.name}: poller {name!r}: a period of {period_us} us")
         self._poller_count += 1
         poller = Poller(self, self._poller_count, function, period_us, name or repr(function))
         self._pollers[poller.id] = poller
@@ -287,12 +286,12 @@ class Reactor:
         del self._pollers[poller.id]
 
     def call_later(self, delay_us: float, callback: Callable[[], object]) -> Timer:
-        """Call `callback` once, `delay_us` microseconds from now; at once where that is less than 0.
+        """Call `callback` once, `delay_us` microseconds from now.
 
-        What is longer than `MAX_DELAY_US` is as long as that. ValueError: it is no number (NaN).
+        At once where that is less than 0; what is longer than `MAX_DELAY_US` is as long as that. ValueError: it is no number (NaN).
         """
         delay_us = min(max(delay_us, 0), MAX_DELAY_US)  # a NaN stays one
-        if delay_us != delay_us:
+        if math.isnan(delay_us):
             raise ValueError(f"reactor {self.name}: a delay of {delay_us} us for {callback!r}")
         timer = Timer(min(self.clock.now_ns() + int(delay_us * 1000), LAST_NS), callback)
         self._timer_count += 1  # equal deadlines run in the order they were asked for

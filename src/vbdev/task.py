@@ -52,8 +52,8 @@ class Future(Generic[T]):
                 callback(self)
             except Exception:  # neither whoever resolves it nor the other callbacks are to blame
                 log.exception("done callback failed function=%r", callback)
-            except BaseException as error:  # noqa: BLE001 - raised below, behind the others
-                stop = stop or error
+            except BaseException as raised:  # noqa: BLE001 - raised below, behind the others
+                stop = stop or raised
         if stop is not None:
             raise stop
 

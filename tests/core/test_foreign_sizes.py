@@ -1,4 +1,4 @@
-"""Sizes are read behind foreign code that may change them, and what foreign code says is bounded."""
+"""Sizes are read behind foreign code that may change them; what it says of time is bounded."""
 
 import time
 
@@ -113,7 +113,7 @@ def test_a_timer_for_what_has_passed_comes_at_once(delay_us):
 @pytest.mark.parametrize("period_us", [float("nan"), -1, float("-inf")])
 def test_what_is_no_time(period_us):
     reactor = Reactor()
-    with pytest.raises(ValueError, match="with a period of"):
+    with pytest.raises(ValueError, match="a period of"):
         reactor.register_poller(lambda: 0, period_us, "late")
     assert reactor.pollers == []
     with pytest.raises(ValueError, match="a delay of nan us"):
