@@ -5,7 +5,7 @@
 #              charts: 20 minutes, with QUICK=1 three; ROWS=1,5 only these rows
 # make costs   count what an I/O costs and compare with tests/costs/baseline.toml (docs/testing.md)
 # make baseline   the same, and record the figures there
-# make test-long   run the state machine for ten minutes (docs/testing.md)
+# make test-long   run the state machine and the simulation for ten minutes each (docs/testing.md)
 # make soak   ten minutes of all kinds of clients at once, and what an honest one sees (SECONDS=60)
 # make rpc-coverage   ask everything of SPDK's client and write docs/rpc-coverage.md
 #
@@ -40,6 +40,7 @@ test-release: $(VENV)/release $(VENV)/tools
 
 test-long: $(VENV)/release $(VENV)/tools
 	$(BIN)/python tests/machine/long_run.py $(LONG)
+	PYTHONPATH=tests $(BIN)/python -m simulation $(SIMULATION)
 
 test-debug: $(DEBUG)/built $(VENV)/tools
 	PYTHONPATH=$(DEBUG) $(BIN)/python -m pytest $(CORE_TESTS)

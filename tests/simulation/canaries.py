@@ -1,0 +1,89 @@
+"""Canaries: one fault put back at a time, each of which the simulation has to find.
+
+`prepare` is called in the process of a run, before it begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from simulation.disks import SimDisk
+from vbdev.vocab import IoFlag, Op, Status
+
+CARRY_OUT = SimDisk._carry_out
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A fault. kinds: as what it shows itself; emphasis: of the runs that look for it."""
+
+    prepare: Callable[[], object]
+    emphasis: str
+    kinds: frozenset[str]
+    runs: int = 20
+
+
+def on_disk(change):
+    """Return what breaks the simulated disk: `change(disk, one, op, offset)`, True to go on."""
+
+    def carry_out(self, one):
+        ((op, offset, _count),) = one.extents()
+        if change(self, one, op, offset):
+            CARRY_OUT(self, one)
+
+    def prepare():
+        SimDisk._carry_out = carry_out
+
+    return prepare
+
+
+def forgets_writes(_disk, one, op, offset):
+    if op == Op.WRITE and offset % 7 == 3:
+        one.complete(Status.SUCCESS)
+        return False
+    return True
+
+
+def loses_flushes(_disk, one, op, _offset):
+    if op == Op.FLUSH:
+        one.complete(Status.SUCCESS)
+    return op != Op.FLUSH
+
+
+def ignores_fua(disk, one, _op, _offset):
+    if int(one.flags[0]) & IoFlag.FUA:
+        kept = bytes(disk.stable)
+        CARRY_OUT(disk, one)
+        disk.stable[:] = kept
+        return False
+    return True
+
+
+def drops_reads(disk, one, op, offset):
+    if op == Op.READ and offset % 16 == 5:
+        disk.dropped = [*getattr(disk, "dropped", []), one]
+        return False
+    return True
+
+
+def writes_late(disk, one, op, _offset):
+    """A WRITE is acknowledged before it is done, and done after the next one."""
+    if op != Op.WRITE:
+        return True
+    ((_, offset, count),) = one.extents()
+    late, disk.late = getattr(disk, "late", None), (offset, count, b"".join(one.data()))
+    one.complete(Status.SUCCESS)
+    if late is not None:
+        at, blocks, data = late
+        disk.bytes[at * 512 : (at + blocks) * 512] = data
+    return False
+
+
+CANARIES = {
+    "forget a write": Canary(on_disk(forgets_writes), "quiet", frozenset({"data"})),
+    "lose a flush": Canary(on_disk(loses_flushes), "quiet", frozenset({"data"})),
+    "ignore FUA": Canary(on_disk(ignores_fua), "quiet", frozenset({"data"})),
+    "drop an I/O": Canary(on_disk(drops_reads), "quiet", frozenset({"answer", "calm"})),
+    "write late": Canary(on_disk(writes_late), "quiet", frozenset({"data"})),
+}

@@ -1,0 +1,49 @@
+"""The simulation for some seconds, of each emphasis. `make test-long` runs it for ten minutes."""
+
+import json
+
+import pytest
+
+from simulation.canaries import CANARIES
+from simulation.running import run, shrink, tell
+from simulation.steps import make_run
+
+STEPS = 300
+
+# A run is a process of its own, which has no threads and needs none of this one's.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def test_a_seed_is_a_run():
+    wanted = make_run(1, "quiet", STEPS)
+    first, second = run(wanted), run(json.loads(json.dumps(wanted)))
+    assert first == second
+
+
+def test_a_failure_is_told_shrinks_and_is_played_again():
+    prepare = CANARIES["drop an I/O"].prepare
+    wanted = make_run(0, "quiet", STEPS)
+    result = run(wanted, prepare)
+    assert result["failure"] == "answer"
+    told = tell(wanted, result)
+    assert "seed 0, emphasis quiet" in told
+    assert "has no answer after" in told
+    short = shrink(wanted, result, prepare, tries=60)
+    assert len(short["steps"]) < len(wanted["steps"]) // 4
+    assert run(json.loads(json.dumps(short)), prepare)["failure"] == "answer"
+
+
+def test_a_turn_that_never_ends_is_a_failure():
+    def prepare():
+        from simulation import world
+
+        def for_ever(_self, _did):
+            while True:
+                pass
+
+        world.TURN_CPU_S = 0.2
+        world.World._look_after = for_ever
+
+    result = run(make_run(0, "quiet", 20), prepare)
+    assert result["failure"] == "turn"
+    assert "has not ended" in result["text"]
