@@ -16,6 +16,11 @@ What belongs to a reactor is touched by its thread alone. Threads that want some
 message (`send_msg`), or ask and await the answer (`ask`). `Reactor.current()` is the reactor whose
 code runs on the calling thread.
 
+A turn is bounded in time: each of its parts has a slice of 200 us (`core/turn.pxd`) and does at
+least one thing; what does not fit in is the first in the next turn. Nothing that runs here is
+interrupted, so whatever may go on for longer has to stop by itself: a loop in a callback asks
+`late`, a coroutine awaits `breathe`.
+
 Exceptions from callbacks are logged with their owner and end nothing else.
 """
 
@@ -184,6 +189,7 @@ class Reactor:
         self._timers: list[tuple[int, int, Timer]] = []
         self._timer_count = 0
         self._poller_count = 0
+        self._last_poller = 0  # the last one that had its turn, where not all of them had
         self._stopping = False
         self._thread_id: int | None = None
         self._closed = False
@@ -399,11 +405,26 @@ class Reactor:
         with self.here():
             return self._loop.turn()
 
+    @property
+    def late(self) -> bool:
+        """Whether the part of the turn that runs has had its time: others go on first.
+
+        For loops in callbacks; each look counts as one of their calls.
+        """
+        return self._loop.late
+
+    async def breathe(self) -> None:
+        """Let others go on where the time of this turn is over: between the parts of long work."""
+        if self._loop.late:
+            pause: Future[None] = Future()
+            self.send_msg(pause.set_result, None)
+            await pause
+
     def _run_messages(self) -> int:
-        messages, did = self._messages, 0
+        messages, did, loop = self._messages, 0, self._loop
         # One that takes a turn itself leaves fewer for this one.
         for _ in range(min(len(messages), MESSAGES_PER_TURN)):
-            if not messages:
+            if not messages or (did and loop.late):
                 break
             function, args = messages.popleft()
             did += 1
@@ -411,9 +432,9 @@ class Reactor:
         return did
 
     def _run_tasks(self) -> int:
-        ready, did = self._ready, 0
+        ready, did, loop = self._ready, 0, self._loop
         for _ in range(min(len(ready), TASKS_PER_TURN)):
-            if not ready:
+            if not ready or (did and loop.late):
                 break
             did += 1
             ready.popleft().step()
@@ -422,7 +443,18 @@ class Reactor:
     def _run_pollers(self) -> int:
         # Of a copy: what they register now is for the next turn.
         pollers = sorted(self.turn_pollers.values(), key=lambda poller: -poller.id)
-        return sum(poller.run() for poller in pollers)
+        # Those for which the last turn had no time are the first.
+        left = [poller for poller in pollers if poller.id < self._last_poller]
+        if left:
+            pollers = left + pollers[: -len(left)]
+        self._last_poller = 0
+        did, last = 0, len(pollers) - 1
+        for number, poller in enumerate(pollers):
+            did += poller.run()
+            if number < last and self._loop.late:
+                self._last_poller = poller.id
+                break
+        return did
 
     # Time spent
 
@@ -462,10 +494,15 @@ class Reactor:
         return self._loop.deadline_ns
 
     def _run_timers(self, now_ns: int) -> int:
-        """Run those that are due; forget those in front that are cancelled."""
-        did = 0
+        """Run those that are due; forget those in front that are cancelled.
+
+        What these ask for is for the next turn, even if it is due at once.
+        """
+        did, newest = 0, self._timer_count
         timers = self._timers
         while timers and (timers[0][0] <= now_ns or timers[0][2].callback is None):
+            if timers[0][1] > newest or (did and self._loop.late):
+                break
             timer = heapq.heappop(timers)[2]
             callback = timer.callback
             if callback is not None:

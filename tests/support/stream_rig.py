@@ -39,11 +39,15 @@ CONTEXT_ID = 1
 class StreamRig:
     """A malloc bdev `Disk` and a stream of it. `connect` makes a new stream on the same bdev."""
 
-    def __init__(self, num_blocks=2048, block_size=512, kind="malloc", **engine_options):
+    def __init__(self, num_blocks=2048, block_size=512, kind="malloc", module=None,
+                 **engine_options):
         self.app = App()
-        if engine_options:
-            self.app.engine = self.app.reactor.engine = Engine(**engine_options)
+        # On a virtual clock guesses decide how much fits into a turn, and not the machine.
+        self.app.engine = self.app.reactor.engine = Engine(virtual=True, **engine_options)
         self.engine = self.app.engine
+        if module is not None:
+            self.app.add_module(module)
+            kind = module.kind
         self.app.create(kind, {"name": "Disk", "num_blocks": num_blocks, "block_size": block_size})
         self.descriptor = self.app.registry.open(
             "Disk", write=True, on_event=lambda _event: None, holder="test"

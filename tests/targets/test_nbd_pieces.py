@@ -15,7 +15,6 @@ REQUEST = struct.Struct(">IHHQQI")
 MAGIC = 0x25609513
 REPLY_BYTES = 16
 PIECE_REQUESTS = 16
-MAX_IN_FLIGHT = 1024
 
 
 @pytest.fixture
@@ -60,8 +59,10 @@ def test_a_flood_leaves_the_turn_to_others(rig):
     flood = b"".join(REQUEST.pack(MAGIC, 0, Command.FLUSH, cookie, 0, 0) for cookie in range(5000))
     assert rig.near.send(flood) == len(flood)
     rig.stream.receive()
-    assert MAX_IN_FLIGHT < rig.stream.requests <= 2 * MAX_IN_FLIGHT
-    assert not rig.stream.wants_read
+    assert 0 < rig.stream.requests < 2000
+    before = rig.stream.requests
+    rig.stream.receive()  # the socket has more, and it is not this client's turn
+    assert rig.stream.requests == before
     rig.pump()
     assert rig.stream.requests == 5000
     assert len(rig.output) == 5000 * REPLY_BYTES

@@ -4,14 +4,14 @@ from libc.stdint cimport int32_t, int8_t, uint32_t, uint64_t, uint8_t
 from vbdev.core.batch cimport IOBatch
 from vbdev.core.channel cimport Channel
 from vbdev.core.engine cimport ChildOwner
-from vbdev.core.types cimport bdev_io, channel_state, io_parent, iovec
+from vbdev.core.turn cimport fair_queue
+from vbdev.core.types cimport bdev_io, channel_state, io_parent, iovec, owner_state
 
 
 # An I/O that became several, from its admission to its end.
 cdef struct io_parent:
     bdev_io *io
     channel_state *channel
-    io_parent *next             # in the list of those that are due
     bdev_io *children           # a list through `cookie` (next) and `tag` (previous)
     void *callback              # for CHILDREN_CONTROL, referenced
     void *ios                   # the batch that goes with it, referenced
@@ -35,9 +35,15 @@ cdef struct io_parent:
     bint is_due
 
 
+cdef inline owner_state *client_of(const bdev_io *io) noexcept nogil:
+    # Who wants an I/O, or what it is a part of.
+    while io.parent != NULL:
+        io = io.parent.io
+    return io.owner
+
+
 cdef class Children(ChildOwner):
-    cdef io_parent *first_due
-    cdef io_parent *last_due
+    cdef fair_queue parents             # that are due, through their I/Os
     cdef void *zeroes
 
     cdef void _now_due(self, io_parent *parent) noexcept nogil

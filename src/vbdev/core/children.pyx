@@ -27,6 +27,12 @@ from vbdev.core.dif cimport (
     dif_tags,
     nvme_error_of,
 )
+from vbdev.core.turn cimport (
+    IO_NS,
+    fair_pop,
+    fair_push,
+    slice_over,
+)
 from vbdev.core.types cimport (
     CHILDREN_ABORT,
     CHILDREN_COMPARE,
@@ -81,6 +87,7 @@ cdef enum:
     MAX_OTHER_CHILDREN = 8      # UNMAP, WRITE_ZEROES, COPY: as SPDK
     ZERO_BYTES = 1 << 20
     PIECE_BYTES = 128 << 10     # that an emulated COMPARE or COPY reads at once
+    TOGETHER = 32               # children that are handed on at once, of several parents
 
 
 # Of a parent's flags, what its children have too, whatever they are.
@@ -137,12 +144,7 @@ cdef class Children(ChildOwner):
         if parent.is_due:
             return
         parent.is_due = True
-        parent.next = NULL
-        if self.first_due == NULL:
-            self.first_due = parent
-        else:
-            self.last_due.next = parent
-        self.last_due = parent
+        fair_push(&self.parents, client_of(parent.io), parent.io, False)
         self.due = True
 
     cdef void _prepare(self, io_parent *parent) noexcept nogil:
@@ -261,39 +263,36 @@ cdef class Children(ChildOwner):
     # Children
 
     cdef size_t go_on(self) except? 0:
-        cdef io_parent *last = self.last_due
-        cdef io_parent *parent = NULL
+        cdef io_parent *parent
         cdef IOBatch ios = new_batch(self.engine)
         cdef Channel channel = None
         cdef size_t made = 0
-        # One leaves the list when it is looked at, so that an exception loses none of the others;
-        # those that come meanwhile are for the next time.
-        while parent != last:
-            parent = self.first_due
-            self.first_due = parent.next
-            if self.first_due == NULL:
-                self.last_due = NULL
-            self.due = self.first_due != NULL
+        cdef uint64_t due = self.parents.n
+        cdef Py_ssize_t before
+        while due:
+            due -= 1
+            # One leaves the queue when it is looked at, so that an exception loses none of the others.
+            parent = fair_pop(&self.parents).family
+            self.due = self.parents.n > 0
             parent.is_due = False
-            if channel is None or parent.channel != &channel.s:
-                if ios.n:
-                    made += ios.n
-                    channel.submit_batch(ios)
-                    ios = new_batch(self.engine)
-                channel = <Channel>parent.channel.object
+            if ios.n and (ios.n >= TOGETHER or parent.channel != &channel.s):
+                made += ios.n
+                channel.submit_batch(ios)
+                ios = new_batch(self.engine)
+            channel = <Channel>parent.channel.object
+            before = ios.n
             if parent.kind == CHILDREN_ABORT and not parent.phase:
                 self._make_aborts(parent, ios)
             else:
                 self._make_all(parent, ios)
+            before = ios.n - before
             if parent.outstanding == 0 and (parent.stop or parent.left == 0):
                 if parent.stop and parent.status == IO_SUCCESS:
                     parent.status = IO_ABORTED
                 made += 1
-                if parent == last:
-                    last = NULL  # it is freed
-                    self._end(parent)
-                    break
                 self._end(parent)
+            if slice_over(&self.engine.slice, IO_NS * (1 + <uint64_t>before)):
+                break  # the others come first in the next turn
         if ios.n:
             made += ios.n
             channel.submit_batch(ios)

@@ -8,6 +8,7 @@ from vbdev.core.types cimport (
     uint32_t,
     uint64_t,
 )
+from vbdev.core.turn cimport time_slice
 
 
 cdef class Engine(IoCore):
@@ -28,6 +29,7 @@ cdef class Engine(IoCore):
     cdef set channels
     cdef set owners
     cdef readonly ChildOwner children   # of I/Os that became several
+    cdef readonly Worker long_work      # I/Os that leaves carry out in steps
     cdef object io_waiters
     cdef bint have_waiters
     cdef public object on_module_error
@@ -35,6 +37,9 @@ cdef class Engine(IoCore):
     cdef public object on_slow_module
     cdef public object reactor
     cdef bint draining
+    cdef time_slice slice               # of the part of a turn that runs
+    cdef object workers                 # who has more to do, in turn
+    cdef bint has_workers
     cdef int inside                     # of `drain` or a module's `submit`, how deep
     cdef uint64_t turn_ns               # the time, while inside; read once, however deep
     cdef uint64_t deadline
@@ -50,6 +55,10 @@ cdef class Engine(IoCore):
     cdef bint has_waiting(self) noexcept nogil
     cdef bint has_work(self) noexcept nogil
     cdef Py_ssize_t drain_all(self) except -1
+    cdef Py_ssize_t take_turn(self) except -1
+    cdef int work_later(self, Worker worker) except -1
+    cdef Py_ssize_t _run_workers(self) except -1
+    cdef int _deliver_ready(self) except -1
     cdef void wake_at(self, uint64_t when_ns) noexcept nogil
     cdef bdev_io *get_io(self) noexcept nogil
     cdef bint may_take_reserve(self, const bdev_io *parent) noexcept nogil
@@ -82,9 +91,16 @@ cdef class ChannelBase:
     cdef int hurry_children(self, const bdev_io *io) except -1
 
 
-cdef class IoOwner:
-    cdef owner_state o
+# Who may have more to do than fits into one turn; see `Engine.work_later`.
+cdef class Worker:
     cdef readonly Engine engine
+    cdef bint is_due                    # for `work`
+
+    cdef int work(self) except -1
+
+
+cdef class IoOwner(Worker):
+    cdef owner_state o
     cdef int deliver(self) except -1
     cdef bdev_io *new_io(self) noexcept nogil
     cdef void free_io(self, bdev_io *io) noexcept nogil

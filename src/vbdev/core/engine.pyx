@@ -21,7 +21,7 @@ from collections import deque
 cimport cython
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.string cimport memset
+from libc.string cimport memmove, memset
 
 from vbdev.core.batch cimport IoCore
 from vbdev.core.clocks cimport monotonic_ns
@@ -64,6 +64,7 @@ from vbdev.core.types cimport (
     owner_state,
     this_thread,
 )
+from vbdev.core.turn cimport CALL_NS, IO_NS, slice_begin, slice_over
 
 
 cdef extern from "stdlib.h" nogil:
@@ -91,9 +92,6 @@ cdef extern from *:
     void same_size "VBDEV_SAME_SIZE"(io_head *a, uint64_t b) noexcept nogil
 
 cdef enum:
-    # One `drain` ends after this many rounds, or once it moved this many I/Os, about 50 us.
-    DRAIN_ROUNDS = 64
-    DRAIN_IOS = 1024
     # BdevIOs beyond the pool, for the one child without which a parent does not get on, when the
     # pool has none. Half of them are for children of such children: as deep as a stack may be.
     # One chain at a time would not do: it may wait for a lock or a RESET that waits for another.
@@ -125,6 +123,11 @@ cdef inline void list_push(io_list *self, void *item) noexcept nogil:
         abort()  # no memory for 8 bytes: an I/O must never be lost silently
     self.v[self.n] = <bdev_io *>item
     self.n += 1
+
+
+cdef inline void list_drop_front(io_list *self, size_t n) noexcept nogil:
+    self.n -= n
+    memmove(<void *>self.v, <void *>(self.v + n), self.n * sizeof(void *))
 
 
 cdef inline void tally(channel_state *state, op_stat *stat, uint8_t op, uint64_t count,
@@ -174,6 +177,8 @@ cdef class Engine(IoCore):
         self.channels = set()
         self.owners = set()
         self.io_waiters = deque()
+        self.workers = deque()
+        self.slice.virtual = virtual
         self.pool = <char *>mmap(
             NULL, (<size_t>pool_size + RESERVE) * sizeof(bdev_io), PROT_READ | PROT_WRITE,
             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
@@ -183,7 +188,9 @@ cdef class Engine(IoCore):
 
     def __init__(self, **_kwargs):
         from vbdev.core.children import Children
+        from vbdev.core.long_work import LongWork
         self.children = Children(self)
+        self.long_work = LongWork(self)
         self.owners.discard(self.children)  # it never leaves
 
     def __dealloc__(self):
@@ -368,7 +375,7 @@ cdef class Engine(IoCore):
     @property
     def pending(self):
         """Whether `drain` has something to do at once."""
-        return self.has_done()
+        return self.has_done() or self.has_workers
 
     cdef bint has_done(self) noexcept nogil:
         return self.done.n > 0 or self.children.due or self.interruption is not None
@@ -376,10 +383,10 @@ cdef class Engine(IoCore):
     def drain(self):
         """Complete what is done: pop frames, run `completed`, deliver to owners.
 
-        Returns how many I/Os moved. What completes while this runs is handled too, up to a
-        bound, so that the rest of the reactor gets its turn.
+        Returns how many I/Os moved. What completes while this runs is handled too, and then long
+        work goes on, all within slices of time, so that the rest of the reactor gets its turn.
         """
-        return self.drain_all()
+        return self.take_turn()
 
     cdef bint has_waiting(self) noexcept nogil:
         """Whether I/Os wait for something that the end of the last `drain` may have brought."""
@@ -388,14 +395,62 @@ cdef class Engine(IoCore):
 
     cdef bint has_work(self) noexcept nogil:
         """Whether `drain` may have something to do, as far as can be said without the time."""
-        return (self.has_done() or self.has_waiting() or self.deadline > 0
+        return (self.has_done() or self.has_waiting() or self.has_workers or self.deadline > 0
                 or (self.check_ns > 0 and self.ios_in_use > 0))
 
+    cdef Py_ssize_t take_turn(self) except -1:
+        """The engine's parts of a turn: completions, long work, and what came of that."""
+        cdef Py_ssize_t moved
+        slice_begin(&self.slice)
+        moved = self.drain_all()
+        if self.has_workers:
+            slice_begin(&self.slice)
+            moved += self._run_workers()
+            slice_begin(&self.slice)
+            moved += self.drain_all()
+        slice_begin(&self.slice)  # of whoever submits outside of a turn
+        return moved
+
+    cdef int work_later(self, Worker worker) except -1:
+        """Call `worker.work()` in the next turn, behind those that wait already."""
+        if not worker.is_due:
+            worker.is_due = True
+            self.workers.append(worker)
+            self.has_workers = True
+        return 0
+
+    cdef Py_ssize_t _run_workers(self) except -1:
+        """Let each go on that is due, in turn, while there is time; return how many did.
+
+        Who has more to do comes again behind the others; a slice ends between two of them.
+        """
+        cdef Py_ssize_t ran = 0, due = len(self.workers)
+        cdef Worker worker
+        if self.draining:
+            return 0
+        self.thread = this_thread()
+        self.inside += 1
+        try:
+            while ran < due and self.workers:
+                worker = self.workers.popleft()
+                self.turn_ns = self.now_ns()
+                worker.is_due = False
+                ran += 1
+                try:
+                    worker.work()
+                except BaseException as error:
+                    self.report(worker, error, 0)
+                if slice_over(&self.slice, IO_NS):
+                    break
+        finally:
+            self.inside -= 1
+            self.has_workers = len(self.workers) > 0
+        return ran
+
     cdef Py_ssize_t drain_all(self) except -1:
+        """Deliver what is done, until nothing is or the slice of time is over. Not reentrant."""
         cdef size_t i, moved = 0
-        cdef int _round
         cdef io_list swap
-        cdef IoOwner owner
         if self.draining:
             return 0
         self.draining = True
@@ -411,12 +466,12 @@ cdef class Engine(IoCore):
                 self._check_outstanding()
             if self.have_waiters:
                 self._serve_io_waiters()
-            for _round in range(DRAIN_ROUNDS):
+            while True:
                 if self.children.due:
                     moved += self.children.go_on()
-                # The other two lists have something only after an exception of this module's own.
-                if moved >= DRAIN_IOS or not (
-                        self.done.n or self.ready_channels.n or self.ready_owners.n):
+                # The other two lists have something after an exception of this module's own, and
+                # where the last turn had no time left for them.
+                if not (self.done.n or self.ready_channels.n or self.ready_owners.n):
                     break
                 swap = self.work
                 self.work = self.done
@@ -428,17 +483,9 @@ cdef class Engine(IoCore):
                 while i < self.work.n:
                     i += self._unwind_run(self.work.v + i, self.work.n - i, self.turn_ns)
                 self.work.n = 0
-                while self.ready_channels.n:
-                    self.ready_channels.n -= 1
-                    (<ChannelBase>(<channel_state *>self.ready_channels.v[
-                        self.ready_channels.n]).object).run_completed()
-                while self.ready_owners.n:
-                    self.ready_owners.n -= 1
-                    # Held here: it may be closed, and forgotten, by what it calls.
-                    owner = <IoOwner>(
-                        <owner_state *>self.ready_owners.v[self.ready_owners.n]).object
-                    owner.o.ready_queued = False
-                    self._deliver_to(owner)
+                self._deliver_ready()
+                if slice_over(&self.slice, IO_NS):
+                    break
         finally:
             self.draining = False
             self.inside -= 1
@@ -462,6 +509,38 @@ cdef class Engine(IoCore):
     cdef int _raise_interruption(self) except -1:
         error, self.interruption = self.interruption, None
         raise error
+
+    cdef int _deliver_ready(self) except -1:
+        """Call the modules that see what has come up to them, and the owners of what is back.
+
+        Each list in order; what there is no time for stays in front for the next turn.
+        """
+        cdef size_t taken = 0, back
+        cdef IoOwner owner
+        cdef io_list *channels = &self.ready_channels
+        cdef io_list *owners = &self.ready_owners
+        try:
+            while taken < channels.n:
+                taken += 1
+                (<ChannelBase>(<channel_state *>channels.v[taken - 1]).object).run_completed()
+                if slice_over(&self.slice, CALL_NS):
+                    break
+        finally:
+            list_drop_front(channels, taken)
+        taken = 0
+        try:
+            while taken < owners.n:
+                # Held here: it may be closed, and forgotten, by what it calls.
+                owner = <IoOwner>(<owner_state *>owners.v[taken]).object
+                taken += 1
+                owner.o.ready_queued = False
+                back = owner.o.ready.n
+                self._deliver_to(owner)
+                if slice_over(&self.slice, IO_NS * back):
+                    break
+        finally:
+            list_drop_front(owners, taken)
+        return 0
 
     cdef int _resume_waiting(self) except -1:
         """Let channels with I/Os in queues look whether their wait is over. Others cost nothing."""
@@ -742,8 +821,16 @@ cdef class ChannelBase:
         return 0
 
 
+cdef class Worker:
+    """Who may have more to do than fits into one turn (`Engine.work_later`)."""
+
+    cdef int work(self) except -1:
+        """Go on until it is done, which is for as long as `slice_over` says, and ask again."""
+        raise NotImplementedError
+
+
 @cython.no_gc_clear  # one that is forgotten unclosed gives I/Os and buffers back to its engine
-cdef class IoOwner:
+cdef class IoOwner(Worker):
     """Who gets I/Os back. Compiled targets override `deliver`; `PyOwner` is for Python callers."""
 
     def __cinit__(self, Engine engine not None, *args, **kwargs):

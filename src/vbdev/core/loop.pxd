@@ -1,6 +1,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from vbdev.core.engine cimport Engine
+from vbdev.core.turn cimport time_slice
 
 
 cdef extern from "sys/epoll.h" nogil:
@@ -16,6 +17,10 @@ cdef extern from "sys/epoll.h" nogil:
     enum: EPOLLIN, EPOLLOUT, EPOLLONESHOT
 
 
+cdef enum:
+    EVENTS = 256                # that the kernel is asked for at once
+
+
 cdef class Watch:
     cdef Loop loop                      # None: closed
     cdef readonly int fd
@@ -29,6 +34,11 @@ cdef class Loop:
     cdef set watches
     cdef list closed_watches            # by callbacks of the events being looked at
     cdef int dispatching                # how deep
+    cdef epoll_event events[EVENTS]     # of which those from `next_event` on are to be reported
+    cdef int num_events
+    cdef int next_event
+    cdef time_slice own_slice           # without an Engine
+    cdef time_slice *slice
     cdef bint takes_signals             # its turns are the main thread's
     cdef object clock                   # None: CLOCK_MONOTONIC
     cdef Engine core                    # None: another kind of engine, or none
@@ -58,5 +68,6 @@ cdef class Loop:
     cdef void _note_poll(self, bint polled, bint found) noexcept nogil
     cdef bint _has_work(self) except -1
     cdef int _sleep(self, epoll_event *events, int64_t deadline, int64_t now) noexcept nogil
-    cdef int _dispatch(self, epoll_event *events, int n) except -1
+    cdef Py_ssize_t _dispatch(self) except -1
+    cdef int _report(self, Watch watch, uint32_t ready) except -1
     cdef int _call(self, function) except -1

@@ -5,6 +5,9 @@ there: messages, tasks, pollers, timers. Here it is found out whether there is a
 takes an idle turn 100 instructions however many descriptors, timers and pollers there are; and
 descriptors that are ready are handed straight to whoever watches them.
 
+Each part of a turn has a slice of time (`core/turn.pxd`), and what does not fit in goes on in the
+next turn, in front: `late` tells whoever runs whether its part is over.
+
 A turn that may wait, and that has found nothing, polls descriptors for `SPIN_US` more and then
 sleeps, all without the interpreter's lock: the one place where a reactor is idle is `Loop._wait`.
 After polls in vain so many waits go without that at most one in 64 polls: where there are more
@@ -22,6 +25,7 @@ from libc.stdint cimport int64_t, uint32_t
 from vbdev.core.clocks cimport monotonic_ns
 from vbdev.core.engine cimport Engine
 from vbdev.core.handover cimport gil_left, gil_wanted
+from vbdev.core.turn cimport CALL_NS, slice_begin, slice_over
 
 
 cdef extern from "unistd.h" nogil:
@@ -34,7 +38,6 @@ cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
 
 cdef enum:
-    EVENTS = 256                # looked at in one turn; the kernel lets those left over come first
     MAX_SLEEP_MS = 1 << 30
     NEVER = -1
     MAX_SKIPS = 63              # waits without polling, for a long row of polls in vain
@@ -79,7 +82,7 @@ cdef class Watch:
         if loop is None:
             return
         self.loop = None
-        if loop.dispatching:
+        if loop.dispatching or loop.num_events:
             loop.closed_watches.append(self)
         if loop.epoll_fd >= 0 and epoll_ctl(loop.epoll_fd, EPOLL_CTL_DEL, self.fd, &event) < 0:
             # Too late. Where the file is open elsewhere the kernel goes on naming this object.
@@ -124,6 +127,8 @@ cdef class Loop:
         self.run_timers = run_timers
         self.on_error = on_error
         self.clock = clock
+        self.slice = &self.own_slice
+        self.own_slice.virtual = clock is not None
         self.started_ns = self.now_ns()
 
     def __dealloc__(self):
@@ -139,6 +144,7 @@ cdef class Loop:
     def engine(self, engine):
         self.engine_ = engine
         self.core = engine if isinstance(engine, Engine) else None
+        self.slice = &self.own_slice if self.core is None else &self.core.slice
 
     @property
     def closed(self):
@@ -181,6 +187,14 @@ cdef class Loop:
         cdef int64_t deadline = self.deadline()
         return None if deadline == NEVER else deadline
 
+    @property
+    def late(self):
+        """Whether the part of the turn that runs is to let others go on: for loops in callbacks.
+
+        Each look counts as a call in Python; on a virtual clock nothing else does.
+        """
+        return slice_over(self.slice, CALL_NS // 4)
+
     def times_ns(self):
         """Return how long it has been busy and idle, in ns. A turn in progress is busy."""
         return self.now_ns() - self.started_ns - self.idle_ns, self.idle_ns
@@ -209,9 +223,7 @@ cdef class Loop:
 
     cdef Py_ssize_t _turn(self, bint wait) except -1:
         # Budget: 30 ns and an epoll_wait for a turn in which nothing is to be done.
-        cdef epoll_event events[EVENTS]
         cdef Py_ssize_t did = 0
-        cdef int n
         cdef int64_t now
         cdef unsigned long thread = PyThread_get_thread_ident()
         self.takes_signals = thread == main_thread
@@ -220,33 +232,40 @@ cdef class Loop:
         if self.clock is not None and self.engine_ is not None:
             self.engine_.set_virtual_time(self.clock.now_ns())
         if self.messages:
+            slice_begin(self.slice)
             did += self.run_messages()
         if self.tasks:
+            slice_begin(self.slice)
             did += self.run_tasks()
         if self.pollers:
             wait = False
+            slice_begin(self.slice)
             did += self.run_pollers()
         if PyList_GET_SIZE(self.timers):
             now = self.now_ns()
             if (<tuple>PyList_GET_ITEM(self.timers, 0))[0] <= now:
+                slice_begin(self.slice)
                 did += self.run_timers(now)
-        n = epoll_wait(self.epoll_fd, events, EVENTS, 0)
-        if n == 0 and did == 0 and wait:
+        if self.num_events == 0:
+            self.num_events = epoll_wait(self.epoll_fd, self.events, EVENTS, 0)
+        if self.num_events <= 0 and did == 0 and wait:
             # The last turn ended in the engine. What waits there may have room since then.
             if self.core is not None:
-                if self.core.has_waiting() or self.core.has_done():
-                    did += self.core.drain_all()
+                if self.core.has_waiting() or self.core.has_done() or self.core.has_workers:
+                    did += self.core.take_turn()
             elif self.engine_ is not None:
                 did += self.engine_.drain()
             # Children for which there is no BdevIO are due still; what frees one wakes it.
             if did == 0 and (self.core is None or self.core.done.n == 0):
-                n = self._wait(events)
-        if n > 0:
-            did += n
-            self._dispatch(events, n)
+                self.num_events = self._wait(self.events)
+        if self.num_events > 0:
+            slice_begin(self.slice)
+            did += self._dispatch()
+        else:
+            self.num_events = 0
         if self.core is not None:
             if self.core.has_work():
-                did += self.core.drain_all()
+                did += self.core.take_turn()
         elif self.engine_ is not None:
             did += self.engine_.drain()
         if did:
@@ -319,29 +338,46 @@ cdef class Loop:
         self.sleeps += 1
         return epoll_wait(self.epoll_fd, events, EVENTS, timeout_ms)
 
-    cdef int _dispatch(self, epoll_event *events, int n) except -1:
+    cdef Py_ssize_t _dispatch(self) except -1:
+        """Call those whose descriptors were ready, until the slice is over; return how many.
+
+        Those that are left are the first in the next turn, before the kernel is asked again: it
+        would name the same ones first. A turn that a callback takes goes on with them too.
+        """
         cdef Watch watch
         cdef uint32_t ready
-        cdef int i
+        cdef Py_ssize_t did = 0
         self.dispatching += 1
         try:
-            for i in range(n):
-                watch = <Watch>events[i].data.ptr
-                if watch.loop is None:  # closed by an earlier callback of this turn
-                    continue
-                ready = events[i].events
-                # A hang-up or an error counts as whatever the watch waits for.
-                if (ready & ~<uint32_t>EPOLLOUT and watch.readable is not None
-                        and watch.events != <uint32_t>EPOLLOUT):
-                    self._call(watch.readable)
-                    if not ready & EPOLLOUT or watch.loop is None:
-                        continue
-                if watch.writable is not None:
-                    self._call(watch.writable)
+            while self.next_event < self.num_events:
+                watch = <Watch>self.events[self.next_event].data.ptr
+                ready = self.events[self.next_event].events
+                self.next_event += 1
+                did += 1
+                self._report(watch, ready)
+                if self.next_event < self.num_events and slice_over(self.slice, CALL_NS):
+                    break
         finally:
             self.dispatching -= 1
-            if self.dispatching == 0 and PyList_GET_SIZE(self.closed_watches):
-                self.closed_watches.clear()
+            if self.next_event >= self.num_events:
+                self.next_event = self.num_events = 0
+                if self.dispatching == 0 and PyList_GET_SIZE(self.closed_watches):
+                    self.closed_watches.clear()
+        return did
+
+    cdef int _report(self, Watch watch, uint32_t ready) except -1:
+        if watch.loop is None:  # closed since it was found ready
+            return 0
+        # Nor what is not wanted any more.
+        ready &= watch.events | ~<uint32_t>(EPOLLIN | EPOLLOUT)
+        # A hang-up or an error counts as whatever the watch waits for.
+        if (ready & ~<uint32_t>EPOLLOUT and watch.readable is not None
+                and watch.events != <uint32_t>EPOLLOUT):
+            self._call(watch.readable)
+            if not ready & EPOLLOUT or watch.loop is None:
+                return 0
+        if ready and watch.writable is not None:
+            self._call(watch.writable)
         return 0
 
     cdef int _call(self, function) except -1:

@@ -75,6 +75,7 @@ from vbdev.core.sockets cimport (
     sendmsg,
     ssize_t,
 )
+from vbdev.core.turn cimport IO_NS, slice_over
 from vbdev.core.types cimport (
     FLAG_FAST_ZERO,
     FLAG_FUA,
@@ -268,7 +269,7 @@ cdef class NbdStream(MemoryClient):
         self.busy = True
         try:
             for _round in range(RECEIVE_ROUNDS):
-                if self.closed or not self.wants_read:
+                if self.closed or not self.wants_read or self.is_due:
                     break
                 got = self._recv(&filled)
                 if got == 0:
@@ -336,6 +337,12 @@ cdef class NbdStream(MemoryClient):
         """Whether the peer has to send more for what memory is held for."""
         return self.wants_read and (
             self.partial != NULL or (self.rx != NULL and self.rx_start != self.rx_end))
+
+    cdef int work(self) except -1:
+        cdef bint read_before = self.wants_read, write_before = self.wants_write
+        cdef bint closed_before = self.closed
+        self.process()
+        return self._tell(read_before, write_before, closed_before)
 
     cdef Py_ssize_t _recv(self, bint *filled) except -2:
         """Receive once: bytes that came, 0 for none (then possibly `closed`)."""
@@ -432,7 +439,6 @@ cdef class NbdStream(MemoryClient):
         is still in a cache.
         """
         cdef IOBatch ios
-        cdef Py_ssize_t done = 0
         cdef bint more
         while True:
             ios = new_batch(self.engine)
@@ -440,13 +446,14 @@ cdef class NbdStream(MemoryClient):
             if ios.n:
                 self.batches += 1
                 self.requests += ios.n
-                done += ios.n
                 self.channel.submit_batch(ios)
             if self.tx_n and not self.wants_write:
                 self._send()
             if more:
-                if done < MAX_IN_FLIGHT:  # beyond that it is others' turn first
-                    self.engine.drain_all()
+                if slice_over(&self.engine.slice, IO_NS * <uint64_t>PIECE_REQUESTS):
+                    self.engine.work_later(self)  # others first; what is here waits for that
+                    break
+                self.engine.drain_all()
                 if self.wants_read:
                     continue
             if (self.wants_read or self.closed or self.disconnecting or self.starved

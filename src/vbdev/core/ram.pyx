@@ -2,11 +2,14 @@
 
 One anonymous mapping, zero until written. A bitmap has one bit for each 4 KiB page that may hold
 data, which is what SEEK_DATA and SEEK_HOLE answer from; unmapping whole pages gives their memory
-back to the system. Copies run without the GIL. Every I/O completes in the call.
+back to the system. Copies run without the GIL. An I/O completes in the call while there is time
+for it in this turn; what is longer goes on step by step in the next ones (`LongWork`).
 
 Several reactors share a disk. Bits change by atomic operations: a page is marked after it was
 written, and taken for a hole before it is zeroed. So whichever of two overlapping I/Os comes
-last, a page with data in it is never taken for a hole.
+last, a page with data in it is never taken for a hole. Above the bitmap is a summary, one bit
+for each word of it, in the same order: set after the word, cleared after it and before the pages are
+zeroed. It may be set for a word of holes, and is what makes a sparse disk quick to look through.
 
 Metadata stands in the blocks, or in a mapping of its own. Where it has protection information,
 blocks that nobody has written carry the tags that switch checking off, over zeroes; a WRITE is
@@ -33,14 +36,19 @@ from vbdev.core.dif cimport (
     dif_verify,
     nvme_error_of,
 )
+from vbdev.core.engine cimport Engine
 from vbdev.core.handover cimport gil_left, gil_wanted
+from vbdev.core.long_work cimport LongLeaf, LongWork
+from vbdev.core.turn cimport BYTES_PER_NS, IO_NS, SLICE_NS, slice_over
 from vbdev.core.types cimport (
     FLAG_NO_HOLE,
     FLAG_ZCOPY_END,
     HAS_POOL_BUFFER,
+    IO_ABORTED,
     IO_FAILED,
     IO_MISCOMPARE,
     IO_NVME_ERROR,
+    IO_SUBMITTED,
     IO_SUCCESS,
     OP_ABORT,
     OP_COMPARE,
@@ -74,25 +82,59 @@ cdef extern from "sys/syscall.h":
 
 cdef extern from *:
     int __ATOMIC_ACQUIRE, __ATOMIC_SEQ_CST
-    uint8_t __atomic_load_n(const uint8_t *at, int order) nogil
-    uint8_t __atomic_fetch_or(uint8_t *at, uint8_t bits, int order) nogil
-    uint8_t __atomic_fetch_and(uint8_t *at, uint8_t bits, int order) nogil
+    uint64_t __atomic_load_n(const uint64_t *at, int order) nogil
+    uint64_t __atomic_fetch_or(uint64_t *at, uint64_t bits, int order) nogil
+    uint64_t __atomic_fetch_and(uint64_t *at, uint64_t bits, int order) nogil
+    uint64_t __atomic_fetch_add(uint64_t *at, uint64_t by, int order) nogil
+    uint64_t __atomic_fetch_sub(uint64_t *at, uint64_t by, int order) nogil
+    void __atomic_thread_fence(int order) nogil
+    int __builtin_ctzll(uint64_t bits) nogil
 
 cdef enum:
     PAGE_SHIFT = 12
     PAGE_BYTES = 4096
     MPOL_PREFERRED = 1
     MADVISE_FROM = 256 << 10    # below this a memset is cheaper than giving pages back
+    WORD_SHIFT = 18             # what a word of the bitmap stands for: 256 KiB
+    STEP_BYTES = 256 << 10      # copied or compared in one step, some 50 us
+    ZERO_STEP_BYTES = 2 << 20   # given back in one step; pages that nobody has touched take no time
+    ZERO_BYTES_PER_NS = 32
+    SEEK_STEP_WORDS = 16 << 10  # of the bitmap or its summary looked at in one step
+    SEEK_WORDS_PER_NS = 1
 
 
-cdef class RamDisk:
+# What may take long, and is carried out in steps.
+cdef uint64_t LONG_OPS = (
+    (1 << OP_READ) | (1 << OP_WRITE) | (1 << OP_COMPARE) | (1 << OP_COPY) | (1 << OP_UNMAP)
+    | (1 << OP_WRITE_ZEROES) | (1 << OP_SEEK_DATA) | (1 << OP_SEEK_HOLE))
+
+
+cdef inline int8_t metadata_status(int32_t err) noexcept nogil:
+    # 0, an errno, or what an NVMe disk says.
+    if err == 0:
+        return IO_SUCCESS
+    return IO_NVME_ERROR if err > 0xff else IO_FAILED
+
+
+cdef inline uint64_t bits_from(uint64_t first, uint64_t last) noexcept nogil:
+    # Bits `first` to `last` of a word, both included.
+    return (<uint64_t>-1 >> (63 - last)) & (<uint64_t>-1 << first)
+
+
+cdef class RamDisk(LongLeaf):
     """Memory of `num_blocks` blocks of `block_size` bytes. MemoryError where there is none.
 
     dif: the layout of metadata, which has to be written once by `format` for all blocks.
     """
 
     cdef char *base
-    cdef uint8_t *pages
+    cdef uint64_t *pages                # a bit for each page that may hold data
+    cdef uint64_t *words                # a bit for each word of `pages` that may have one set
+    cdef uint64_t num_words
+    cdef uint64_t zeroing               # threads between clearing bits and zeroing pages
+    cdef uint64_t long_ios              # of all reactors, in `LongWork`, RESETs not counted
+    cdef uint64_t resets                # that wait for these to end
+    cdef uint64_t step_blocks
     cdef uint64_t size
     cdef readonly uint64_t mapped_bytes
     cdef uint64_t num_pages
@@ -108,7 +150,10 @@ cdef class RamDisk:
         self.num_pages = (self.size + PAGE_BYTES - 1) >> PAGE_SHIFT
         self.mapped_bytes = self.num_pages << PAGE_SHIFT
         self.base = <char *>self._map(self.mapped_bytes)
-        self.pages = <uint8_t *>self._map((self.num_pages + 7) >> 3)
+        self.num_words = (self.num_pages + 63) >> 6
+        self.pages = <uint64_t *>self._map(self.num_words * 8)
+        self.words = <uint64_t *>self._map(((self.num_words + 63) >> 6) * 8)
+        self.step_blocks = STEP_BYTES // block_size
         if dif is None:
             return
         self.layout = dif.layout
@@ -140,7 +185,9 @@ cdef class RamDisk:
         if self.base != NULL:
             munmap(self.base, self.mapped_bytes)
         if self.pages != NULL:
-            munmap(self.pages, (self.num_pages + 7) >> 3)
+            munmap(self.pages, self.num_words * 8)
+        if self.words != NULL:
+            munmap(self.words, ((self.num_words + 63) >> 6) * 8)
         if self.md != NULL:
             munmap(self.md, self.md_bytes)
 
@@ -196,10 +243,9 @@ cdef class RamDisk:
 
     @cython.binding(False)  # so that the interpreter calls it without a detour
     def execute(self, IOBatch ios not None):
-        """Carry out and complete every I/O of the batch."""
+        """Carry out every I/O of the batch, or begin to: what is long goes on later."""
         cdef Py_ssize_t i
         cdef bdev_io *io
-        cdef int8_t status
         cdef int32_t err
         cdef bint plain = self.layout.md_size == 0
         cdef IoCore core = ios.core
@@ -207,23 +253,184 @@ cdef class RamDisk:
             gil_left()
             for i in range(ios.n):
                 io = ios.v[i]
-                status = IO_SUCCESS
-                err = 0
-                if plain and io.op == OP_READ:
+                if plain and io.op == OP_READ and io.num_blocks <= self.step_blocks:
                     self._transfer(io, False)
-                elif plain and io.op == OP_WRITE:
+                    finish_io(core, io, IO_SUCCESS, 0)
+                elif plain and io.op == OP_WRITE and io.num_blocks <= self.step_blocks:
                     self._transfer(io, True)
                     self._mark(io.offset_blocks, io.num_blocks)
+                    finish_io(core, io, IO_SUCCESS, 0)
                 elif plain or (io.op != OP_READ and io.op != OP_WRITE and io.op != OP_COPY):
-                    status = self._other(io)
-                    err = 0 if status != IO_FAILED else EINVAL
+                    self._begin(<Engine>core, io)
                 else:
                     err = self._with_metadata(io)
-                    if err:
-                        status = IO_NVME_ERROR if err > 0xff else IO_FAILED
-                finish_io(core, io, status, err)
+                    finish_io(core, io, metadata_status(err), err)
+                    slice_over(&(<Engine>core).slice,
+                               io.num_blocks * self.block_size // BYTES_PER_NS)
             gil_wanted()
         ios.n = 0
+
+    # Long I/Os, in steps
+
+    cdef void _begin(self, Engine engine, bdev_io *io) noexcept nogil:
+        """Carry out an I/O, or its first steps where there is no time for all of them."""
+        if io.op == OP_ABORT:
+            self._abort(engine, io)
+        elif io.op == OP_RESET:
+            if __atomic_load_n(&self.long_ios, __ATOMIC_SEQ_CST):
+                __atomic_fetch_add(&self.resets, 1, __ATOMIC_SEQ_CST)
+                (<LongWork>engine.long_work).add(io, self)
+            else:
+                finish_io(engine, io, IO_SUCCESS, 0)
+        elif (LONG_OPS >> io.op) & 1:
+            io.leaf_value = 0
+            while not engine.slice.over:
+                slice_over(&engine.slice, self._step(engine, io))
+                if io.state != IO_SUBMITTED:
+                    return
+            __atomic_fetch_add(&self.long_ios, 1, __ATOMIC_SEQ_CST)
+            (<LongWork>engine.long_work).add(io, self)
+        elif io.op == OP_ZCOPY:
+            self._zcopy(io)
+            finish_io(engine, io, IO_SUCCESS, 0)
+        elif io.op == OP_FLUSH:
+            finish_io(engine, io, IO_SUCCESS, 0)
+        else:
+            finish_io(engine, io, IO_FAILED, EINVAL)
+
+    cdef void _abort(self, Engine engine, bdev_io *io) noexcept nogil:
+        """End an ABORT's victim if it goes on in steps: everything else has completed already."""
+        cdef bdev_io *victim = io.victim
+        if (victim != NULL and victim.generation == <uint32_t>io.result
+                and victim.state == IO_SUBMITTED and victim.leaf == <void *>self
+                and victim.op != OP_RESET
+                and victim.frames[victim.depth - 1].channel == io.frames[io.depth - 1].channel
+                and (<LongWork>engine.long_work).remove(victim)):
+            self._stop(engine, victim)
+            finish_io(engine, io, IO_SUCCESS, 0)
+        else:
+            finish_io(engine, io, IO_FAILED, EINVAL)
+
+    cdef void _stop(self, Engine engine, bdev_io *io) noexcept nogil:
+        __atomic_fetch_sub(&self.long_ios, 1, __ATOMIC_SEQ_CST)
+        finish_io(engine, io, IO_ABORTED, 0)
+
+    cdef uint64_t step(self, Engine engine, bdev_io *io) noexcept nogil:
+        cdef uint64_t took
+        if io.op == OP_RESET:
+            # The others look at `resets`, on whatever reactor they are, and end.
+            if __atomic_load_n(&self.long_ios, __ATOMIC_SEQ_CST) == 0:
+                __atomic_fetch_sub(&self.resets, 1, __ATOMIC_SEQ_CST)
+                finish_io(engine, io, IO_SUCCESS, 0)
+            return SLICE_NS  # not again in this turn
+        if __atomic_load_n(&self.resets, __ATOMIC_SEQ_CST):
+            self._stop(engine, io)
+            return IO_NS
+        took = self._step(engine, io)
+        if io.state != IO_SUBMITTED:
+            __atomic_fetch_sub(&self.long_ios, 1, __ATOMIC_SEQ_CST)
+        return took
+
+    cdef uint64_t _step(self, Engine engine, bdev_io *io) noexcept nogil:
+        """Go on where `leaf_value` says; complete the I/O behind its last step. Returns a guess."""
+        cdef uint64_t length = io.num_blocks * self.block_size
+        cdef uint64_t done = io.leaf_value
+        cdef uint64_t some = min(length - done, <uint64_t>STEP_BYTES)
+        cdef uint64_t took = IO_NS
+        if io.op == OP_SEEK_DATA or io.op == OP_SEEK_HOLE:
+            return self._seek(engine, io)
+        if io.op == OP_UNMAP or io.op == OP_WRITE_ZEROES:
+            some = self._zero(io, done, length, &took)
+        elif io.op == OP_COMPARE:
+            if not self._is_same(io, done, some):
+                finish_io(engine, io, IO_MISCOMPARE, 0)
+                return took
+        elif io.op == OP_COPY:
+            self._copy(io, done, some, length)
+        else:
+            self._transfer_part(io, done, some, io.op == OP_WRITE)
+        if io.op != OP_UNMAP and io.op != OP_WRITE_ZEROES:
+            took += some // BYTES_PER_NS
+        io.leaf_value = done + some
+        if io.leaf_value == length:
+            if io.op == OP_COMPARE and not self._is_same_metadata(io):
+                finish_io(engine, io, IO_MISCOMPARE, 0)
+            else:
+                finish_io(engine, io, IO_SUCCESS, 0)
+        return took
+
+    cdef void _transfer_part(self, bdev_io *io, uint64_t skip, uint64_t length,
+                             bint write) noexcept nogil:
+        """READ or WRITE `length` bytes behind the first `skip`."""
+        cdef uint64_t start = io.offset_blocks * self.block_size + skip
+        cdef char *at = self.base + start
+        cdef char *domain = io.domain.base if io.domain != NULL else NULL
+        cdef char *other
+        cdef uint64_t left = length, take
+        cdef uint32_t i
+        for i in range(io.iovcnt):
+            if skip >= io.iovs[i].iov_len:
+                skip -= io.iovs[i].iov_len
+                continue
+            other = domain + <size_t>io.iovs[i].iov_base + skip
+            take = min(io.iovs[i].iov_len - skip, left)
+            skip = 0
+            if write:
+                memcpy(at, other, take)
+            else:
+                memcpy(other, at, take)
+            at += take
+            left -= take
+            if left == 0:
+                break
+        if write:
+            self._mark_bytes(start, length)
+
+    cdef bint _is_same(self, bdev_io *io, uint64_t skip, uint64_t length) noexcept nogil:
+        """COMPARE `length` bytes behind the first `skip`."""
+        cdef char *at = self.base + io.offset_blocks * self.block_size + skip
+        cdef char *domain = io.domain.base if io.domain != NULL else NULL
+        cdef uint64_t take
+        cdef uint32_t i
+        for i in range(io.iovcnt):
+            if skip >= io.iovs[i].iov_len:
+                skip -= io.iovs[i].iov_len
+                continue
+            take = min(io.iovs[i].iov_len - skip, length)
+            if memcmp(at, domain + <size_t>io.iovs[i].iov_base + skip, take):
+                return False
+            skip = 0
+            at += take
+            length -= take
+            if length == 0:
+                break
+        return True
+
+    cdef bint _is_same_metadata(self, bdev_io *io) noexcept nogil:
+        return self.md == NULL or io.md == NULL or memcmp(
+            self._md_at(io.offset_blocks), io.md, io.num_blocks * self.layout.md_size) == 0
+
+    cdef void _copy(self, bdev_io *io, uint64_t done, uint64_t some,
+                    uint64_t length) noexcept nogil:
+        """COPY a part, from the end where it would write over what it has yet to read."""
+        cdef uint64_t at = done
+        if io.src_offset_blocks < io.offset_blocks:
+            at = length - done - some
+        memmove(self.base + io.offset_blocks * self.block_size + at,
+                self.base + io.src_offset_blocks * self.block_size + at, some)
+        self._mark_bytes(io.offset_blocks * self.block_size + at, some)
+
+    cdef void _zcopy(self, bdev_io *io) noexcept nogil:
+        if not io.flags & FLAG_ZCOPY_END:
+            # The caller writes into the disk itself: what it does not commit stays too.
+            io.iovs = io.iov_inline
+            io.iov_inline[0].iov_base = self.base + io.offset_blocks * self.block_size
+            io.iov_inline[0].iov_len = io.num_blocks * self.block_size
+            io.iovcnt = 1
+            if self.md != NULL:
+                io.md = self._md_at(io.offset_blocks)
+        # At the end once more: the caller has written since, and others may have unmapped.
+        self._mark(io.offset_blocks, io.num_blocks)
 
     cdef inline char *_md_at(self, uint64_t offset_blocks) noexcept nogil:
         return self.md + offset_blocks * self.layout.md_size
@@ -304,77 +511,108 @@ cdef class RamDisk:
             return EINVAL
         return nvme_error_of(failed) if failed else 0
 
-    cdef int8_t _other(self, bdev_io *io) noexcept nogil:
-        cdef char *at = self.base + io.offset_blocks * self.block_size
-        cdef uint64_t length = io.num_blocks * self.block_size
-        if io.op == OP_FLUSH or io.op == OP_RESET:
-            return IO_SUCCESS
-        if io.op == OP_UNMAP or io.op == OP_WRITE_ZEROES:
-            self._zero(io.offset_blocks * self.block_size, length,
-                       io.op == OP_UNMAP or not io.flags & FLAG_NO_HOLE)
-            if self.md != NULL or self.layout.type:
-                self._blank(io.offset_blocks, io.num_blocks)
-            return IO_SUCCESS
-        if io.op == OP_COMPARE:
-            return self._compare(io)
-        if io.op == OP_COPY:
-            memmove(at, self.base + io.src_offset_blocks * self.block_size, length)
-            self._mark(io.offset_blocks, io.num_blocks)
-            return IO_SUCCESS
-        if io.op == OP_ZCOPY:
-            if not io.flags & FLAG_ZCOPY_END:
-                # The caller writes into the disk itself: what it does not commit stays too.
-                io.iovs = io.iov_inline
-                io.iov_inline[0].iov_base = at
-                io.iov_inline[0].iov_len = length
-                io.iovcnt = 1
-                if self.md != NULL:
-                    io.md = self._md_at(io.offset_blocks)
-            # At the end once more: the caller has written since, and others may have unmapped.
-            self._mark(io.offset_blocks, io.num_blocks)
-            return IO_SUCCESS
-        if io.op == OP_SEEK_DATA or io.op == OP_SEEK_HOLE:
-            io.result = self._seek(io.offset_blocks * self.block_size, io.op == OP_SEEK_DATA)
-            return IO_SUCCESS
-        return IO_FAILED  # ABORT: what was submitted has completed already
-
-    cdef int8_t _compare(self, bdev_io *io) noexcept nogil:
-        """Compare data, and all of its separate metadata where the I/O brings some."""
-        cdef char *at = self.base + io.offset_blocks * self.block_size
-        cdef char *domain = io.domain.base if io.domain != NULL else NULL
-        cdef uint32_t i
-        for i in range(io.iovcnt):
-            if memcmp(at, domain + <size_t>io.iovs[i].iov_base, io.iovs[i].iov_len):
-                return IO_MISCOMPARE
-            at += io.iovs[i].iov_len
-        if self.md != NULL and io.md != NULL and memcmp(
-                self._md_at(io.offset_blocks), io.md, io.num_blocks * self.layout.md_size):
-            return IO_MISCOMPARE
-        return IO_SUCCESS
+    # Which pages hold data
 
     cdef inline void _mark(self, uint64_t offset_blocks, uint64_t num_blocks) noexcept nogil:
-        cdef uint64_t page = (offset_blocks * self.block_size) >> PAGE_SHIFT
-        cdef uint64_t end
-        if num_blocks == 0:
-            return
-        end = ((offset_blocks + num_blocks) * self.block_size - 1) >> PAGE_SHIFT
-        while page <= end:
-            __atomic_fetch_or(&self.pages[page >> 3], 1 << (page & 7), __ATOMIC_SEQ_CST)
-            page += 1
+        self._mark_bytes(offset_blocks * self.block_size, num_blocks * self.block_size)
 
-    cdef void _zero(self, uint64_t offset, uint64_t length, bint deallocate) noexcept nogil:
+    cdef void _mark_bytes(self, uint64_t offset, uint64_t length) noexcept nogil:
+        """Mark pages behind what was written to them. Most are marked already: that is only read."""
+        cdef uint64_t page = offset >> PAGE_SHIFT
+        cdef uint64_t last, word, mask
+        if length == 0:
+            return
+        last = (offset + length - 1) >> PAGE_SHIFT
+        # Who clears a bit zeroes the page afterwards: a bit that is found set here is not cleared
+        # by anyone who has zeroed it before the data was there.
+        __atomic_thread_fence(__ATOMIC_SEQ_CST)
+        while page <= last:
+            word = page >> 6
+            mask = bits_from(page & 63, min(last - (word << 6), <uint64_t>63))
+            if __atomic_load_n(&self.pages[word], __ATOMIC_ACQUIRE) & mask != mask:
+                __atomic_fetch_or(&self.pages[word], mask, __ATOMIC_SEQ_CST)
+            mask = <uint64_t>1 << (word & 63)
+            if not __atomic_load_n(&self.words[word >> 6], __ATOMIC_ACQUIRE) & mask:
+                __atomic_fetch_or(&self.words[word >> 6], mask, __ATOMIC_SEQ_CST)
+            page = (word + 1) << 6
+
+    cdef void _unmark(self, uint64_t first, uint64_t last) noexcept nogil:
+        """Take pages from `first` up to `last`, without it, for holes. They are zeroed next."""
+        cdef uint64_t word, mask
+        while first < last:
+            word = first >> 6
+            mask = bits_from(first & 63, min(last - 1 - (word << 6), <uint64_t>63))
+            if __atomic_load_n(&self.pages[word], __ATOMIC_ACQUIRE) & mask:
+                __atomic_fetch_and(&self.pages[word], ~mask, __ATOMIC_SEQ_CST)
+            first = (word + 1) << 6
+            if mask == <uint64_t>-1 or (mask & 1 and last == self.num_pages and first >= last):
+                mask = <uint64_t>1 << (word & 63)
+                if __atomic_load_n(&self.words[word >> 6], __ATOMIC_ACQUIRE) & mask:
+                    __atomic_fetch_and(&self.words[word >> 6], ~mask, __ATOMIC_SEQ_CST)
+
+    cdef uint64_t _zero(self, bdev_io *io, uint64_t done, uint64_t length,
+                        uint64_t *took) noexcept nogil:
+        """Zero a part of an UNMAP or WRITE_ZEROES behind the first `done` bytes; return its length.
+
+        Parts end at multiples of ZERO_STEP_BYTES of the disk. One that is holes already is as long
+        as they are, and nothing is done for it.
+        """
+        cdef uint64_t start = io.offset_blocks * self.block_size
+        cdef uint64_t offset = start + done, end = start + length, blocks
+        cdef bint deallocate = io.op == OP_UNMAP or not io.flags & FLAG_NO_HOLE
+        cdef uint64_t part = end - offset
+        if deallocate and offset & ((1 << WORD_SHIFT) - 1) == 0:
+            blocks = self._holes(offset >> WORD_SHIFT, end >> WORD_SHIFT) << WORD_SHIFT
+            if self.layout.md_size:
+                blocks -= blocks % self.block_size
+            if blocks:
+                return blocks
+        part = min(part, ZERO_STEP_BYTES - offset % ZERO_STEP_BYTES)
+        if self.layout.md_size:
+            part = self._zero_blocks(io, done, part)
+        else:
+            self._zero_bytes(offset, part, deallocate)
+        took[0] = IO_NS + part // (BYTES_PER_NS if self.layout.md_size else ZERO_BYTES_PER_NS)
+        return part
+
+    cdef uint64_t _holes(self, uint64_t word, uint64_t last) noexcept nogil:
+        """Return of how many words from `word` on, up to `last`, all pages are zeroes for sure."""
+        cdef uint64_t first = word, bits
+        while word < last:
+            bits = __atomic_load_n(&self.words[word >> 6], __ATOMIC_SEQ_CST) >> (word & 63)
+            if bits:
+                word += __builtin_ctzll(bits)
+                break
+            word = ((word >> 6) + 1) << 6
+            if word - first >= SEEK_STEP_WORDS:
+                break
+        word = min(word, last)
+        # Another thread may have cleared the bits and not zeroed the pages yet.
+        if __atomic_load_n(&self.zeroing, __ATOMIC_SEQ_CST):
+            return 0
+        return word - first
+
+    cdef uint64_t _zero_blocks(self, bdev_io *io, uint64_t done, uint64_t part) noexcept nogil:
+        """Zero whole blocks, with the metadata that belongs to zeroes; return how many bytes."""
+        cdef uint64_t block = io.offset_blocks + done // self.block_size
+        cdef uint64_t blocks = (part + self.block_size - 1) // self.block_size
+        self._zero_bytes(block * self.block_size, blocks * self.block_size,
+                         io.op == OP_UNMAP or not io.flags & FLAG_NO_HOLE)
+        self._blank(block, blocks)
+        return blocks * self.block_size
+
+    cdef void _zero_bytes(self, uint64_t offset, uint64_t length,
+                          bint deallocate) noexcept nogil:
         # Whole pages inside the range can be given back; what is left at both ends is set.
         cdef uint64_t first = (offset + PAGE_BYTES - 1) >> PAGE_SHIFT
         cdef uint64_t last = (offset + length) >> PAGE_SHIFT
-        cdef uint64_t page
         if length == 0:
             return
         if offset + length == self.size:
             last = self.num_pages
+        __atomic_fetch_add(&self.zeroing, 1, __ATOMIC_SEQ_CST)
         if deallocate:
-            for page in range(first, last):
-                __atomic_fetch_and(
-                    &self.pages[page >> 3], <uint8_t>~(1 << (page & 7)), __ATOMIC_SEQ_CST)
+            self._unmark(first, last)
         if last > first and ((last - first) << PAGE_SHIFT) >= MADVISE_FROM and madvise(
                 self.base + (first << PAGE_SHIFT), (last - first) << PAGE_SHIFT,
                 MADV_DONTNEED) == 0:
@@ -383,38 +621,55 @@ cdef class RamDisk:
                 memset(self.base + (last << PAGE_SHIFT), 0, offset + length - (last << PAGE_SHIFT))
         else:
             memset(self.base + offset, 0, length)
+        __atomic_fetch_sub(&self.zeroing, 1, __ATOMIC_SEQ_CST)
         if not deallocate:
-            page = offset >> PAGE_SHIFT
-            while page << PAGE_SHIFT < offset + length:
-                __atomic_fetch_or(&self.pages[page >> 3], 1 << (page & 7), __ATOMIC_SEQ_CST)
-                page += 1
+            self._mark_bytes(offset, length)
 
-    cdef uint64_t _seek(self, uint64_t offset, bint data) noexcept nogil:
-        """Return the first block at or behind `offset` that is (not) in a page with data."""
-        cdef uint64_t page = offset >> PAGE_SHIFT
-        cdef uint8_t skip = 0 if data else 0xff
-        cdef uint8_t bits
-        cdef uint64_t found
+    cdef uint64_t _seek(self, Engine engine, bdev_io *io) noexcept nogil:
+        """Find the first block at or behind its offset that is (not) in a page with data.
+
+        `leaf_value`: the page to go on at, and 0 at first. Ends after SEEK_STEP_WORDS.
+        """
+        cdef bint data = io.op == OP_SEEK_DATA
+        cdef uint64_t page = io.leaf_value
+        cdef uint64_t word, bits, looked = 0
+        if page == 0:
+            page = (io.offset_blocks * self.block_size) >> PAGE_SHIFT
         while page < self.num_pages:
-            bits = __atomic_load_n(&self.pages[page >> 3], __ATOMIC_ACQUIRE)
-            if page & 7 == 0 and bits == skip:
-                page += 8
-                continue
-            if ((bits >> (page & 7)) & 1) == data:
-                found = page << PAGE_SHIFT
-                if found < offset:
-                    found = offset
-                # The block that holds it, but not one before. All pages that a block with data
-                # touches are marked, so that no hole begins in one.
-                found = found // self.block_size
-                if found * self.block_size < offset:
-                    found += 1
-                if found * self.block_size < self.size:
-                    return found
+            word = page >> 6
+            bits = __atomic_load_n(&self.pages[word], __ATOMIC_ACQUIRE)
+            bits = (bits if data else ~bits) >> (page & 63)
+            looked += 1
+            if bits:
+                page += __builtin_ctzll(bits)
                 break
-            page += 1
-        # No data behind: there is none. No hole behind: the end counts as one.
-        return <uint64_t>-1 if data else self.size // self.block_size
+            word += 1
+            while data and word < self.num_words and looked < SEEK_STEP_WORDS:
+                bits = __atomic_load_n(&self.words[word >> 6], __ATOMIC_ACQUIRE) >> (word & 63)
+                looked += 1
+                if bits:
+                    word += __builtin_ctzll(bits)
+                    break
+                word = ((word >> 6) + 1) << 6
+            page = word << 6
+            if looked >= SEEK_STEP_WORDS:
+                io.leaf_value = page
+                return looked // SEEK_WORDS_PER_NS
+        io.result = self._block_in(page, io.offset_blocks, data)
+        finish_io(engine, io, IO_SUCCESS, 0)
+        return IO_NS + looked // SEEK_WORDS_PER_NS
+
+    cdef uint64_t _block_in(self, uint64_t page, uint64_t from_block, bint data) noexcept nogil:
+        """Return the block that begins or ends in a page, none before `from_block`.
+
+        No data behind: there is none. No hole behind: the end counts as one. All pages that a
+        block with data touches are marked, so that no hole begins in one.
+        """
+        cdef uint64_t num_blocks = self.size // self.block_size
+        cdef uint64_t block = max((page << PAGE_SHIFT) // self.block_size, from_block)
+        if page < self.num_pages and block < num_blocks:
+            return block
+        return <uint64_t>-1 if data else num_blocks
 
 
 cdef class ZeroRegion:

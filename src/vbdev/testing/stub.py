@@ -60,7 +60,8 @@ class Stub(Bdev):
         """
         chosen = list(range(len(self.held))) if which is None else list(which)
         batches = [self.held[i] for i in chosen]
-        self.held = [one for i, one in enumerate(self.held) if i not in set(chosen)]
+        gone = set(chosen)
+        self.held = [one for i, one in enumerate(self.held) if i not in gone]
         for one in batches:
             one.complete(status, errno, **detail)
 
