@@ -39,8 +39,9 @@ CONTEXT_ID = 1
 class StreamRig:
     """A malloc bdev `Disk` and a stream of it. `connect` makes a new stream on the same bdev."""
 
-    def __init__(self, num_blocks=2048, block_size=512, kind="malloc", module=None,
-                 **engine_options):
+    def __init__(
+        self, num_blocks=2048, block_size=512, kind="malloc", module=None, **engine_options
+    ):
         self.app = App()
         # On a virtual clock guesses decide how much fits into a turn, and not the machine.
         self.app.engine = self.app.reactor.engine = Engine(virtual=True, **engine_options)

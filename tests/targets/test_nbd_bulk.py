@@ -27,7 +27,7 @@ def rig():
 
 @pytest.mark.parametrize("seed", range(8))
 def test_payloads_of_all_sizes_in_pieces_of_all_sizes(rig, seed):
-    """Against a bytearray. What is under way together may be carried out in any order: none overlap."""
+    """Against a bytearray; what is under way together has no order, so that none overlap."""
     choose = random.Random(seed)
     model = bytearray(choose.randbytes(DISK_BYTES // 4) + bytes(3 * DISK_BYTES // 4))
     before = header(WRITE, 100, 0, DISK_BYTES // 4)
