@@ -31,13 +31,13 @@ cdef class NbdMemory:
     cdef public object on_due
     cdef public object on_suspect
 
-    cdef bint _take(self, MemoryClient client, uint64_t size) except -1
+    cdef bint take(self, MemoryClient client, uint64_t size) except -1
+    cdef void charge(self, MemoryClient client, uint64_t size) noexcept nogil
     cdef int _give(self, MemoryClient client, uint64_t size) except -1
     cdef int leave(self, MemoryClient client) except -1
     cdef bint lend_chunk(self, MemoryClient client, buffer_ref *out) noexcept nogil
     cdef void return_chunk(self, MemoryClient client, buffer_ref *buf) noexcept nogil
     cdef int _suspect(self, MemoryClient client) except -1
-    cdef void _charge(self, MemoryClient client, uint64_t size) noexcept nogil
     cdef void _count(self, MemoryClient client, uint64_t charged) noexcept nogil
     cdef bint _fits(self, MemoryClient client, uint64_t size) noexcept nogil
     cdef int _wait(self, MemoryClient client, bint much) except -1
@@ -46,17 +46,12 @@ cdef class NbdMemory:
     cdef int _serve(self) except -1
     cdef int _tell(self) except -1
 
-    # Give a client memory; False: it waits now, and `go_on` is called when it has `granted`. One
-    # that waits asks for nothing else. Here is what one that has little costs: 10 instructions.
-    cdef inline bint take(self, MemoryClient client, uint64_t size) except -1:
-        if (client.charged and not self.num_little_waiting
-                and client.charged + size <= self.little_bytes
-                and self.little_used + size <= self.reserve_bytes):
-            client.charged += size
-            self.used_bytes += size
-            self.little_used += size
-            return True
-        return self._take(client, size)
+    # What a client that has little may `charge` without asking.
+    cdef inline uint64_t allowance(self, MemoryClient client) noexcept nogil:
+        if (self.num_little_waiting or client.charged > self.little_bytes
+                or self.little_used > self.reserve_bytes):
+            return 0
+        return min(self.little_bytes - client.charged, self.reserve_bytes - self.little_used)
 
     # Take memory back. Behind the last in a row: `settle`.
     cdef inline int give(self, MemoryClient client, uint64_t size) except -1:

@@ -76,11 +76,15 @@ cdef class NbdMemory:
 
     # Memory for data
 
-    cdef bint _take(self, MemoryClient client, uint64_t size) except -1:
+    cdef bint take(self, MemoryClient client, uint64_t size) except -1:
+        """Give a client memory; False: it waits now, and `go_on` is called when it has `granted`.
+
+        One that waits asks for nothing else.
+        """
         cdef bint much = client.charged + size > self.little_bytes
         if not (self.num_large_waiting if much else self.num_little_waiting) and (
                 self._fits(client, size)):
-            self._charge(client, size)
+            self.charge(client, size)
             return True
         client.asked = size
         client.asked_ns = self.engine.now_ns()
@@ -152,7 +156,7 @@ cdef class NbdMemory:
                     return 0
                 client.granted = client.asked
                 client.asked = 0
-                self._charge(client, client.granted)
+                self.charge(client, client.granted)
                 try:
                     client.go_on()
                 except Exception as error:
@@ -199,7 +203,8 @@ cdef class NbdMemory:
             return True
         return self.num_large == 0 and size + self.reserve_bytes > self.limit_bytes
 
-    cdef void _charge(self, MemoryClient client, uint64_t size) noexcept nogil:
+    cdef void charge(self, MemoryClient client, uint64_t size) noexcept nogil:
+        """Note what a client was given, or has taken of its `allowance`."""
         if client.charged == 0:
             client.since_ns = self.engine.virtual_ns if self.engine.virtual else coarse_ns()
         self._count(client, client.charged + size)

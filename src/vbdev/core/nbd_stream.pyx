@@ -159,6 +159,7 @@ cdef class NbdStream(MemoryClient):
     cdef size_t rx_start
     cdef size_t rx_end
     cdef uint8_t own[OWN_BYTES]
+    cdef uint8_t *area              # where received bytes are: in `rx`, or `own`
     cdef bytes early                # what came behind the handshake, before anything is received
     cdef size_t early_at
     cdef bdev_io *partial
@@ -174,6 +175,9 @@ cdef class NbdStream(MemoryClient):
     cdef iovec *iovs
 
     cdef uint64_t in_flight_bytes
+    cdef uint64_t returned          # memory that is not given back yet
+    cdef uint64_t allowed           # memory that a scan may take without asking for each request
+    cdef uint64_t allowance         # of it, what is left
     cdef readonly uint64_t requests
     cdef readonly uint64_t batches
     cdef readonly uint64_t receives
@@ -192,6 +196,7 @@ cdef class NbdStream(MemoryClient):
     cdef bint busy
 
     def __cinit__(self, engine, *args, **kwargs):
+        self.area = &self.own[0]
         self.iovs = <iovec *>malloc(SEND_IOVS * sizeof(iovec))
         if self.iovs == NULL:
             raise MemoryError
@@ -225,6 +230,7 @@ cdef class NbdStream(MemoryClient):
         free(self.tx)
         free(self.iovs)
         self._drop_partial()
+        self._give_back()
         if self.rx != NULL:
             self._release_chunk(self.rx)
 
@@ -281,7 +287,7 @@ cdef class NbdStream(MemoryClient):
                 self.memory.suspect(self)
         finally:
             self.busy = False
-        self.memory.settle()
+        self._settle()
 
     def on_readable(self):
         """Receive, and call `on_change` where something may have changed. For the reactor.
@@ -293,7 +299,7 @@ cdef class NbdStream(MemoryClient):
         cdef bint closed_before = self.closed
         if not (self.wants_read or self.wants_write or self.closed):
             if hung_up(self.fd):
-                self._close("client went away")
+                self.shut("client went away")
         else:
             self.receive()
         return self._tell(read_before, write_before, closed_before)
@@ -320,7 +326,7 @@ cdef class NbdStream(MemoryClient):
                 self._go_on()
         finally:
             self.busy = False
-        self.memory.settle()
+        self._settle()
 
     cdef int _go_on(self) except -1:
         """Process what is here, and what came behind the handshake."""
@@ -365,7 +371,7 @@ cdef class NbdStream(MemoryClient):
         if self.bulk and room > REQUEST_BYTES:
             # What comes behind is most likely as large: it gets its own buffer before it arrives.
             room = REQUEST_BYTES
-        iov[count].iov_base = self._base() + self.rx_end
+        iov[count].iov_base = self.area + self.rx_end
         iov[count].iov_len = room
         if self.early is not None:
             got = self._take_early(iov, count + 1)
@@ -466,6 +472,21 @@ cdef class NbdStream(MemoryClient):
 
     cdef int _scan(self, IOBatch ios) except -1:
         """Append whole requests to a batch. 1: it is a piece, and there may be more requests."""
+        cdef bint more
+        self.allowance = 0 if self.granted else self.memory.allowance(self)
+        self.allowed = self.allowance
+        more = self._scan_within(ios)
+        self._use_allowance()
+        return more
+
+    cdef inline int _use_allowance(self) except -1:
+        """Have what was taken of the allowance counted, for all requests of a batch at once."""
+        if self.allowed != self.allowance:
+            self.memory.charge(self, self.allowed - self.allowance)
+        self.allowed = self.allowance = 0
+        return 0
+
+    cdef int _scan_within(self, IOBatch ios) except -1:
         cdef uint64_t piece_end = self.in_flight_bytes + PIECE_BYTES
         cdef const uint8_t *p
         cdef size_t have, need
@@ -473,7 +494,7 @@ cdef class NbdStream(MemoryClient):
         cdef uint64_t cookie, offset, memory
         cdef uint32_t length
         cdef int error
-        cdef bint apart
+        cdef bint apart, vast = False
         cdef bdev_io *io
         if self.partial != NULL:
             if self.partial_have < self.partial.iovs[0].iov_len:
@@ -497,7 +518,7 @@ cdef class NbdStream(MemoryClient):
             if self._full():
                 self.wants_read = False
                 break
-            p = self._base() + self.rx_start
+            p = self.area + self.rx_start
             if get32(p) != REQUEST_MAGIC:
                 self._close(f"request magic is 0x{get32(p):08x}, not 0x{REQUEST_MAGIC:08x}")
                 break
@@ -538,14 +559,21 @@ cdef class NbdStream(MemoryClient):
                     memory = memory_for(length)
             elif command == CMD_READ or command == CMD_CACHE:
                 memory = memory_for(length)
-            if memory and not self._take_memory(memory):
+            if memory <= self.allowance:
+                self.allowance -= memory
+            elif not self._take(memory):
                 self._starve()
                 break
+            else:
+                vast = memory > self.memory.limit_bytes
             io = self.new_io()
             if io == NULL:
                 self.granted = memory  # nobody who has a BdevIO waits for it
                 self._await_io()
                 break
+            if vast:
+                io.privileged = 1  # the pool would never give so much, and it was given it
+                vast = False
             io.cookie = cookie
             io.tag = KIND_PLAIN
             io.offset_blocks = offset // self.block_size
@@ -556,14 +584,12 @@ cdef class NbdStream(MemoryClient):
                 io.op = OP_READ
                 io.tag = KIND_READ
                 io.flags = 0
-                # What no pool could ever give has been granted all the same.
-                io.privileged = memory > self.engine.buffers.limit_bytes
                 self.in_flight_bytes += length
             elif command == CMD_WRITE:
                 io.op = OP_WRITE
                 if apart and not self.engine.buffers.get(length, True, &io.buf):
                     self.free_io(io)  # the machine has none
-                    self.memory.give(self, memory)
+                    self.returned += memory
                     self.rx_start += REQUEST_BYTES
                     self.skip = length
                     self._reply_error(command, cookie, ENOMEM)
@@ -586,7 +612,6 @@ cdef class NbdStream(MemoryClient):
             elif command == CMD_CACHE:
                 io.op = OP_READ
                 io.flags = 0
-                io.privileged = memory > self.engine.buffers.limit_bytes
                 self.in_flight_bytes += length
             else:
                 io.op = OP_WRITE_ZEROES
@@ -604,7 +629,7 @@ cdef class NbdStream(MemoryClient):
         if here > length:
             here = length
         io.iov_inline[0].iov_base = io.buf.base
-        memcpy(io.buf.base, self._base() + self.rx_start + REQUEST_BYTES, here)
+        memcpy(io.buf.base, self.area + self.rx_start + REQUEST_BYTES, here)
         if here == length:
             return True
         self.rx_start = self.rx_end
@@ -612,13 +637,13 @@ cdef class NbdStream(MemoryClient):
         self.partial_have = here
         return False
 
-    cdef inline bint _take_memory(self, uint64_t size) except -1:
-        """Get memory for the request at hand; False: the stream waits for it."""
-        if self.granted:
-            if self.granted == size:
-                self.granted = 0
-                return True
-            self.memory.leave(self)
+    cdef bint _take(self, uint64_t size) except -1:
+        """Take memory for the request at hand; False: the stream waits for it."""
+        if self.granted == size:
+            self.granted = 0
+            return True
+        self._use_allowance()
+        self.memory.leave(self)
         return self.memory.take(self, size)
 
     cdef inline uint64_t _memory_of(self, const bdev_io *io, uint64_t data) noexcept nogil:
@@ -726,7 +751,7 @@ cdef class NbdStream(MemoryClient):
             self._resume()
         finally:
             self.busy = busy_before
-        self.memory.settle()
+        self._settle()
 
     cdef int _resume(self) except -1:
         if (self.wants_read or self.closed or self.disconnecting or self.starved
@@ -737,12 +762,6 @@ cdef class NbdStream(MemoryClient):
         return 0
 
     # Receive memory
-
-    cdef inline uint8_t *_base(self) noexcept:
-        """Where received bytes are."""
-        if self.rx == NULL:
-            return &self.own[0]
-        return <uint8_t *>self.rx.buf.base
 
     cdef inline size_t _room(self) noexcept:
         """Bytes behind those that are there."""
@@ -774,6 +793,7 @@ cdef class NbdStream(MemoryClient):
             return False
         chunk.refs = 1
         self.rx = chunk
+        self.area = <uint8_t *>chunk.buf.base
         return True
 
     cdef void _release_chunk(self, rx_chunk *chunk) noexcept:
@@ -803,6 +823,7 @@ cdef class NbdStream(MemoryClient):
         memcpy(self.own, <char *>self.rx.buf.base + self.rx_start, have)
         self._release_chunk(self.rx)
         self.rx = NULL
+        self.area = &self.own[0]
         self.rx_start = 0
         self.rx_end = have
 
@@ -830,7 +851,7 @@ cdef class NbdStream(MemoryClient):
             self._send()
         self._let_go_of_empty_chunk()
         self._resume()
-        self.memory.settle()
+        self._settle()
         if not self.busy:
             self._tell(read_before, write_before, closed_before)
         return 0
@@ -845,7 +866,8 @@ cdef class NbdStream(MemoryClient):
             return 0
         if io.status != IO_SUCCESS:
             error = self.nbd_error(io.status, io.err)
-        elif io.tag == KIND_READ and io_data_bytes(io) != data:
+        elif io.tag == KIND_READ and (io.iovcnt != 1 or io.iovs[0].iov_len != data) and (
+                io_data_bytes(io) != data):
             error = self.nbd_error(-1, EIO)  # a reply has the length that was asked for, or none
         entry = self._new_entry()
         if io.tag == KIND_READ and self.structured:
@@ -870,10 +892,9 @@ cdef class NbdStream(MemoryClient):
 
     cdef int _end_io(self, bdev_io *io, uint64_t data) except -1:
         """Give back an I/O that nothing is sent of, and what it was given."""
-        cdef uint64_t memory = self._memory_of(io, data)
+        self.returned += self._memory_of(io, data)
         self.in_flight_bytes -= data
         self.free_io(io)
-        self.memory.give(self, memory)
         return 0
 
     cdef int _reply_error(self, uint16_t command, uint64_t cookie, int number) except -1:
@@ -906,7 +927,7 @@ cdef class NbdStream(MemoryClient):
             self._resume()
         finally:
             self.busy = busy_before
-        self.memory.settle()
+        self._settle()
 
     cdef void _simple_header(self, tx_entry *entry, uint64_t cookie, uint32_t error) noexcept nogil:
         put32(entry.header, SIMPLE_REPLY_MAGIC)
@@ -951,11 +972,9 @@ cdef class NbdStream(MemoryClient):
     cdef void _drop_entry(self) noexcept:
         """Forget the first entry: sent, or never to be."""
         cdef tx_entry *entry = &self.tx[self.tx_head]
-        cdef uint64_t memory
         if entry.io != NULL:
-            memory = self._memory_of(entry.io, entry.charged)
+            self.returned += memory_for(entry.charged)
             self.free_io(entry.io)
-            self.memory.give(self, memory)
         if entry.raw != NULL:
             Py_DECREF(<object>entry.raw)
         self.in_flight_bytes -= entry.charged
@@ -978,7 +997,7 @@ cdef class NbdStream(MemoryClient):
                 self._resume()
         finally:
             self.busy = busy_before
-        self.memory.settle()
+        self._settle()
 
     cdef int _send(self) except -1:
         """Send what waits, as many replies in one call as fit."""
@@ -1073,12 +1092,23 @@ cdef class NbdStream(MemoryClient):
         self.wants_read = False
         self._drop_partial()
         self._wait_no_more()
-        self.memory.settle()
+        self._settle()
 
     def shut(self, str reason not None):
         """Take no further request and send no further reply; I/O in flight goes on to its end."""
         self._close(reason)
-        self.memory.settle()
+        self._settle()
+
+    cdef inline int _settle(self) except -1:
+        """Give back memory whose I/Os have ended, and have those looked at who wait for it."""
+        if self.returned:
+            self._give_back()
+        return self.memory.settle()
+
+    cdef int _give_back(self) except -1:
+        cdef uint64_t size = self.returned
+        self.returned = 0
+        return self.memory.give(self, size)
 
     cdef int _wait_no_more(self) except -1:
         self.starved = False
@@ -1097,11 +1127,13 @@ cdef class NbdStream(MemoryClient):
         while self.tx_n:
             self._drop_entry()
         self._drop_partial()
+        self._give_back()
         self._wait_no_more()
         self.early = None
         if self.rx != NULL:
             self._release_chunk(self.rx)
             self.rx = NULL
+            self.area = &self.own[0]
         self.rx_start = self.rx_end = 0
 
     cdef void _drop_partial(self) noexcept:
