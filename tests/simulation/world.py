@@ -232,8 +232,30 @@ class World:
             engine = reactor.engine
             if engine.misused:
                 self.fail("memory", f"{engine.misused} I/Os were completed that nobody held")
+        self._add_up_memory()
         if self.failure is not None:
             raise self.failure
+
+    def _add_up_memory(self):
+        """Of each reactor: what is out of its pool is what its I/Os and its clients hold."""
+        for group in self.app.nbd._groups:
+            engine, memory, pool = group.reactor.engine, group.memory, group.reactor.engine.buffers
+            ios_bytes = engine.buffer_bytes()
+            if pool.used_bytes != ios_bytes + memory.chunk_bytes:
+                self.fail(
+                    "memory",
+                    f"{pool.used_bytes} bytes are out of the pool of {group.reactor.name}; I/Os"
+                    f" hold {ios_bytes}, receive chunks are {memory.chunk_bytes}",
+                )
+            held = sum(stream.memory_bytes for stream in group.streams)
+            if held != memory.used_bytes + memory.chunk_bytes:
+                self.fail(
+                    "memory",
+                    f"the clients of {group.reactor.name} hold {held} bytes; {memory.used_bytes}"
+                    f" and {memory.chunk_bytes} of chunks are counted",
+                )
+            if memory.chunk_bytes != pool.aside_bytes or memory.chunk_bytes > pool.limit_bytes:
+                self.fail("memory", f"{pool.aside_bytes} bytes are aside, and in chunks are others")
 
     _moves_seen = 0
 

@@ -24,6 +24,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memmove, memset
 
 from vbdev.core.batch cimport IoCore
+from vbdev.core.buffers cimport class_bytes
 from vbdev.core.clocks cimport monotonic_ns
 from vbdev.core.histogram cimport histogram_data, histogram_tally
 from vbdev.core.types cimport (
@@ -52,6 +53,7 @@ from vbdev.core.types cimport (
     WATCH_HISTOGRAM,
     bdev_io,
     channel_state,
+    io_bounce,
     io_frame,
     io_head,
     io_list,
@@ -785,6 +787,28 @@ cdef class Engine(IoCore):
                 oldest = (io.op, frame.offset_blocks, io.num_blocks, age)
             found[channel] = (count + 1, oldest)
         return [(channel, count, oldest) for channel, (count, oldest) in found.items()]
+
+    def buffer_bytes(self):
+        """Return the bytes of buffers that BdevIOs have, their own and those of layers that bounce.
+
+        Looks through all that were ever used: for tests, which hold it against the pool's count.
+        """
+        cdef uint64_t total = 0
+        cdef uint32_t at
+        cdef bdev_io *io
+        cdef io_bounce *bounce
+        for at in range(self.pool_size + self.reserve_high_water):
+            if self.pool_high_water <= at < self.pool_size:
+                continue
+            io = <bdev_io *>(self.pool + <size_t>at * sizeof(bdev_io))
+            if io.buf.size_class >= 0:
+                total += class_bytes(io.buf.size_class)
+            bounce = io.bounce
+            while bounce != NULL:
+                if bounce.buf.size_class >= 0:
+                    total += class_bytes(bounce.buf.size_class)
+                bounce = bounce.outer
+        return total
 
     def held_by(self, ChannelBase channel not None):
         """Return how many I/Os the channel's own module holds now: neither below nor done."""

@@ -6,9 +6,11 @@ is not a hole is data. A bdev without SEEK is data from end to end, which is alw
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 from vbdev.bdev import BdevError
+from vbdev.core.engine import Engine
 from vbdev.core.requests import Request
 from vbdev.descriptor import Descriptor
 from vbdev.vocab import Op, Status, status_errno
@@ -25,6 +27,7 @@ Extents = list[tuple[int, int]]
 
 
 def find_extents(
+    engine: Engine,
     descriptor: Descriptor,
     offset_bytes: int,
     length_bytes: int,
@@ -36,6 +39,7 @@ def find_extents(
 
     The range is whole blocks inside the bdev. Extents follow one another from `offset_bytes`;
     neighbours differ; with `one` there is one. A failing SEEK gives its errno, and no extents.
+    engine: the calling reactor's; a seek that finds no BdevIO free waits for one in its line.
     """
     bdev = descriptor.bdev
     if Op.SEEK_DATA not in bdev.ops or Op.SEEK_HOLE not in bdev.ops:
@@ -43,11 +47,12 @@ def find_extents(
         return
     size = descriptor.block_size
     _Walk(
+        engine,
         descriptor,
         offset_bytes // size,
         (offset_bytes + length_bytes) // size,
-        1 if one else MAX_EXTENTS,
-        done,
+        most=1 if one else MAX_EXTENTS,
+        done=done,
     ).step()
 
 
@@ -56,12 +61,15 @@ class _Walk:
 
     def __init__(
         self,
+        engine: Engine,
         descriptor: Descriptor,
         at: int,
         end: int,
+        *,
         most: int,
         done: Callable[[Extents, int], object],
     ) -> None:
+        self._engine = engine
         self._descriptor = descriptor
         self._at = at
         self._end = end
@@ -82,8 +90,12 @@ class _Walk:
 
         try:
             self._descriptor.submit(op, self._at, 1, callback=ended)
-        except BdevError as error:  # all BdevIOs are in use
-            self._done([], error.errno)
+        except BdevError as error:
+            if error.errno != errno.ENOMEM:
+                self._done([], error.errno)
+                return
+            # All BdevIOs are in use. Those that have them do not wait for this one.
+            self._engine.io_wait(lambda: self._seek(op, then))
 
     def _at_data(self, data: int) -> None:
         if data > self._at:

@@ -76,6 +76,15 @@ class PollGroup:
             self._memory.on_suspect = self._watch
         return self._memory
 
+    def forget(self, stream: NbdStream) -> None:
+        """Let a session go that is over. With the last one there is nobody left to look after."""
+        self.streams.pop(stream, None)
+        self._behind.pop(stream, None)
+        if not self.streams and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self.memory.take_suspects()  # so that the next one is told of again
+
     # Progress
 
     def _watch(self) -> None:

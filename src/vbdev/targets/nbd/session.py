@@ -168,7 +168,9 @@ class Session:
                 stream.reply_raw(encode_chunk_block_status(cookie, CONTEXT_ID, extents, done=True))
             self._look()
 
+        assert self._channel is not None
         find_extents(
+            self._channel.engine,
             self.export.descriptor,
             offset_bytes,
             length_bytes,
@@ -205,7 +207,7 @@ class Session:
 
     def _let_go(self) -> None:
         if self.stream is not None:
-            self.group.streams.pop(self.stream, None)
+            self.group.forget(self.stream)
             self.stream.close()
             self.stream = None
         if self._channel is not None:
