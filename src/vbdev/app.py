@@ -12,17 +12,16 @@ import gc
 import importlib.metadata
 import importlib.util
 import logging
-import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from vbdev.address import Address
+from vbdev.address import Address, ListenError
 from vbdev.bdev import Bdev, BdevError, BdevState, VirtualBdev
-from vbdev.config import Config, ConfigCall, read_config
+from vbdev.config import Config, ConfigCall, ConfigError, read_config
 from vbdev.context_switches import ContextSwitchMonitor
 from vbdev.core.batch import load_columns
 from vbdev.core.channel import Channel
@@ -54,14 +53,18 @@ from vbdev.rpc.schema_methods import register_schema_methods
 from vbdev.rpc.server import RpcServer
 from vbdev.rpc.stat_methods import register_stat_methods
 from vbdev.rpc.thread_methods import register_thread_methods
+from vbdev.signals import Signals, ignore_signals
 from vbdev.startup import Startup, note, refuse
 from vbdev.targets.nbd import NbdDisks, NbdServer
-from vbdev.task import Future, wake
+from vbdev.task import Future, Task, wake
+from vbdev.text import is_utf8, printable
 from vbdev.watchdog import Watchdog
 
-__all__ = ["App", "AppError"]
+__all__ = ["App", "AppError", "StoppedError"]
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 STOP_US = 30_000_000
 """How long an orderly stop may take before it says who holds it up and gives up."""
@@ -72,6 +75,10 @@ ENTRY_POINTS = "vbdev.modules"
 
 class AppError(Exception):
     """Something that was asked for at the start can not be done; the message is for a person."""
+
+
+class StoppedError(Exception):
+    """A signal has asked for the stop before what was begun had its end."""
 
 
 class App:
@@ -114,8 +121,8 @@ class App:
         self.rpc = RpcServer(self.reactor, self.dispatcher)
         self.modules: dict[str, type[Bdev]] = {}
         self.exit_status = 0
-        self.second_signal_stops = True
-        """Whether a signal during the orderly stop ends it at once, with status 1."""
+        self.second_interrupt_stops = True
+        """Whether a SIGINT during the orderly stop ends it at once, with status 1."""
         self.initialized: Future[None] = Future()
         """Resolved by `run`: what was asked for at the start is there; or by `fail`."""
         self._start_init: Future[None] = Future()
@@ -123,6 +130,8 @@ class App:
         self._startup: Startup | None = None
         self._stopping = False
         self._running = False
+        self._stop_task: Task[None] | None = None
+        self._signals = Signals(self.reactor, self.request_stop, self._hurry)
         register_process_methods(self.dispatcher, self.reactor, ContextSwitchMonitor(self.reactors))
         register_log_methods(self.dispatcher, logs or Logs())
         register_thread_methods(self.dispatcher, self.registry, self.reactors)
@@ -230,9 +239,15 @@ class App:
         module = self.modules.get(kind)
         if module is None:
             raise AppError(f"unknown kind {kind!r}; kinds: {', '.join(sorted(self.modules))}")
+        for key, value in params.items():
+            if isinstance(value, str) and not is_utf8(value):
+                raise AppError(
+                    f"{kind}: {key}: {printable(value)} is not UTF-8, and JSON can not name it:"
+                    " neither the control plane nor a saved configuration"
+                )
         try:
             decoded = decode_params(module.Params, params)
-            return self.reactor.run_until_complete(self.registry.create(module, decoded))
+            return self._complete(self.registry.create(module, decoded), f"creation of a {kind}")
         except ParamsError as error:
             raise AppError(f"{kind}: {error}") from error
         except (BdevError, OSError) as error:
@@ -266,19 +281,25 @@ class App:
             self._startup = None
 
     def _carry_out(self, startup: Startup, calls: Coroutine[Any, Any, None]) -> None:
-        async def until_stopped() -> None:
+        try:
+            self._complete(calls, "configuration")
+        except StoppedError:
+            startup.give_up()
+
+    def _complete(self, coroutine: Coroutine[Any, Any, T], name: str) -> T:
+        """Run a coroutine to its end, before `run`; StoppedError where a signal comes first."""
+
+        async def until_stopped() -> T:
             either: Future[None] = Future()
-            task = self.reactor.spawn(calls, "configuration")
+            task = self.reactor.spawn(coroutine, name)
             for one in (task, self._stop_asked):
                 one.add_done_callback(lambda _one: wake(either))
             await either
             if not task.done:
-                startup.give_up()
-                return
-            task.result()
+                raise StoppedError
+            return task.result()
 
-        with self._woken_by_signals():
-            self.reactor.run_until_complete(until_stopped())
+        return self.reactor.run_until_complete(until_stopped())
 
     def _apply_options(self, options: BdevOptions) -> None:
         self._pool_size = options.bdev_io_pool_size
@@ -298,18 +319,29 @@ class App:
     # Running
 
     def catch_signals(self) -> None:
-        """Let SIGINT and SIGTERM stop the application in order, from here on."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, _frame: self.request_stop(number))
+        """Let signals stop the application in order, from here on (`vbdev.signals`)."""
+        self._signals.catch()
 
-    @staticmethod
-    def ignore_signals() -> None:
-        """Let no SIGINT or SIGTERM change the exit status any more, at the end of a command.
+    def serve(self, start: Callable[[], object], on_error: Callable[[str], object]) -> int:
+        """Start (`start`, which calls the method), run, stop; return the exit status.
 
-        Python gives them back their default actions as it ends, unless they are ignored.
+        Whatever goes wrong from the first listener on, there is an orderly stop. on_error: told in
+        one line what, if it is the fault of who asked; of all else the log has the traceback.
         """
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        self.catch_signals()
+        try:
+            with contextlib.suppress(StoppedError):
+                start()
+            return self.run()
+        except (AppError, ConfigError, ListenError, BdevError) as error:
+            on_error(str(error))
+            return self.fail(error)
+        except BaseException as error:
+            log.critical("stopping, because of %r", error, exc_info=error)
+            return self.fail(error)
+        finally:
+            self._end_at_once()
+            ignore_signals()
 
     def start(
         self,
@@ -337,7 +369,7 @@ class App:
         build: makes bdevs, behind the options of the configuration and before its bdevs.
         serve: adds targets, when all bdevs are there.
 
-        Raises AppError, ConfigError, ListenError, BdevError.
+        Raises AppError, ConfigError, ListenError, BdevError; StoppedError as False.
 
         """
         raise_fd_limit()
@@ -374,8 +406,7 @@ class App:
         """Serve the RPC methods that settle options, until framework_start_init or a signal."""
         self.dispatcher.state = State.STARTUP
         self.rpc.release()
-        with self._woken_by_signals():
-            self.reactor.run_until_complete(_result(self._start_init))
+        self.reactor.run_until_complete(_result(self._start_init))
         self.dispatcher.state = State.RUNTIME
 
     def _begin_init(self) -> None:
@@ -390,29 +421,27 @@ class App:
         self.rpc.release()
         gc.freeze()  # what is there now stays; full collections would look at it for 10 ms each
         if self._stopping:
-            self.reactor.spawn(self.stop(), "stop")
+            self._begin_stop()
         self._turn()
         return self.exit_status
 
-    def fail(self, error: Exception) -> int:
-        """End in order, instead of `run`, what can not be started; return the exit status.
+    def fail(self, error: BaseException) -> int:
+        """End in order what can not be started, or does not run on; return the exit status.
 
-        As during any stop another signal ends it at once, and time does.
+        As during any stop a SIGINT ends it at once, and time does.
         """
         self.exit_status = 1
         self._stopping = self._running = True
+        self._signals.stop_began()
         if not self.initialized.done:
             self.initialized.set_exception(RpcError(*INIT_FAILED, str(error)))
-        self.reactor.spawn(self.stop(), "stop")
+        self._begin_stop()
         self._turn()
         return self.exit_status
 
     def _turn(self) -> None:
-        with self._woken_by_signals():
-            try:
-                self._run_to_the_end()
-            finally:
-                self.reactors.stop_at_once()  # those that an orderly stop has not ended
+        self._run_to_the_end()
+        self._end_at_once()
 
     def _run_to_the_end(self) -> None:
         """Run the first reactor. What leaves it, a module's `sys.exit` say, begins the stop."""
@@ -425,35 +454,38 @@ class App:
             else:
                 break
 
-    @contextlib.contextmanager
-    def _woken_by_signals(self) -> Iterator[None]:
-        # Python runs a handler between two of its own instructions. A signal that came just
-        # before the reactor went to sleep, or to another thread, has to wake it for that.
-        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        watch = self.reactor.watch(reader, readable=lambda: os.read(reader, 64))
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(-1)
-            watch.close()
-            os.close(reader)
-            os.close(writer)
+    def _end_at_once(self) -> None:
+        self.reactors.stop_at_once()  # those that an orderly stop has not ended
+        self._signals.release()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the stop has been asked for."""
+        return self._stopping
 
     def request_stop(self, number: int = signal.SIGTERM) -> None:
-        """Begin the orderly stop; asked again, stop at once if `second_signal_stops`."""
+        """Begin the orderly stop. Asked again it changes nothing."""
         if self._stopping:
-            if not self.second_signal_stops:
-                return
-            log.error("stopping at once: signal %s came again", signal.Signals(number).name)
-            self.exit_status = 1
-            self.reactor.stop()
             return
         self._stopping = True
+        log.info("stopping: %s", signal.Signals(number).name)
         if self._running:
-            self.reactor.send_msg(lambda: self.reactor.spawn(self.stop(), "stop"))
+            self.reactor.send_msg(self._begin_stop)
         else:
             self.reactor.send_msg(self._stop_before_run)
+
+    def _hurry(self, number: int) -> None:
+        """Stop at once: a person does not want to wait. The next such signal is the kernel's."""
+        if not self.second_interrupt_stops:
+            return
+        log.error("stopping at once: signal %s came again", signal.Signals(number).name)
+        signal.signal(number, signal.SIG_DFL)
+        self.exit_status = 1
+        self.reactor.stop()
+
+    def _begin_stop(self) -> None:
+        if self._stop_task is None:
+            self._stop_task = self.reactor.spawn(self.stop(), "stop")
 
     def _stop_before_run(self) -> None:
         wake(self._stop_asked)
@@ -490,13 +522,14 @@ class App:
 
     def close(self) -> None:
         """Give back what the reactors hold. After `run`."""
+        self._signals.release()
         self.reactors.close()
         self.reactor.close()
 
     def _give_up(self) -> None:
         if any(bdev.state is BdevState.REMOVED for bdev in self.registry):
             # A last sync is under way, and what it writes is worth waiting for.
-            log.warning("still writing what the bdevs hold; another signal stops at once")
+            log.warning("still writing what the bdevs hold; a SIGINT stops at once")
             self.reactor.call_later(STOP_US, self._give_up)
             return
         for bdev in self.registry:

@@ -5,7 +5,8 @@
 
 It does bdevperf's job. The bdev is opened through the registry as any client opens it, and the
 I/Os are made by `vbdev.core.loadgen`. The run ends orderly whatever ends it: no more is
-submitted, what is in flight comes back, the descriptor is closed.
+submitted, what is in flight comes back, the descriptor is closed. What does not come back within
+`drain_seconds` is left to who holds it, and the result names them.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from vbdev.core.loadgen import WORKLOADS, LoadGenerator
 from vbdev.descriptor import Descriptor
 from vbdev.reactor import Reactor, Timer
 from vbdev.registry import Registry
-from vbdev.task import Future
+from vbdev.task import Future, wake
 from vbdev.vocab import Op, Status
 
 __all__ = [
     "Bench",
     "BenchParams",
     "BenchResult",
+    "Held",
     "Latency",
     "Layer",
     "Mismatch",
@@ -40,6 +42,9 @@ US_PER_S = 1_000_000
 PROGRESS_US = US_PER_S
 READ_ONLY = frozenset({"read", "randread"})
 MIXED = frozenset({Op.READ, Op.WRITE})
+
+ANSWER_US = 500_000
+"""How long a reactor may take to say what its modules hold."""
 
 Ended = Literal["time", "count", "stopped", "failures", "removed"]
 
@@ -66,6 +71,8 @@ class BenchParams:
     """Percentage of READs of `rw` and `randrw`."""
     seed: int = 1
     """Of offsets and data: the same seed submits the same I/Os."""
+    drain_seconds: float = 5.0
+    """How long I/Os may take to come back once no more are submitted."""
     max_failures: int = 0
     """Stop when more I/Os have failed; `verify` stops at the first."""
 
@@ -73,7 +80,7 @@ class BenchParams:
         """Check what can be checked without the bdev."""
         if self.workload not in WORKLOADS:
             raise ValueError(f"workload is {self.workload!r}; one of {', '.join(WORKLOADS)}")
-        for field in ("seconds", "num_ios", "warmup_seconds"):
+        for field in ("seconds", "num_ios", "warmup_seconds", "drain_seconds"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field} is {getattr(self, field)}; at least 0")
         if not self.seconds and not self.num_ios:
@@ -97,6 +104,22 @@ class Layer:
     bdev: str
     kind: str
     batch_mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """I/Os that a bdev's module has not completed, and for how long it has had the oldest."""
+
+    bdev: str
+    kind: str
+    ios: int
+    oldest_seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"bdev {self.bdev} ({self.kind}) holds {self.ios} I/Os,"
+            f" the oldest for {self.oldest_seconds:.1f} s"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +171,13 @@ class BenchResult:
     layers: tuple[Layer, ...]
     """From the top down, as far as each layer has one base."""
     params: BenchParams
+    held: tuple[Held, ...] = ()
+    """What has not come back. Its buffers are in use: the process can only end."""
 
     @property
     def ok(self) -> bool:
-        """Whether every I/O succeeded and brought the right data."""
-        return self.errors == 0
+        """Whether every I/O came back, succeeded and brought the right data."""
+        return self.errors == 0 and not self.held
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object of `vbdev bench --json`; figures to three decimals."""
@@ -177,6 +202,7 @@ class BenchResult:
                 {"bdev": layer.bdev, "kind": layer.kind, "batch_mean": round(layer.batch_mean, 3)}
                 for layer in self.layers
             ],
+            "held": [asdict(held) for held in self.held],
             "params": asdict(self.params),
         }
 
@@ -210,9 +236,16 @@ class Bench:
         self._idle: Future[None] = Future()
         self._ended: Ended | None = None
         self._timers: list[Timer] = []
+        self._drain: Timer | None = None
+        self._held: tuple[Held, ...] = ()
+
+    def hurry(self) -> None:
+        """End the run now, whatever is in flight. As `stop` otherwise."""
+        self._reactor.send_msg(self._end, "stopped")
+        self._reactor.send_msg(self._give_up)
 
     def stop(self) -> None:
-        """End the run when what is in flight has come back.
+        """End the run when what is in flight has come back, or `drain_seconds` later.
 
         Any thread may call, and a signal handler: `run` then returns what was measured so far.
         """
@@ -252,9 +285,10 @@ class Bench:
             return await self._measure()
         finally:
             self._parts = []
-            for reactor, generator in parts:
-                await reactor.ask(generator.close)
-            await descriptor.close()
+            if not self._held:
+                for reactor, generator in parts:
+                    await reactor.ask(generator.close)
+                await descriptor.close()
 
     def _make(self, reactor: Reactor, descriptor: Descriptor, number: int) -> LoadGenerator:
         """Make a reactor's part of the load, on that reactor."""
@@ -286,24 +320,26 @@ class Bench:
             if self._on_progress is not None:
                 self._timers.append(self._reactor.call_later(PROGRESS_US, self._progress))
             await self._phase(params.seconds, params.num_ios)
-        after = await self._layers()
+        if self._held:  # and perhaps a reactor that does not answer: its figures are read from here
+            after = added([part.layers() for _, part in self._parts])
+        else:
+            after = await self._layers()
         all_of_it = self._parts[0][1]
         for _, generator in self._parts[1:]:
             all_of_it.add(generator)
-        return result_of(all_of_it, params, self._ended or "count", before, after)
+        return result_of(
+            all_of_it,
+            params,
+            self._ended or "count",
+            before,
+            after,
+            held=self._held,
+            ended_ns=self._reactor.clock.now_ns() if self._held else 0,
+        )
 
     async def _layers(self) -> list[tuple[Bdev, int, int]]:
         """Return (bdev, batches, I/Os in them) of each layer, all reactors together."""
-        layers: list[tuple[Bdev, int, int]] = []
-        for reactor, generator in self._parts:
-            found = await reactor.ask(generator.layers)
-            layers = [
-                (bdev, batches + more_batches, ios + more_ios)
-                for (bdev, batches, ios), (_, more_batches, more_ios) in zip(
-                    layers or [(bdev, 0, 0) for bdev, _, _ in found], found, strict=True
-                )
-            ]
-        return layers
+        return added([await reactor.ask(part.layers) for reactor, part in self._parts])
 
     async def _phase(self, seconds: float, num_ios: int) -> None:
         """Run until the time is over, the I/Os are done, or something ends it."""
@@ -318,6 +354,9 @@ class Bench:
             for timer in self._timers:
                 timer.cancel()
             self._timers.clear()
+            if self._drain is not None:
+                self._drain.cancel()
+                self._drain = None
         failures = sum(generator.failures for _, generator in self._parts)
         if self._parts[0][1].mismatch or failures > params_limit(self.params):
             self._ended = "failures"
@@ -339,17 +378,63 @@ class Bench:
                     self._end("failures")
                     await self._idle
                 raise
+        if num_ios and not self._reactor.clock.virtual:
+            self._watch_count(num_ios, -1)
         await self._idle
+
+    def _watch_count(self, num_ios: int, ended_before: int) -> None:
+        """Begin the drain when all have been submitted and none has ended for a while."""
+        ended = sum(generator.ios + generator.failures for _, generator in self._parts)
+        in_flight = self.params.queue_depth * len(self._parts)
+        if ended == ended_before and num_ios - ended <= in_flight:
+            self._end("count")
+            return
+        self._timers.append(
+            self._reactor.call_later(PROGRESS_US, lambda: self._watch_count(num_ios, ended))
+        )
 
     def _end(self, why: Ended) -> None:
         if self._ended is None:
             self._ended = why
         for reactor, generator in self._parts:
             reactor.exec_msg(generator.stop)
+        if self._drain is None and self._parts:
+            delay_us = self.params.drain_seconds * US_PER_S
+            self._drain = self._reactor.call_later(delay_us, self._give_up)
 
     def _on_end(self) -> None:
         self._running -= 1
-        if not self._running:
+        if not self._running and not self._idle.done:
+            self._idle.set_result(None)
+
+    def _give_up(self) -> None:
+        if self._parts and not self._idle.done:
+            self._reactor.spawn(self._end_without(), "holders")
+
+    async def _end_without(self) -> None:
+        """End the run without those that do not come back, and find out who has them."""
+        held: list[Held] = []
+        unasked = [reactor for reactor, _ in self._parts]
+        answered: Future[None] = Future()
+
+        def ask(reactor: Reactor) -> None:
+            found = holders(reactor)
+            self._reactor.send_msg(take, reactor, found)
+
+        def take(reactor: Reactor, found: list[Held]) -> None:
+            held.extend(found)
+            unasked.remove(reactor)
+            if not unasked:
+                wake(answered)
+
+        timer = self._reactor.call_later(ANSWER_US, lambda: wake(answered))
+        for reactor, _ in self._parts:
+            reactor.exec_msg(ask, reactor)
+        await answered
+        timer.cancel()
+        if not self._idle.done:  # the last has not come back meanwhile
+            unknown = [Held(self.params.bdev, "unknown", 1, 0.0)]
+            self._held = by_bdev(held or unknown)
             self._idle.set_result(None)
 
     def _on_event(self, event: BdevEvent) -> None:
@@ -410,9 +495,15 @@ def result_of(
     ended: Ended,
     before: list[tuple[Bdev, int, int]],
     after: list[tuple[Bdev, int, int]],
+    *,
+    held: tuple[Held, ...] = (),
+    ended_ns: int = 0,
 ) -> BenchResult:
-    """Turn a generator's counters, and the layers' at both ends of the run, into a result."""
-    seconds = max(generator.ended_ns - generator.started_ns, 0) / NS_PER_S
+    """Turn a generator's counters, and the layers' at both ends of the run, into a result.
+
+    ended_ns: for a generator that has not come to its end.
+    """
+    seconds = max((ended_ns or generator.ended_ns) - generator.started_ns, 0) / NS_PER_S
     # On a virtual clock no time may have passed; a rate then says nothing.
     iops = generator.ios / seconds if seconds else 0.0
     moved = 0 if params.workload == "flush" else params.io_size
@@ -437,4 +528,34 @@ def result_of(
         mismatch=Mismatch(*mismatch) if mismatch else None,
         layers=layers,
         params=params,
+        held=held,
     )
+
+
+def added(parts: list[list[tuple[Bdev, int, int]]]) -> list[tuple[Bdev, int, int]]:
+    """Return (bdev, batches, I/Os in them) of each layer, of which each part counted some."""
+    return [
+        (layers[0][0], sum(one[1] for one in layers), sum(one[2] for one in layers))
+        for layers in zip(*parts, strict=True)
+    ]
+
+
+def by_bdev(held: list[Held]) -> tuple[Held, ...]:
+    """Return what several channels hold, once for each bdev."""
+    found: dict[str, Held] = {}
+    for one in held:
+        other = found.get(one.bdev, Held(one.bdev, one.kind, 0, 0.0))
+        oldest = max(one.oldest_seconds, other.oldest_seconds)
+        found[one.bdev] = Held(one.bdev, one.kind, one.ios + other.ios, oldest)
+    return tuple(found.values())
+
+
+def holders(reactor: Reactor) -> list[Held]:
+    """Return what the modules of a reactor's bdevs have not completed; on that reactor."""
+    engine = reactor.engine
+    if not isinstance(engine, Engine):
+        return []
+    return [
+        Held(channel.bdev.name, channel.bdev.kind, ios, age_ns / NS_PER_S)
+        for channel, ios, (_op, _offset, _blocks, age_ns) in engine.held_longer(0)
+    ]

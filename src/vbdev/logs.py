@@ -19,6 +19,8 @@ import syslog
 import time
 from typing import Final, Literal, TextIO
 
+from vbdev.text import printable
+
 __all__ = ["COMPONENTS", "LEVELS", "NOTICE", "LevelName", "Logs"]
 
 NOTICE: Final = 25
@@ -68,44 +70,88 @@ WITHOUT_TIME: Final = "%(levelname)s %(name)s %(message)s"
 
 CONSOLE_WAIT_MS: Final = 100
 """How long the console's reader may take nothing before messages are dropped, in ms."""
-PIECE_CHARS: Final = 1024
-"""Written to the console at a time: UTF-8 makes a page of it at most, for which there is room in
-whatever can be written to (pipe(7), PIPE_BUF)."""
+PIECE_BYTES: Final = 4096
+"""Written to the console at a time: there is room for it in whatever can be written to (pipe(7),
+PIPE_BUF)."""
 
 
-class ConsoleHandler(logging.StreamHandler[TextIO]):
+class LineFormatter(logging.Formatter):
+    """Makes of a message one line, whatever has been put into it.
+
+    A traceback has more; these begin with two spaces, so that none can pass for a message.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message as it is to be written."""
+        first, *others = super().format(record).split("\n")
+        return "\n".join([printable(first), *(f"  {printable(line)}" for line in others)])
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the first line."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
+class ConsoleHandler(logging.Handler):
     """Writes messages to a stream, and does not wait for ever for who should read it.
 
     A reactor says things too, and a pipe that nobody empties would block it for good. A reader
-    that takes nothing for CONSOLE_WAIT_MS loses what is said until it reads on, and is told so.
+    that takes nothing for CONSOLE_WAIT_MS loses what is said until it reads on, and is told so. So
+    does a disk that is full, or a terminal that has gone: what is lost is counted, and costs its
+    sender nothing.
+
+    It writes to the stream's descriptor, because a stream keeps what it could not write, and fails
+    for it again.
     """
 
+    terminator = "\n"
+
     def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
+        super().__init__()
+        self.stream = stream
         self._lost = 0  # messages, since the last that was not
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"
+        self._descriptor: int | None = None
         self._poll: select.poll | None = None
         try:
-            descriptor = stream.fileno()
+            self._descriptor = stream.fileno()
         except (OSError, ValueError):  # a string's, which never blocks
             return
         self._poll = select.poll()
-        self._poll.register(descriptor, select.POLLOUT)
+        self._poll.register(self._descriptor, select.POLLOUT)
+
+    @property
+    def lost(self) -> int:
+        """How many messages have been lost since the last that was not."""
+        return self._lost
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message."""
         try:
             text = self.format(record) + self.terminator
-            if self._lost:
-                text = f"\n[{self._lost} messages were dropped: nobody read them]\n{text}"
-            for start in range(0, len(text), PIECE_CHARS):
-                if not self._is_ready(0 if self._lost else CONSOLE_WAIT_MS):
-                    self._lost += 1
-                    return
-                self.stream.write(text[start : start + PIECE_CHARS])
-                self.flush()
-            self._lost = 0
         except Exception:  # noqa: BLE001 - as all handlers do: a message never fails its sender
             self.handleError(record)
+            return
+        if self._lost:
+            text = f"\n[{self._lost} messages were dropped: they could not be written]\n{text}"
+        try:
+            self._write(text)
+        except (OSError, ValueError):  # full, gone, closed
+            self._lost += 1
+        else:
+            self._lost = 0
+
+    def _write(self, text: str) -> None:
+        if self._descriptor is None:
+            self.stream.write(text)
+            self.stream.flush()
+            return
+        data = text.encode(self._encoding, "backslashreplace")
+        written = 0
+        while written < len(data):
+            if not self._is_ready(0 if self._lost else CONSOLE_WAIT_MS):
+                raise TimeoutError
+            written += os.write(self._descriptor, data[written : written + PIECE_BYTES])
 
     def _is_ready(self, wait_ms: int) -> bool:
         return self._poll is None or bool(self._poll.poll(wait_ms))
@@ -193,7 +239,7 @@ class Logs:
         logging.addLevelName(NOTICE, "NOTICE")
         self._console = ConsoleHandler(console)
         self._syslog = SyslogHandler(syslog_path)
-        self._syslog.setFormatter(logging.Formatter(WITHOUT_TIME))
+        self._syslog.setFormatter(LineFormatter(WITHOUT_TIME))
         self._root.addHandler(self._console)
         if not is_journal(console):
             self._root.addHandler(self._syslog)
@@ -277,9 +323,7 @@ class Logs:
             return
         print_level, level = LEVELS[self._print_level], LEVELS[self._level]
         self._console.setLevel(print_level)
-        self._console.setFormatter(
-            logging.Formatter(WITH_TIME if self._timestamps else WITHOUT_TIME)
-        )
+        self._console.setFormatter(LineFormatter(WITH_TIME if self._timestamps else WITHOUT_TIME))
         self._syslog.setLevel(level)
         self._root.setLevel(min(print_level, level))
         for flag, names in COMPONENTS.items():

@@ -11,6 +11,7 @@ import pytest
 from support.daemon import Daemon
 from vbdev.cli import main
 from vbdev.rpc.errors import RpcError
+from vbdev.signals import STOP_SIGNALS
 
 TIMEOUT_S = 10
 
@@ -23,9 +24,12 @@ def until(condition):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 0), ("SIGKILL", -9), ("SIGUSR1", -10)])
+@pytest.mark.parametrize(
+    ("name", "status"), [("SIGTERM", 0), ("SIGKILL", -9), ("SIGHUP", 0), ("SIGQUIT", 0)]
+)
 def test_kill(serve, name, status):
     daemon = serve("malloc:1MiB")
+    assert daemon.rpc.call("spdk_kill_instance", sig_name="SIGUSR1") is True
     assert daemon.rpc.call("spdk_kill_instance", sig_name=name) is True
     assert daemon.wait() == status
     daemon.check_log()
@@ -115,7 +119,8 @@ def test_a_thread_is_bound_to_a_cpu(serve):
 def test_serve_leaves_the_log_as_it_was(tmp_path, capsys):
     before = logging.getLogger().handlers[:], logging.getLogger().level
     words = ["serve", "malloc:1KiB,block_size=1", "--rpc-socket", str(tmp_path / "r.sock")]
-    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    caught = (*STOP_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)
+    signals = {number: signal.getsignal(number) for number in caught}
     try:
         assert main(words) == 1
     finally:  # processes that later tests start would inherit what a command leaves at its end

@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
-import os
 import sys
 
 from vbdev import __version__
+from vbdev.cli.talk import complain
+from vbdev.streams import OutputError, open_standard_streams
+from vbdev.text import printable
 
 __all__ = ["build_parser", "main"]
 
@@ -52,37 +54,32 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line (default: sys.argv) and return its exit status."""
+    open_standard_streams()
     if argv is None:
         argv = sys.argv[1:]
         if sys.argv[0].rpartition("/")[2] == "spdk_tgt":
             argv = ["spdk-tgt", *argv]
+    only = next((word for word in argv if word in COMMANDS), None)
+    try:
+        try:
+            return _run(argv, only)
+        finally:  # help too, at the end of which argparse raises SystemExit
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except OutputError as error:
+        if error.errno != errno.EPIPE:  # whoever read our output has seen enough
+            complain(" ".join(["vbdev", *([only] if only else [])]), f"output: {error}")
+        return 1
+
+
+def _run(argv: list[str], only: str | None) -> int:
     if argv[:1] == ["__complete"]:  # what the scripts of `completion` ask
         from vbdev.cli.complete import main as complete
 
         return complete(argv[1:])
-    only = next((word for word in argv if word in COMMANDS), None)
-    try:
-        arguments, unknown = build_parser(only or "").parse_known_args(argv)
-        if unknown:  # argparse itself would show the usage of all of vbdev
-            arguments.refuse(f"unrecognized arguments: {' '.join(unknown)}")
-        status: int = arguments.run(arguments)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # whoever read our output has seen enough
-        _forget_output()
-        return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        print(f"vbdev {only}: output: {error.strerror}", file=sys.stderr)
-        _forget_output()
-        return 1
+    arguments, unknown = build_parser(only or "").parse_known_args(argv)
+    if unknown:  # argparse itself would show the usage of all of vbdev
+        arguments.refuse(f"unrecognized arguments: {' '.join(map(printable, unknown))}")
+    status: int = arguments.run(arguments)
     return status
-
-
-def _forget_output() -> None:
-    """Let what can not be written go nowhere, or Python complains of it at its end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)

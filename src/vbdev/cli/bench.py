@@ -5,15 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import signal
+import os
 import sys
+import threading
 
-from vbdev.app import App, AppError
+from vbdev.app import App, AppError, StoppedError
 from vbdev.bdev import BdevError
 from vbdev.bench import Bench, BenchParams, BenchResult, Progress
+from vbdev.cli.rpc import seconds
+from vbdev.cli.talk import complain
 from vbdev.cli.words import add_stack_arguments, build_stack, load_modules, reactor_count
 from vbdev.core.loadgen import WORKLOADS
+from vbdev.logs import ConsoleHandler, LineFormatter
+from vbdev.signals import STOP_SIGNALS, Signals
 from vbdev.sizes import parse_size
+from vbdev.task import Future, wake
+from vbdev.text import printable
+
+CLOSE_S = 30
+"""How long the bdevs may take to end."""
+HURRY_S = 1.0
+"""How long after a second signal the process may take to end by itself."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads that submit, each at the queue depth; default: %(default)s",
     )
+    parser.add_argument(
+        "--drain",
+        type=seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="how long I/Os may take to come back at the end; default: %(default)g",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -58,27 +77,76 @@ def size(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run and print; 1 when the stack can not be built or an I/O failed."""
-    logging.basicConfig(level="WARNING", stream=sys.stderr, format="%(levelname)s %(message)s")
+    """Run and print; 1 when the stack can not be built, or an I/O failed or did not come back."""
+    handler = ConsoleHandler(sys.stderr)
+    handler.setFormatter(LineFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level="WARNING", handlers=[handler])
     status = 1
     try:
         app = App(num_reactors=arguments.reactors)
     except AppError as error:
-        print(f"vbdev bench: {error}", file=sys.stderr)
+        complain("vbdev bench", error)
         return status
+    stopper = Stopper(app)
     try:
-        status = measure(app, arguments)
+        status = measure(app, arguments, stopper)
     except (AppError, BdevError, ValueError) as error:
-        print(f"vbdev bench: {error}", file=sys.stderr)
-    app.reactor.run_until_complete(app.registry.close())
-    app.reactors.stop_at_once()
+        complain("vbdev bench", error)
+    except StoppedError:
+        complain("vbdev bench", "stopped before it began")
+    close(app)
+    stopper.signals.release()
     return status
 
 
-def measure(app: App, arguments: argparse.Namespace) -> int:
+class Stopper:
+    """What signals mean to a measurement: the first ends it in order, the next one at once."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self.bench: Bench | None = None
+        self.signals = Signals(app.reactor, self._stop, self._hurry, hurry_by=STOP_SIGNALS)
+        self.signals.catch()
+
+    def _stop(self, number: int) -> None:
+        if self.bench is None:
+            self._app.request_stop(number)
+        else:
+            self.bench.stop()
+
+    def _hurry(self, _number: int) -> None:
+        if self.bench is not None:
+            self.bench.hurry()
+        # In case that a module has the thread: what is said then has gone to stderr already.
+        timer = threading.Timer(HURRY_S, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
+
+
+def close(app: App) -> None:
+    """Bring the bdevs to their end, in CLOSE_S at most, and the threads to theirs."""
+
+    async def ended() -> bool:
+        either: Future[None] = Future()
+        task = app.reactor.spawn(app.registry.close(), "close")
+        task.add_done_callback(lambda _task: wake(either))
+        timer = app.reactor.call_later(CLOSE_S * 1e6, lambda: wake(either))
+        await either
+        timer.cancel()
+        if task.done:
+            task.result()
+        return task.done
+
+    if not app.reactor.run_until_complete(ended()):
+        left = ", ".join(bdev.name for bdev in app.registry)
+        complain("vbdev bench", f"bdevs are still there after {CLOSE_S} s: {left}")
+    app.reactors.stop_at_once()
+
+
+def measure(app: App, arguments: argparse.Namespace, stopper: Stopper) -> int:
     """Build the stack, run the load on its top, print the result."""
     if arguments.base is None:
-        print("vbdev bench: which BASE? for example null:1TiB", file=sys.stderr)
+        complain("vbdev bench", "which BASE? for example null:1TiB")
         return 2
     load_modules(app, arguments)
     top = build_stack(app, arguments)
@@ -91,17 +159,24 @@ def measure(app: App, arguments: argparse.Namespace) -> int:
         seconds=arguments.time or (0 if arguments.num_ios else 5),
         num_ios=arguments.num_ios,
         warmup_seconds=arguments.warmup,
+        drain_seconds=arguments.drain,
         rwmixread=arguments.rwmixread,
         seed=arguments.seed,
     )
     app.start_reactors()
-    bench = Bench(app.registry, params, show_progress, list(app.reactors))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: bench.stop())
+    stopper.bench = bench = Bench(app.registry, params, show_progress, list(app.reactors))
+    if app.is_stopping:
+        raise StoppedError
     result = app.reactor.run_until_complete(bench.run())
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
     print(json.dumps(result.to_dict()) if arguments.json else text(result, arguments.reactors))
+    if result.held:
+        for held in result.held:
+            complain("vbdev bench", held)
+        # Whoever has the I/Os has their buffers: nothing may be given back before the process.
+        sys.stdout.flush()
+        os._exit(1)
     return 0 if result.ok else 1
 
 
@@ -137,4 +212,4 @@ def text(result: BenchResult, reactors: int) -> str:
         lines.append(f"  errors    {result.errors}: {result.errors_by_status}")
     if result.mismatch is not None:
         lines.append(f"  {result.mismatch}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

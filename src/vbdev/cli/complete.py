@@ -20,6 +20,7 @@ from typing import Any
 from vbdev.address import ListenError, default_rpc_path
 from vbdev.client.connection import Connection
 from vbdev.module_methods import RpcError
+from vbdev.text import printable
 
 __all__ = ["candidates", "main"]
 
@@ -36,9 +37,9 @@ def main(words: list[str]) -> int:
     """Print the candidates."""
     try:
         for word, what in candidates(words):
-            # A shell takes a line for a candidate.
-            if not re.search(r"[\x00-\x1f\x7f]", word):
-                print(f"{word}\t{what}" if what else word)
+            # A shell takes a line for a candidate, and shows it as it is.
+            if word.isprintable():
+                print(f"{word}\t{printable(what)}" if what else word)
     except (RpcError, ConnectionError, TimeoutError, ListenError):
         return 1
     return 0

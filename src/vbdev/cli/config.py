@@ -10,8 +10,10 @@ import msgspec
 
 from vbdev.app import AppError
 from vbdev.cli.ls import lines
+from vbdev.cli.talk import complain
 from vbdev.config import ConfigError, read_config
 from vbdev.rehearsal import Rehearsal, rehearse
+from vbdev.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         found = rehearse(read_config(arguments.file), arguments.module)
     except (AppError, ConfigError) as error:
-        print(f"vbdev config: {error}", file=sys.stderr)
+        complain("vbdev config", error)
         return 1
     if arguments.json:
         print(json.dumps(msgspec.to_builtins(found), indent=2))
@@ -47,9 +49,9 @@ def show(found: Rehearsal) -> None:
     for line in lines(msgspec.to_builtins(found.stack)):
         print(line)
     for name, bdev in found.exports.items():
-        print(f"export {name}: {bdev}")
+        print(printable(f"export {name}: {bdev}"))
     sys.stdout.flush()  # so that the parts stay apart where both go to one file
     for finding in found.errors:
-        print(f"error: {finding.where}: {finding.message}", file=sys.stderr)
+        complain("error", f"{finding.where}: {finding.message}")
     for finding in found.warnings:
-        print(f"warning: {finding.where}: {finding.message}", file=sys.stderr)
+        complain("warning", f"{finding.where}: {finding.message}")

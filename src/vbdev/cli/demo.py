@@ -11,15 +11,19 @@ import filecmp
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 from vbdev.cli.nbd_client import NbdClient
+from vbdev.cli.talk import complain
 from vbdev.client.connection import Connection
+from vbdev.module_methods import RpcError
 
 SIZE_MIB = 64
 START_TIMEOUT_S = 20.0
@@ -43,12 +47,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo in a directory of its own, which is gone afterwards."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as an interrupt: what was begun is put away
+        signal.signal(number, leave)
     with tempfile.TemporaryDirectory(prefix="vbdev-demo-") as name:
         try:
             return show(Path(name), arguments.client)
-        except (DemoError, subprocess.CalledProcessError, ConnectionError) as error:
-            print(f"vbdev demo: {error}", file=sys.stderr)
+        except (DemoError, RpcError, subprocess.SubprocessError, OSError) as error:
+            complain("vbdev demo", error)
             return 1
+
+
+def leave(number: int, _frame: FrameType | None) -> None:
+    """End with the status that a shell has for a signal."""
+    raise SystemExit(128 + number)
 
 
 def show(directory: Path, client: str | None) -> int:
@@ -78,6 +89,17 @@ def start(command: list[str], rpc: Path) -> subprocess.Popen[bytes]:
     print("$ " + shlex.join(["vbdev", *command[3:]]) + " &", flush=True)
     began = time.monotonic()
     daemon = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(daemon, rpc, began)
+    except BaseException:
+        daemon.kill()
+        daemon.wait()
+        raise
+    return daemon
+
+
+def wait_for(daemon: subprocess.Popen[bytes], rpc: Path, began: float) -> None:
+    """Wait for a daemon's first answer."""
     while time.monotonic() - began < START_TIMEOUT_S:
         try:
             with Connection(str(rpc)) as client:
@@ -88,8 +110,7 @@ def start(command: list[str], rpc: Path) -> subprocess.Popen[bytes]:
             time.sleep(0.01)
             continue
         print(f"{version} answered after {time.monotonic() - began:.2f} s\n", flush=True)
-        return daemon
-    daemon.kill()
+        return
     raise DemoError(f"the daemon did not answer within {START_TIMEOUT_S:g} s")
 
 
@@ -97,7 +118,10 @@ def stop(daemon: subprocess.Popen[bytes]) -> int:
     """Stop the daemon as a service manager would, and return its exit status."""
     print(f"$ kill -TERM {daemon.pid}", flush=True)
     daemon.terminate()
-    return daemon.wait(START_TIMEOUT_S)
+    try:
+        return daemon.wait(START_TIMEOUT_S)
+    finally:  # after an interrupt, or in vain
+        daemon.kill()
 
 
 def vbdev(rpc: Path, command: str, *words: str) -> None:

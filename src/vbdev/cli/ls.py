@@ -9,9 +9,11 @@ from typing import Any
 
 from vbdev.address import ListenError
 from vbdev.cli.rpc import add_socket_argument
+from vbdev.cli.talk import complain
 from vbdev.client.connection import Connection
 from vbdev.module_methods import RpcError
 from vbdev.sizes import show_size
+from vbdev.text import printable
 from vbdev.vocab import ClaimType
 
 
@@ -27,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         with Connection(arguments.rpc_socket) as client:
             entries = client.call("vbdev_get_stack")
     except (RpcError, ConnectionError, TimeoutError, ListenError) as error:
-        print(f"vbdev ls: {error}", file=sys.stderr)
+        complain("vbdev ls", error)
         return 1
     if arguments.json:
         print(json.dumps(entries, indent=2))
@@ -40,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def label(entry: dict[str, Any]) -> str:
-    """Return one bdev in one line."""
+    """Return one bdev in one line, whatever its name."""
     words = [entry["name"], entry["kind"]]
     if entry["num_blocks"]:
         words.append(show_size(entry["num_blocks"] * entry["block_size"]))
@@ -64,7 +66,7 @@ def label(entry: dict[str, Any]) -> str:
     if entry["busy"]:
         busy = ", ".join(f"{number} of {who}" for who, number in entry["busy"].items())
         words.append(f"I/Os outstanding: {busy}")
-    return "  ".join(words)
+    return printable("  ".join(words))
 
 
 def children(entries: list[dict[str, Any]], name: str | None) -> list[dict[str, Any]]:
@@ -93,7 +95,7 @@ def show_on_terminal(entries: list[dict[str, Any]]) -> None:
     def grow(tree: Tree, name: str | None) -> None:
         for entry in children(entries, name):
             text = Text(label(entry))
-            text.stylize("bold", 0, len(entry["name"]))
+            text.stylize("bold", 0, len(printable(entry["name"])))
             grow(tree.add(text), entry["name"])
 
     root = Tree("bdevs" if entries else "no bdevs", guide_style="dim")

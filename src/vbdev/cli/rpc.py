@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import sys
+import os
 from typing import Any
 
 from vbdev.address import ListenError, default_rpc_path
+from vbdev.cli.talk import complain
 from vbdev.client.connection import Connection
 from vbdev.module_methods import RpcError
+from vbdev.text import is_utf8
 from vbdev.wire.jsonrpc import METHOD_NOT_FOUND
 
 MAX_TIMEOUT_S = 1e9
@@ -66,30 +68,37 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.help:
         return show_help(arguments)
     if arguments.method is None:
-        print("vbdev rpc: which METHOD? `vbdev rpc --help` lists them", file=sys.stderr)
+        complain("vbdev rpc", "which METHOD? `vbdev rpc --help` lists them")
         return 2
     words: dict[str, str] = {}
-    for word in (arguments.method, *arguments.params):
-        if any("\udc80" <= letter <= "\udcff" for letter in word):  # bytes, as Python has them
-            print(f"vbdev rpc: {word!r} is not UTF-8", file=sys.stderr)
+    typed = [as_utf8(word) for word in (arguments.method, *arguments.params)]
+    for word in typed:
+        if not is_utf8(word):
+            complain("vbdev rpc", f"{word!r} is not UTF-8")
             return 2
-    for word in arguments.params:
+    method, *params = typed
+    for word in params:
         key, equals, value = word.partition("=")
         if not equals or not key:
-            print(f"vbdev rpc: {word!r} is not key=value", file=sys.stderr)
+            complain("vbdev rpc", f"{word!r} is not key=value")
             return 2
         if key in words:
-            print(f"vbdev rpc: {key} is given twice", file=sys.stderr)
+            complain("vbdev rpc", f"{key} is given twice")
             return 2
         words[key] = value
     try:
         with Connection(arguments.rpc_socket, arguments.timeout) as connection:
-            result = call(connection, arguments.method, words)
+            result = call(connection, method, words)
     except (RpcError, ConnectionError, TimeoutError, ListenError) as error:
-        print(f"vbdev rpc: {arguments.method}: {error}", file=sys.stderr)
+        complain("vbdev rpc", f"{method}: {error}")
         return 1
     print(json.dumps(result, indent=2))
     return 0
+
+
+def as_utf8(word: str) -> str:
+    """Return a word of the command line read as UTF-8, which JSON is, whatever the locale says."""
+    return os.fsencode(word).decode("utf-8", "surrogateescape")
 
 
 def show_help(arguments: argparse.Namespace) -> int:

@@ -7,14 +7,15 @@ this installation would offer.
 from __future__ import annotations
 
 import shutil
-import sys
 import textwrap
 from typing import Any
 
 from vbdev.address import ListenError
+from vbdev.cli.talk import complain
 from vbdev.client.connection import Connection
 from vbdev.module_methods import RpcError
 from vbdev.rpc.schema_words import by_group, default_of, near, type_words
+from vbdev.text import printable_lines
 
 __all__ = ["document_of", "show_method", "show_methods"]
 
@@ -51,13 +52,13 @@ def built_in() -> dict[str, Any]:
 def show_methods(address: str) -> int:
     """Print all methods by group, one line each."""
     document, whose = document_of(address)
-    print(f"methods ({whose}):")
+    tell(f"methods ({whose}):")
     for group, methods in by_group(document):
-        print(f"\n  {group}")
+        tell(f"\n  {group}")
         for method in methods:
-            print(f"    {method['name']}")
-            print(filled(method.get("summary", ""), "        "))
-    print("\n`vbdev rpc METHOD --help` tells what a method takes and answers.")
+            tell(f"    {method['name']}")
+            tell(filled(method.get("summary", ""), "        "))
+    tell("\n`vbdev rpc METHOD --help` tells what a method takes and answers.")
     return 0
 
 
@@ -66,32 +67,32 @@ def show_method(address: str, name: str) -> int:
     document, whose = document_of(address)
     methods = {method["name"]: method for method in document["methods"]}
     if name not in methods:
-        print(f"vbdev rpc: {name}: {no_method(name, list(methods))} ({whose})", file=sys.stderr)
+        complain("vbdev rpc", f"{name}: {no_method(name, list(methods))} ({whose})")
         return 2
     method = methods[name]
     schemas = document.get("components", {}).get("schemas", {})
     required = [f"{one['name']}=..." for one in method["params"] if one.get("required")]
     optional = ["[key=value ...]"] if len(required) < len(method["params"]) else []
-    print(" ".join(["usage: vbdev rpc", name, *required, *optional]))
-    print(f"\n{filled(method.get('summary', ''))}")
+    tell(" ".join(["usage: vbdev rpc", name, *required, *optional]))
+    tell(f"\n{filled(method.get('summary', ''))}")
     if "description" in method:
-        print(f"\n{method['description']}")
+        tell(f"\n{method['description']}")
     if method["params"]:
-        print("\nparameters:")
+        tell("\nparameters:")
         for one in method["params"]:
             show_parameter(one, schemas)
     answer = method["result"]["schema"]
-    print(f"\nanswer: {type_words(answer)}")
+    tell(f"\nanswer: {type_words(answer)}")
     for field, schema in struct_of(answer, schemas).get("properties", {}).items():
-        print(f"  {field}: {type_words(schema)}")
+        tell(f"  {field}: {type_words(schema)}")
         if "description" in schema:
-            print(filled(schema["description"], "      "))
+            tell(filled(schema["description"], "      "))
     if method.get("errors"):
-        print("\nerrors:")
+        tell("\nerrors:")
         for error in method["errors"]:
-            print(filled(f"{error['code']}  {error['message']}", "  ", then="          "))
+            tell(filled(f"{error['code']}  {error['message']}", "  ", then="          "))
     states = " and ".join(method.get("x-spdk-state", []))
-    print(f"\nstate: {states or 'any'}\n({whose})")
+    tell(f"\nstate: {states or 'any'}\n({whose})")
     return 0
 
 
@@ -102,11 +103,16 @@ def show_parameter(one: dict[str, Any], schemas: dict[str, Any]) -> None:
     notes = [type_words(schema)]
     notes += ["required"] * bool(one.get("required"))
     notes += [f"default {default}"] if default is not None else []
-    print(f"  {one['name']}: {'; '.join(notes)}")
+    tell(f"  {one['name']}: {'; '.join(notes)}")
     if "description" in one:
-        print(filled(one["description"], "      "))
+        tell(filled(one["description"], "      "))
     for field, inner in struct_of(schema, schemas).get("properties", {}).items():
-        print(f"      {field}: {inner.get('description', '')}")
+        tell(f"      {field}: {inner.get('description', '')}")
+
+
+def tell(text: str) -> None:
+    """Print what a daemon has told, which may be of anybody's module."""
+    print(printable_lines(text))
 
 
 def struct_of(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:

@@ -7,16 +7,19 @@ import contextlib
 import shlex
 import sys
 import urllib.parse
+from functools import partial
 
 from vbdev import __version__
-from vbdev.address import Address, ListenError
+from vbdev.address import Address
 from vbdev.app import App, AppError
-from vbdev.bdev import Bdev, BdevError, VirtualBdev
+from vbdev.bdev import Bdev, VirtualBdev
 from vbdev.cli.rpc import add_socket_argument
+from vbdev.cli.talk import complain
 from vbdev.cli.words import add_stack_arguments, build_stack, load_modules, reactor_count
-from vbdev.config import ConfigError
 from vbdev.logs import Logs
 from vbdev.sizes import show_size
+from vbdev.streams import never_wait
+from vbdev.text import printable
 
 LEVELS = ("debug", "info", "notice", "warning", "error")
 
@@ -52,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal; 0 after an orderly stop."""
+    never_wait()
     logs = Logs()
     logs.print_level = arguments.log_level.upper()
     if logs.print_level in ("INFO", "DEBUG"):
@@ -65,16 +69,9 @@ def _serve(arguments: argparse.Namespace, logs: Logs) -> int:
     try:
         app = App(num_reactors=arguments.reactors, logs=logs)
     except AppError as error:
-        print(f"vbdev serve: {error}", file=sys.stderr)
+        complain("vbdev serve", error)
         return 1
-    app.catch_signals()
-    try:
-        return start(app, arguments)
-    except (AppError, ConfigError, ListenError, BdevError) as error:
-        print(f"vbdev serve: {error}", file=sys.stderr)
-        return app.fail(error)
-    finally:
-        app.ignore_signals()
+    return app.serve(lambda: start(app, arguments), partial(complain, "vbdev serve"))
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,12 +86,13 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def start(app: App, arguments: argparse.Namespace) -> int:
-    """Build what was asked for, say what there is, and serve it."""
+def start(app: App, arguments: argparse.Namespace) -> None:
+    """Build what was asked for, and say what there is."""
     top: str | None = None
 
     def say_that_it_waits(rpc: Address) -> None:
-        print(f"vbdev {__version__} waits for framework_start_init\n  rpc    {rpc}", flush=True)
+        print(f"vbdev {__version__} waits for framework_start_init")
+        print(printable(f"  rpc    {rpc}"), flush=True)
 
     def build() -> None:
         nonlocal top
@@ -118,8 +116,7 @@ def start(app: App, arguments: argparse.Namespace) -> int:
         serve=serve,
     ):
         (rpc,) = app.rpc.addresses
-        print("\n".join(describe(app, rpc)), flush=True)
-    return app.run()
+        print("\n".join(map(printable, describe(app, rpc))), flush=True)
 
 
 def describe(app: App, rpc: Address) -> list[str]:

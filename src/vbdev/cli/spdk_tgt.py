@@ -19,8 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from vbdev.cli.talk import complain
 from vbdev.cpu_sets import Core, parse_core_map, parse_cpu_set
 from vbdev.logs import NOTICE, Logs
+from vbdev.streams import never_wait
 
 if TYPE_CHECKING:
     from vbdev.app import App
@@ -326,6 +328,7 @@ def cores_of(arguments: argparse.Namespace) -> list[Core]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal; 0 after an orderly stop."""
+    never_wait()
     if arguments.cpumask is not None and arguments.lcores is not None:
         return _refuse("lcore map and core mask can't be set simultaneously", 2)
     if arguments.no_rpc_server and arguments.wait_for_rpc:
@@ -354,36 +357,29 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace, cores: list[Core], logs: Logs) -> int:
-    from vbdev.address import ListenError
     from vbdev.app import App, AppError
-    from vbdev.bdev import BdevError
-    from vbdev.config import ConfigError
 
     try:
         app = App(cores=cores, logs=logs)
     except AppError as error:
         return _refuse(str(error), 1)
     log.log(NOTICE, "Total cores available: %d", len(cores))
-    app.second_signal_stops = False
-    app.catch_signals()
-    try:
-        if not app.start(
-            load=lambda: _load(app, arguments.rpcs_allowed),
-            rpc=None if arguments.no_rpc_server else arguments.rpc_socket,
-            config=arguments.config,
-            ignore_errors=arguments.json_ignore_init_errors,
-            wait_for_rpc=arguments.wait_for_rpc,
-        ):
-            return app.run()
-        for core in cores:  # which scripts look for
-            log.log(NOTICE, "Reactor started on core %d", core.number)
-        with _pid_file(arguments.pid_file):
-            return app.run()
-    except (AppError, ConfigError, ListenError, BdevError) as error:
-        _say(str(error))
-        return app.fail(error)
-    finally:
-        app.ignore_signals()
+    app.second_interrupt_stops = False
+    with contextlib.ExitStack() as files:
+
+        def start() -> None:
+            if app.start(
+                load=lambda: _load(app, arguments.rpcs_allowed),
+                rpc=None if arguments.no_rpc_server else arguments.rpc_socket,
+                config=arguments.config,
+                ignore_errors=arguments.json_ignore_init_errors,
+                wait_for_rpc=arguments.wait_for_rpc,
+            ):
+                for core in cores:  # which scripts look for
+                    log.log(NOTICE, "Reactor started on core %d", core.number)
+                files.enter_context(_pid_file(arguments.pid_file))
+
+        return app.serve(start, _say)
 
 
 def _load(app: App, allowed: str | None) -> None:
@@ -431,4 +427,4 @@ def _refuse(message: str, status: int) -> int:
 
 
 def _say(message: str) -> None:
-    print(f"vbdev spdk-tgt: {message}", file=sys.stderr, flush=True)
+    complain("vbdev spdk-tgt", message)

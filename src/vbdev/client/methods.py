@@ -1419,7 +1419,8 @@ class Methods:
     ) -> bool:
         """Send this process a signal; the answer comes first.
 
-        sig_name: The signal. SIGINT and SIGTERM end the daemon in order.
+        sig_name: The signal. All but SIGKILL and SIGUSR1, which is ignored, end the daemon in
+            order.
         """
         return self._typed(
             Methods.spdk_kill_instance,

@@ -542,10 +542,14 @@ cdef class LoadGenerator(IoOwner):
         return self.latency_max
 
     def add(self, LoadGenerator other not None):
-        """Add what another one has measured, as if this one had done all. Neither runs."""
+        """Add what another one has measured, as if this one had done all.
+
+        Neither runs, unless it has been stopped and its last I/Os do not come back.
+        """
         cdef int i
-        self._check_idle()
-        other._check_idle()
+        for generator in (self, other):
+            if not (<LoadGenerator>generator).stopping:
+                (<LoadGenerator>generator)._check_idle()
         self.ios += other.ios
         self.failures += other.failures
         self.latency_sum += other.latency_sum

@@ -26,7 +26,7 @@ class KillParams(Params, kw_only=True, frozen=True):
     """Send this process a signal; the answer comes first."""
 
     sig_name: SignalName
-    """The signal. SIGINT and SIGTERM end the daemon in order."""
+    """The signal. All but SIGKILL and SIGUSR1, which is ignored, end the daemon in order."""
 
 
 class MonitorParams(Params, kw_only=True, frozen=True):

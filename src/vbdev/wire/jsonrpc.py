@@ -227,7 +227,7 @@ def encode_request(method: str, params: Any = None, request_id: Id = None) -> by
 
 def encode_result(request_id: Id, result: Any) -> bytes:
     """Render a result: whatever msgspec renders, else TypeError (or ValueError) from it."""
-    return msgspec.json.encode({"jsonrpc": "2.0", "id": request_id, "result": result}) + b"\n"
+    return _render({"jsonrpc": "2.0", "id": request_id, "result": result})
 
 
 def encode_error(request_id: Id, code: int, message: str, data: Any = None) -> bytes:
@@ -235,7 +235,27 @@ def encode_error(request_id: Id, code: int, message: str, data: Any = None) -> b
     error: dict[str, Any] = {"code": code, "message": message}
     if data is not None:
         error["data"] = data
-    return msgspec.json.encode({"jsonrpc": "2.0", "id": request_id, "error": error}) + b"\n"
+    return _render({"jsonrpc": "2.0", "id": request_id, "error": error})
+
+
+def _render(answer: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(answer) + b"\n"
+    except UnicodeEncodeError:
+        # Bytes of a file's name that are no UTF-8, say. One such name is not to take the whole
+        # answer away.
+        return msgspec.json.encode(_utf8_only(msgspec.to_builtins(answer))) + b"\n"
+
+
+def _utf8_only(value: Any) -> Any:
+    """Return what JSON has, with halves of surrogate pairs escaped as in Python's literals."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_utf8_only(key): _utf8_only(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_utf8_only(one) for one in value]
+    return value
 
 
 def encode_batch(responses: list[bytes]) -> bytes:

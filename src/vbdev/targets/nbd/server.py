@@ -15,13 +15,14 @@ from collections.abc import Iterable
 from vbdev.address import Address, parse_address
 from vbdev.bdev import BdevError, BdevEvent
 from vbdev.fd_limit import CONTROL_RESERVE
-from vbdev.listen import Listener, open_listener
+from vbdev.listen import Listener, ListenError, open_listener
 from vbdev.reactor import Reactor, Timer
 from vbdev.registry import Registry, comes_back
 from vbdev.targets.nbd.connection import NbdConnection
 from vbdev.targets.nbd.export import Export
 from vbdev.targets.nbd.poll_group import PollGroup
 from vbdev.task import Future
+from vbdev.text import is_utf8, printable
 from vbdev.vocab import Op
 
 __all__ = ["NbdServer"]
@@ -63,6 +64,8 @@ class NbdServer:
 
     def listen(self, address: str) -> Address:
         """Listen on `unix:/path` or `tcp:host:port` and return the address in use."""
+        if not is_utf8(address):  # it is a parameter in saved configurations, which are JSON
+            raise ListenError(f"{printable(address)}: not UTF-8")
         listener = Listener(
             self.reactor,
             open_listener(parse_address(address)),
