@@ -68,6 +68,8 @@ T = TypeVar("T")
 
 STOP_US = 30_000_000
 """How long an orderly stop may take before it says who holds it up and gives up."""
+HURRY_S = 5.0
+"""How long "at once" may take, for threads that are in the middle of something."""
 DEFAULT_BUFFER_BYTES = 256 << 20
 """What the data buffers of one reactor may add up to, unless iobuf_set_options says otherwise."""
 ENTRY_POINTS = "vbdev.modules"
@@ -475,11 +477,11 @@ class App:
             self.reactor.send_msg(self._stop_before_run)
 
     def _hurry(self, number: int) -> None:
-        """Stop at once: a person does not want to wait. The next such signal is the kernel's."""
+        """Stop at once: a person does not want to wait."""
         if not self.second_interrupt_stops:
             return
         log.error("stopping at once: signal %s came again", signal.Signals(number).name)
-        signal.signal(number, signal.SIG_DFL)
+        self._signals.exit_within(HURRY_S, 1)
         self.exit_status = 1
         self.reactor.stop()
 

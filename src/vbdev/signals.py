@@ -4,7 +4,7 @@
   nothing: timeout(1) sends each of its signals twice, service managers when they lose patience.
 - But a SIGINT that comes while the stop is under way is a person who does not want to wait. One
   that comes within SAME_WISH_S of the one before is the same wish, told by two.
-- The next SIGINT after that is the kernel's, which ends the process wherever it is.
+  What can not end by itself then, because a module has the thread, is ended (`Signals.exit_within`).
 - SIGUSR1 and SIGUSR2 have no meaning, and the log says so; they end nothing.
 - SIGHUP stays ignored where it was at the start: nohup(1). SIGPIPE is ignored by Python.
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Collection
 from types import FrameType
@@ -63,6 +64,7 @@ class Signals:
         self._last_s = 0.0
         self._pipe: tuple[int, int] | None = None
         self._watch: Watch | None = None
+        self._exit: threading.Timer | None = None
 
     def catch(self) -> None:
         """Handle signals from here on. Idempotent. Main thread only."""
@@ -76,8 +78,21 @@ class Signals:
             self._watch = self._reactor.watch(reader, readable=lambda: os.read(reader, 64))
             signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
+    def exit_within(self, seconds: float, status: int) -> None:
+        """End the process so many seconds from now, wherever it is, unless `release` comes first.
+
+        For a thread that a module keeps, to which no reactor gets through.
+        """
+        if self._exit is None:
+            self._exit = threading.Timer(seconds, os._exit, (status,))
+            self._exit.daemon = True
+            self._exit.start()
+
     def release(self) -> None:
         """Wake the reactor no more, which has ended. Idempotent."""
+        if self._exit is not None:
+            self._exit.cancel()
+            self._exit = None
         if self._pipe is None or self._watch is None:
             return
         signal.set_wakeup_fd(-1)

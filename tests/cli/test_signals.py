@@ -131,7 +131,7 @@ def test_demo_leaves_nothing_running(tmp_path):
         for line in process.stdout:
             if "answered after" in line:
                 break
-        (daemon,) = children(process.pid)
+        daemon, *_ = children(process.pid)
         process.terminate()
         assert process.wait(WAIT_S) == 128 + signal.SIGTERM
         wait_until(lambda: not is_alive(daemon))

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import sys
-import threading
 
 from vbdev.app import App, AppError, StoppedError
 from vbdev.bdev import BdevError
@@ -118,9 +117,7 @@ class Stopper:
         if self.bench is not None:
             self.bench.hurry()
         # In case that a module has the thread: what is said then has gone to stderr already.
-        timer = threading.Timer(HURRY_S, os._exit, (1,))
-        timer.daemon = True
-        timer.start()
+        self.signals.exit_within(HURRY_S, 1)
 
 
 def close(app: App) -> None:
