@@ -255,6 +255,8 @@ class Listener:
                 continue
             self._is_short = False
             self._hand_on(connection)
+            if self._reactor.late:  # who waits in the kernel has the next turn
+                return
 
     def _turn_away(self, connection: socket.socket, first: int) -> None:
         connection.close()

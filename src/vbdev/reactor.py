@@ -459,6 +459,11 @@ class Reactor:
     # Time spent
 
     @property
+    def turns(self) -> int:
+        """Turns before the one in progress: its number."""
+        return self._loop.busy_turns + self._loop.idle_turns
+
+    @property
     def busy_turns(self) -> int:
         """Turns in which there was something to do."""
         return self._loop.busy_turns

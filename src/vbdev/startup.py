@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Collection
 
 from vbdev.config import Config, ConfigCall, ConfigError
+from vbdev.reactor import Reactor
 from vbdev.rpc.dispatch import Dispatcher, State
 from vbdev.rpc.errors import METHOD_NOT_FOUND, RpcError
 
@@ -127,6 +128,9 @@ class Startup:
             await self._dispatcher.call(call.method, call.params)
         except RpcError as error:
             return error
+        reactor = Reactor.current()
+        if reactor is not None:  # a long configuration holds up nobody
+            await reactor.breathe()
         return None
 
 

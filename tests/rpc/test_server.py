@@ -328,9 +328,8 @@ def test_batches(daemon, raw):
     assert daemon.calls == ["a", "b", "c", 1]
 
 
-def test_a_batch_leaves_turns_to_others(daemon, raw, monkeypatch):
+def test_a_batch_leaves_turns_to_others(daemon, raw):
     """Its requests are started a few in a turn, before those behind it, and all of them."""
-    monkeypatch.setattr(connection_module, "START_BUDGET_US", 10**6)
     client = raw()
     calls = [{"id": n, "method": "big", "params": {"size": n}} for n in range(1, 701)]
     before = daemon.ask(lambda: daemon.reactor.busy_turns)
@@ -344,7 +343,7 @@ def test_a_batch_leaves_turns_to_others(daemon, raw, monkeypatch):
 
 
 def test_slow_requests_leave_turns_to_others(daemon, raw, monkeypatch):
-    monkeypatch.setattr(connection_module, "START_BUDGET_US", 0)
+    monkeypatch.setattr(Reactor, "late", property(lambda _self: True))
     client = raw()
     before = daemon.ask(lambda: daemon.reactor.busy_turns)
     client.send(encode_request("big", {"size": 1}, 1) * 100)

@@ -271,7 +271,7 @@ cdef class Children(ChildOwner):
         cdef Py_ssize_t before
         while due:
             due -= 1
-            # One leaves the queue when it is looked at, so that an exception loses none of the others.
+            # One leaves the queue when it is looked at: an exception loses none of the others.
             parent = fair_pop(&self.parents).family
             self.due = self.parents.n > 0
             parent.is_due = False

@@ -8,8 +8,8 @@ for it in this turn; what is longer goes on step by step in the next ones (`Long
 Several reactors share a disk. Bits change by atomic operations: a page is marked after it was
 written, and taken for a hole before it is zeroed. So whichever of two overlapping I/Os comes
 last, a page with data in it is never taken for a hole. Above the bitmap is a summary, one bit
-for each word of it, in the same order: set after the word, cleared after it and before the pages are
-zeroed. It may be set for a word of holes, and is what makes a sparse disk quick to look through.
+for each word of it, in the same order: set after the word, cleared after it and before the pages
+are zeroed. It may be set for a word of holes, and makes a sparse disk quick to look through.
 
 Metadata stands in the blocks, or in a mapping of its own. Where it has protection information,
 blocks that nobody has written carry the tags that switch checking off, over zeroes; a WRITE is
@@ -517,7 +517,7 @@ cdef class RamDisk(LongLeaf):
         self._mark_bytes(offset_blocks * self.block_size, num_blocks * self.block_size)
 
     cdef void _mark_bytes(self, uint64_t offset, uint64_t length) noexcept nogil:
-        """Mark pages behind what was written to them. Most are marked already: that is only read."""
+        """Mark pages behind what was written to them. Most are marked already."""
         cdef uint64_t page = offset >> PAGE_SHIFT
         cdef uint64_t last, word, mask
         if length == 0:

@@ -14,6 +14,7 @@ from vbdev.rpc.bdev_info import describe, stack
 from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method
 from vbdev.rpc.errors import INTERNAL_ERROR, RpcError
 from vbdev.rpc.results import BdevInfo, StackEntry
+from vbdev.rpc.turns import long_answer
 
 __all__ = ["register_bdev_methods", "register_module"]
 
@@ -32,7 +33,13 @@ def register_bdev_methods(dispatcher: Dispatcher, registry: Registry) -> None:
 
     async def get_bdevs(params: GetBdevsParams) -> list[BdevInfo]:
         if params.name is None:
-            return [describe(bdev) for bdev in registry if bdev.state is BdevState.READY]
+            found = []
+            async with long_answer(registry.reactor):
+                for one in list(registry):
+                    if one.state is BdevState.READY:  # still: others have run in between
+                        found.append(describe(one))
+                    await registry.reactor.breathe()
+            return found
         waited_ms = 0
         while ready(params.name) is None and waited_ms < params.timeout:
             pause_ms = min(100, params.timeout - waited_ms)  # SPDK looks every 100 ms

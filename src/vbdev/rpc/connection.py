@@ -2,7 +2,8 @@
 
 Memory is bounded whatever the client does. It is read from only while it takes its answers and
 has a bounded number of requests in flight; requests that have arrived together are started a few
-per turn, so that the answers of the first are on their way before the last is started. A request
+per turn, so that the answers of the first are on their way before the last is started, and all
+clients share the time for it (`turns.py`). A request
 runs at once as far as it can, and answers that are ready leave in the same turn: while the data
 path is busy a turn takes as long as many I/Os, and a call should not have to wait for several.
 
@@ -21,6 +22,7 @@ from typing import Final
 from vbdev.reactor import Reactor, Timer
 from vbdev.rpc.dispatch import Dispatcher
 from vbdev.rpc.errors import INTERNAL_ERROR, RpcError
+from vbdev.rpc.turns import ClientTurns
 from vbdev.wire.jsonrpc import (
     Batch,
     Id,
@@ -50,8 +52,6 @@ RECEIVE_BYTES: Final = 64 << 10
 """Most bytes taken from a socket at once."""
 STARTS_PER_TURN: Final = 16
 """Requests of one client that are started in one turn, those in a batch counted one by one."""
-START_BUDGET_US: Final = 500
-"""How long starting them may take in one turn, in us; the one that exceeds it is the last."""
 MAX_IN_FLIGHT: Final = 1024
 """Requests of one client that may wait for their results before it is read from again."""
 MAX_IN_FLIGHT_BYTES: Final = 1 << 20
@@ -99,6 +99,7 @@ class Connection:
         dispatcher: Dispatcher,
         on_closed: Callable[[Connection], object],
         *,
+        turns: ClientTurns,
         held: bool = False,
     ) -> None:
         self.in_flight = 0
@@ -107,6 +108,7 @@ class Connection:
         self._may_ask_until_ns = self.active_ns + FIRST_REQUEST_US * 1000
         self._in_flight_bytes = 0
         self._held = held
+        self._turns = turns
         self._reactor = reactor
         self._socket = connection
         self._dispatcher = dispatcher
@@ -120,7 +122,7 @@ class Connection:
         self._hung_up = False  # the peer's socket is closed; the watch is gone
         self._pumping = False
         self._batch: _BatchRun | None = None  # one that has requests left to start
-        self._pump_due = False  # as messages to the reactor, each at most once
+        self._pump_due = False  # these at most once each
         self._flush_due = False
         self._read_due = False
         self._half_since_ns = 0  # since when a request is begun and not whole; 0: none is
@@ -202,7 +204,12 @@ class Connection:
             self._codec.feed(data)
         else:
             self._no_more_input = True
-        self._pump()
+        if not self._pump_due:
+            if self._turns.take(self):
+                self.pump()
+            else:
+                self._pump_due = True
+                self._settle()
 
     def _peer_hung_up(self) -> None:
         """Epoll reports a hang-up even to who wants to know nothing, and again each turn."""
@@ -214,18 +221,17 @@ class Connection:
             self._flush()  # finds out that nobody can take it
         self._settle()
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
+        """Start requests, as many as there is time for. For `ClientTurns`."""
         self._pump_due = False
         self._pumping = True  # what ends now is looked after below, for all at once
-        now_ns = self._reactor.clock.now_ns
-        until_ns = now_ns() + START_BUDGET_US * 1000
         for _ in range(STARTS_PER_TURN):
             if not self._is_open or self._is_full():
                 break
             if not self._start_next():
                 self._note_half()
                 break
-            if now_ns() > until_ns:
+            if self._reactor.late:
                 self._schedule_pump()
                 break
         else:
@@ -239,7 +245,7 @@ class Connection:
     def _schedule_pump(self) -> None:
         if not self._pump_due:
             self._pump_due = True
-            self._reactor.send_msg(self._pump)
+            self._turns.ask(self)
 
     def _is_full(self) -> bool:
         return (

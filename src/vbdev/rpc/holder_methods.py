@@ -13,6 +13,7 @@ from vbdev.registry import Registry
 from vbdev.rpc.bdev_info import who_holds
 from vbdev.rpc.dispatch import Dispatcher, Method
 from vbdev.rpc.results import Holders
+from vbdev.rpc.turns import long_answer
 
 __all__ = ["register_holder_methods"]
 
@@ -38,7 +39,12 @@ def register_holder_methods(dispatcher: Dispatcher, registry: Registry) -> None:
 
     async def get_holders(params: GetHoldersParams) -> list[Holders]:
         bdevs = list(registry) if params.name is None else [registry.get(params.name)]
-        return [who_holds(registry, bdev) for bdev in bdevs]
+        held = []
+        async with long_answer(registry.reactor):
+            for bdev in bdevs:
+                held.append(who_holds(registry, bdev))
+                await registry.reactor.breathe()
+        return held
 
     async def unregister(params: UnregisterParams) -> bool:
         await registry.delete_bdev(registry.get(params.name), params.timeout_ms)

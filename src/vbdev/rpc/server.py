@@ -16,6 +16,7 @@ from vbdev.reactor import Reactor, Timer
 from vbdev.rpc.connection import Connection
 from vbdev.rpc.dispatch import Dispatcher
 from vbdev.rpc.socket_lock import SocketLock
+from vbdev.rpc.turns import ClientTurns
 from vbdev.task import Future
 
 __all__ = ["DRAIN_TIMEOUT_S", "MAX_CONNECTIONS", "RpcServer"]
@@ -48,6 +49,7 @@ class RpcServer:
         self._departed: set[Connection] = set()  # without a socket, and with requests in flight
         self._drained: Future[None] | None = None
         self._held = False
+        self._turns = ClientTurns(reactor)
         self._room_timer: Timer | None = None  # the listeners are held: all places are taken
 
     @property
@@ -132,7 +134,14 @@ class RpcServer:
         if len(self._connections) >= MAX_CONNECTIONS:
             self._make_room()
         self._connections.add(
-            Connection(self._reactor, connection, self._dispatcher, self._closed, held=self._held)
+            Connection(
+                self._reactor,
+                connection,
+                self._dispatcher,
+                self._closed,
+                turns=self._turns,
+                held=self._held,
+            )
         )
         if self._is_crowded:
             self._wait_for_room()

@@ -34,6 +34,7 @@ from vbdev.rpc.bdev_info import iostat
 from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method
 from vbdev.rpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError, error_from_errno
 from vbdev.rpc.results import BdevIostat, ChannelIostat, HistogramBorders, Iostat
+from vbdev.rpc.turns import long_answer
 from vbdev.vocab import OP_NAMES
 
 __all__ = ["register_stat_methods"]
@@ -151,7 +152,12 @@ def register_stat_methods(dispatcher: Dispatcher, registry: Registry) -> None:
         if params.per_channel:
             channels = await _per_channel(bdevs[0], params.reset_mode)
             return Iostat(tick_rate=TICK_RATE, ticks=ticks, name=bdevs[0].name, channels=channels)
-        counted = [await _device_stat(bdev, params.reset_mode) for bdev in bdevs]
+        counted = []
+        async with long_answer(registry.reactor):
+            for bdev in bdevs:
+                if bdev.state is BdevState.READY:  # still: others have run in between
+                    counted.append(await _device_stat(bdev, params.reset_mode))
+                await registry.reactor.breathe()
         return Iostat(tick_rate=TICK_RATE, ticks=ticks, bdevs=counted)
 
     async def reset_iostat(params: ResetIostatParams) -> bool:
@@ -162,8 +168,10 @@ def register_stat_methods(dispatcher: Dispatcher, registry: Registry) -> None:
         else:
             bdevs = [ready(params.name)]
         for bdev in bdevs:
-            bdev.reset_stat()
-            await _read_totals(bdev, params.mode)
+            if bdev.state is BdevState.READY:
+                bdev.reset_stat()
+                await _read_totals(bdev, params.mode)
+            await registry.reactor.breathe()
         return True
 
     async def set_histogram(params: EnableHistogramParams) -> bool:

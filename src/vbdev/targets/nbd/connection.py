@@ -53,6 +53,7 @@ class NbdConnection:
         self._leaving = ""  # why it was asked to end
         self._handshake: ServerHandshake | None = ServerHandshake((META_CONTEXT,))
         self._unsent = b""
+        self._talk_due = False  # it has options of the client that there was no time for
         self._retry_timer: Timer | None = None
         self._watch = server.reactor.watch(
             connection.fileno(), readable=self._readable, writable=self._writable
@@ -80,6 +81,8 @@ class NbdConnection:
 
     def _readable(self) -> None:
         assert self._handshake is not None
+        if self._talk_due:  # nothing more is read before what is here has been looked at
+            return
         try:
             data = self.socket.recv(HANDSHAKE_BYTES)
         except BlockingIOError:
@@ -115,12 +118,21 @@ class NbdConnection:
             self._unsent += handshake.data_to_send()
             if not self._send_handshake():
                 return
+            if not (over or failure or self._unsent) and self.server.reactor.late:
+                self._talk_due = True  # others first
+                self.server.reactor.send_msg(self._talk_on)
+                return
         if failure:
             self._end(failure)
         elif isinstance(over, Closed):
             self._end(over.reason)
         elif over is not None:
             self._transmit(over, handshake.trailing_data)
+
+    def _talk_on(self) -> None:
+        self._talk_due = False
+        if self._handshake is not None and self.socket.fileno() >= 0 and not self._unsent:
+            self._talk()
 
     def _answer(
         self, handshake: ServerHandshake, event: ListRequest | ExportRequest | ContextRequest
