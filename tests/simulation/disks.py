@@ -27,7 +27,7 @@ COST_US = {
 }
 """What an I/O of one sector takes of the thread that carries it out."""
 BYTES_PER_US = 4096
-EXTENT = 32
+EXTENT = 300
 """Sectors of data, and of holes, by turns, as SEEK tells."""
 
 

@@ -380,7 +380,7 @@ MAKE: dict[str, Callable[[random.Random], Step]] = {
         "burst",
         any_number(r),
         r.choice(("read", "zero", "zero", "trim", "status")),
-        r.choice((100, 1000)),
+        r.choice((100, 100, 100, 1000)),
         r.choice((1, 64, SECTORS)),
     ],
     "together": lambda r: ["together", r.choice(("write", "write", "read")), 40, size(r)],

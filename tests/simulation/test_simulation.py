@@ -1,17 +1,35 @@
 """The simulation for some seconds, of each emphasis. `make test-long` runs it for ten minutes."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from simulation.canaries import CANARIES
 from simulation.running import run, shrink, tell
-from simulation.steps import make_run
+from simulation.steps import EMPHASES, make_run
 
-STEPS = 300
+STEPS = 250
+SEEDS = {"all": 8}
+FOUND = sorted((Path(__file__).parent / "found").glob("*.json"))
 
 # A run is a process of its own, which has no threads and needs none of this one's.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.mark.parametrize("emphasis", [e for e in EMPHASES if e not in ("lies", "guests")])
+def test_run(emphasis):
+    for seed in range(SEEDS.get(emphasis, 4)):
+        wanted = make_run(seed, emphasis, STEPS)
+        result = run(wanted)
+        assert "failure" not in result, tell(wanted, result)
+
+
+@pytest.mark.parametrize("file", FOUND, ids=lambda file: file.stem)
+def test_what_was_found_once(file):
+    wanted = json.loads(file.read_text())
+    result = run(wanted)
+    assert "failure" not in result, tell(wanted, result)
 
 
 def test_a_seed_is_a_run():
@@ -28,7 +46,7 @@ def test_a_failure_is_told_shrinks_and_is_played_again():
     told = tell(wanted, result)
     assert "seed 0, emphasis quiet" in told
     assert "has no answer after" in told
-    short = shrink(wanted, result, prepare, tries=60)
+    short = shrink(wanted, result, prepare, tries=40)
     assert len(short["steps"]) < len(wanted["steps"]) // 4
     assert run(json.loads(json.dumps(short)), prepare)["failure"] == "answer"
 

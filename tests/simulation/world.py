@@ -187,6 +187,7 @@ class World:
         reactor = Reactor.current()
         if reactor is not None:
             reactor.engine.set_virtual_time(self.now_ns)
+            reactor._loop.spend(us * 1000)
 
     def number(self):
         """Return a number that nobody else has."""
