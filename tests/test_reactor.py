@@ -408,6 +408,42 @@ def test_a_hang_up_is_reported_to_whom_waits(reactor, pair):
     watch.close()
 
 
+def test_a_hang_up_is_reported_once_to_whom_wants_nothing(reactor, pair):
+    """And again to whoever wants something again. The kernel repeats it for ever."""
+    near, far = pair
+    told = []
+    watch = reactor.watch(near.fileno(), readable=lambda: told.append(1))
+    watch.update(read=False, write=False)
+    far.send(b"x")
+    assert reactor.poll() == 0
+    far.close()
+    assert [reactor.poll() for _ in range(3)] == [1, 0, 0]
+    watch.update(read=False, write=False)
+    assert reactor.poll() == 0
+    assert told == [1]
+    watch.update(read=True, write=False)
+    assert [reactor.poll() for _ in range(3)] == [1, 1, 1]
+    watch.update(read=False, write=False)
+    assert [reactor.poll() for _ in range(3)] == [1, 0, 0]
+    watch.close()
+
+
+def test_a_hang_up_is_reported_to_whom_wants_to_write_alone(reactor, pair):
+    """Else a peer that is gone while nothing can be sent wakes the loop for ever."""
+    near, far = pair
+    told = []
+    watch = reactor.watch(
+        near.fileno(),
+        readable=lambda: told.append("readable"),
+        writable=lambda: told.append("writable"),
+    )
+    watch.update(read=False, write=True)
+    far.close()
+    reactor.poll()
+    assert told == ["writable"]
+    watch.close()
+
+
 def test_a_file_that_epoll_refuses_leaves_nothing_behind(reactor, tmp_path):
     fd = os.open(tmp_path / "file", os.O_CREAT | os.O_RDWR)
 

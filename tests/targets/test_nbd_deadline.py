@@ -3,6 +3,7 @@
 Method: an App on the virtual clock and socket pairs in place of accepted connections.
 """
 
+import contextlib
 import socket
 
 import pytest
@@ -11,7 +12,9 @@ from vbdev.app import App
 from vbdev.clock import VirtualClock
 from vbdev.reactor import Reactor
 from vbdev.targets.nbd.server import HANDSHAKE_US
-from vbdev.wire.nbd import NEED_DATA, ClientHandshake, Transmission
+from vbdev.wire.nbd import NEED_DATA, ClientHandshake, Option, Transmission
+from vbdev.wire.nbd.constants import CLIENT_FLAGS
+from vbdev.wire.nbd.payloads import encode_option
 
 
 @pytest.fixture
@@ -76,6 +79,68 @@ def test_one_that_has_chosen_may_idle(app):
         negotiate(app, client)
         pass_time(app, 10 * HANDSHAKE_US)
         assert app.nbd.connection_count == 1
+
+
+@pytest.fixture
+def stuck(app):
+    """Return a client that has chosen, and has no room for the answer, and its connection."""
+    client = connect(app)
+    (connection,) = app.nbd._connections
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            connection.socket.send(bytes(1024))
+    client.send(CLIENT_FLAGS.pack(1) + encode_option(Option.GO, bytes(4) + bytes(2)))
+    app.reactor.poll()
+    assert connection.stream is None
+    yield client, connection
+    client.close()
+
+
+@pytest.mark.usefixtures("stuck")
+def test_one_that_does_not_take_what_it_is_told_last_is_dropped_in_time(app):
+    """And nobody looks at it meanwhile."""
+    assert [app.reactor.poll() for _ in range(3)] == [0, 0, 0]
+    pass_time(app, HANDSHAKE_US - 1)
+    assert app.nbd.connection_count == 1
+    pass_time(app, 2)
+    assert app.nbd.connection_count == 0
+
+
+def test_one_that_takes_what_it_is_told_last_is_served(app, stuck):
+    client, connection = stuck
+    for _ in range(10_000):
+        with contextlib.suppress(BlockingIOError):
+            client.recv(1024)
+        app.reactor.poll()
+        if connection.stream is not None:
+            return
+    raise AssertionError(app.nbd.connection_count)
+
+
+def test_one_that_leaves_without_it_is_gone(app, stuck):
+    client, _ = stuck
+    client.close()
+    app.reactor.poll()
+    assert app.nbd.connection_count == 0
+
+
+def test_no_more_clients_than_are_allowed(app, caplog):
+    """The log says so once for each crowd; who leaves makes room."""
+    app.nbd.max_connections = 2
+    first, second = connect(app), connect(app)
+    for _ in range(3):
+        with connect(app) as third:
+            assert third.recv(64) == b""
+    assert app.nbd.connection_count == 2
+    assert [r.getMessage() for r in caplog.records if "turning" in r.getMessage()] == [
+        "turning nbd clients away: there are 2, and max_connections is 2"
+    ]
+    second.close()
+    for _ in range(3):
+        app.reactor.poll()
+    with connect(app) as third:
+        assert third.recv(64)
+    first.close()
 
 
 def test_nothing_is_kept_of_those_who_left(app):

@@ -15,7 +15,13 @@ from vbdev.app import App, AppError
 from vbdev.bdev import Bdev, VirtualBdev
 from vbdev.cli.rpc import add_socket_argument
 from vbdev.cli.talk import complain
-from vbdev.cli.words import add_stack_arguments, build_stack, load_modules, reactor_count
+from vbdev.cli.words import (
+    add_stack_arguments,
+    build_stack,
+    client_count,
+    load_modules,
+    reactor_count,
+)
 from vbdev.logs import Logs
 from vbdev.sizes import show_size
 from vbdev.streams import never_wait
@@ -33,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="ADDRESS",
         help="serve NBD on unix:/path or tcp:host:port; repeat for more",
+    )
+    parser.add_argument(
+        "--nbd-max-connections",
+        type=client_count,
+        default=0,
+        metavar="N",
+        help="NBD clients at most, on all addresses together; default: no limit",
     )
     parser.add_argument(
         "--reactors",
@@ -102,6 +115,8 @@ def start(app: App, arguments: argparse.Namespace) -> None:
         if top is not None and (arguments.nbd or not app.nbd.exports):
             app.nbd.add_export(top, read_only=arguments.read_only)
             app.nbd.default_export = top
+        if arguments.nbd_max_connections:
+            app.nbd.max_connections = arguments.nbd_max_connections
         for address in arguments.nbd:
             app.nbd.listen(address)
 

@@ -64,6 +64,13 @@ def reactor_count(text: str) -> int:
     return count
 
 
+def client_count(text: str) -> int:
+    """Parse the most clients that are served at once for argparse; 0: any number."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of clients")
+    return int(text)
+
+
 def load_modules(app: App, arguments: argparse.Namespace) -> None:
     """Load the modules of installed packages, and of --module. AppError."""
     app.load_installed_modules()

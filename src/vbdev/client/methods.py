@@ -1299,15 +1299,19 @@ class Methods:
         self,
         *,
         address: str,
+        max_connections: int | None = None,
     ) -> str:
         """Serve NBD on an address; the answer is the address, with the port that was chosen.
 
         address: `unix:/path`, or `tcp:host:port`, port 0 for one that the kernel chooses.
+        max_connections: Clients at most, on all addresses together; 0 for no limit. When absent, as
+            before.
         """
         return self._typed(
             Methods.nbd_server_start,
             {
                 "address": address,
+                "max_connections": max_connections,
             },
         )
 

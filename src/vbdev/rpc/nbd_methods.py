@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+from typing import Annotated
+
+import msgspec
 
 from vbdev.module_methods import failures
 from vbdev.params import BdevName, Params
@@ -18,6 +21,13 @@ class ServerParams(Params, kw_only=True, frozen=True):
 
     address: str
     """`unix:/path`, or `tcp:host:port`, port 0 for one that the kernel chooses."""
+
+
+class StartParams(ServerParams, kw_only=True, frozen=True):
+    """An address of the NBD server, and how many clients it has."""
+
+    max_connections: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] | None = None
+    """Clients at most, on all addresses together; 0 for no limit. When absent, as before."""
 
 
 class ExportAddParams(Params, kw_only=True, frozen=True):
@@ -43,9 +53,12 @@ class ExportRemoveParams(Params, kw_only=True, frozen=True):
 def register_nbd_methods(dispatcher: Dispatcher, server: NbdServer) -> None:
     """Add them to a dispatcher."""
 
-    async def start(params: ServerParams) -> str:
+    async def start(params: StartParams) -> str:
         """Serve NBD on an address; the answer is the address, with the port that was chosen."""
-        return str(server.listen(params.address))
+        address = server.listen(params.address)
+        if params.max_connections is not None:
+            server.max_connections = params.max_connections
+        return str(address)
 
     async def stop(params: ServerParams) -> bool:
         """Serve NBD on an address no longer. Clients that are connected stay."""
@@ -82,7 +95,7 @@ def register_nbd_methods(dispatcher: Dispatcher, server: NbdServer) -> None:
         ]
 
     for name, handler, params, result, errors in (
-        ("nbd_server_start", start, ServerParams, str, failures(errno.EINVAL, errno.EADDRINUSE)),
+        ("nbd_server_start", start, StartParams, str, failures(errno.EINVAL, errno.EADDRINUSE)),
         ("nbd_server_stop", stop, ServerParams, bool, failures(errno.ENOENT, errno.EINVAL)),
         (
             "nbd_export_add",

@@ -12,7 +12,6 @@ import socket
 from typing import TYPE_CHECKING
 
 from vbdev.core.nbd_stream import NbdStream
-from vbdev.reactor import Timer
 from vbdev.targets.nbd.export import META_CONTEXT, Export
 from vbdev.targets.nbd.poll_group import PollGroup
 from vbdev.targets.nbd.session import CONTEXT_ID, Session
@@ -37,8 +36,6 @@ __all__ = ["NbdConnection"]
 log = logging.getLogger(__name__)
 
 HANDSHAKE_BYTES = 1 << 16
-UNSENT_RETRY_US = 1000
-"""How soon a handshake that is over, but not all sent, looks again."""
 
 
 class NbdConnection:
@@ -54,7 +51,8 @@ class NbdConnection:
         self._handshake: ServerHandshake | None = ServerHandshake((META_CONTEXT,))
         self._unsent = b""
         self._talk_due = False  # it has options of the client that there was no time for
-        self._retry_timer: Timer | None = None
+        self._over: tuple[Transmission, bytes] | None = None
+        """How the handshake ended, while not all that it says is sent."""
         self._watch = server.reactor.watch(
             connection.fileno(), readable=self._readable, writable=self._writable
         )
@@ -169,17 +167,18 @@ class NbdConnection:
 
     def _writable(self) -> None:
         if self._send_handshake() and not self._unsent:
-            self._talk()
+            if self._over is not None:
+                self._transmit(*self._over)
+            else:
+                self._talk()
 
     # Transmission
 
     def _transmit(self, over: Transmission, early: bytes) -> None:
         if self._unsent:
-            # The stream sends for itself; what the handshake says comes first.
-            self._watch.update(read=False, write=False)
-            self._retry_timer = self.server.reactor.call_later(
-                UNSENT_RETRY_US, lambda: self._retry_transmit(over, early)
-            )
+            # The stream sends for itself; what the handshake says comes first. A client that does
+            # not take it is one that negotiates, and has as long as these.
+            self._over = over, early
             return
         export = self.server.find_export(over.export_name)
         if export is None:
@@ -224,11 +223,6 @@ class NbdConnection:
         self._session.group.placed -= 1
         self._leave()
 
-    def _retry_transmit(self, over: Transmission, early: bytes) -> None:
-        self._retry_timer = None
-        if self._send_handshake():
-            self._transmit(over, early)
-
     # The end
 
     def finish(self) -> None:
@@ -253,9 +247,6 @@ class NbdConnection:
             return
         name = self.export.name if self.export is not None else "-"
         log.info("nbd client gone export=%s peer=%s reason=%s", name, self.peer, reason)
-        if self._retry_timer is not None:
-            self._retry_timer.cancel()
-            self._retry_timer = None
         self._watch.close()
         self.socket.close()
         self._leave()

@@ -49,6 +49,9 @@ class NbdServer:
         self._groups = [PollGroup(reactor) for reactor in reactors]
         self.exports: dict[str, Export] = {}
         self.default_export: str | None = None
+        self.max_connections = 0
+        """Clients at most, on all addresses together; 0: as many as there are descriptors for."""
+        self._is_crowded = False  # turned somebody away, and has had no room since
         self._listeners: dict[str, Listener] = {}
         self._connections: set[NbdConnection] = set()
         self._deadlines: dict[NbdConnection, int] = {}  # of those that negotiate, oldest first
@@ -162,6 +165,17 @@ class NbdServer:
     # Connections
 
     def _connected(self, connection: socket.socket) -> None:
+        if 0 < self.max_connections <= len(self._connections):
+            connection.close()
+            if not self._is_crowded:
+                self._is_crowded = True
+                log.warning(
+                    "turning nbd clients away: there are %d, and max_connections is %d",
+                    len(self._connections),
+                    self.max_connections,
+                )
+            return
+        self._is_crowded = False
         client = NbdConnection(self, connection)
         self._connections.add(client)  # before it starts, because it may end there
         client.start()
@@ -249,8 +263,9 @@ class NbdServer:
 
     def config(self) -> list[dict[str, object]]:
         """Return the RPC calls that make the same listeners and exports again."""
+        limit = {"max_connections": self.max_connections} if self.max_connections else {}
         calls: list[dict[str, object]] = [
-            {"method": "nbd_server_start", "params": {"address": str(address)}}
+            {"method": "nbd_server_start", "params": {"address": str(address), **limit}}
             for address in self.addresses
         ]
         for export in self.exports.values():
