@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from vbdev.address import Address, ListenError
 from vbdev.bdev import Bdev, BdevError, BdevState, VirtualBdev
+from vbdev.blocking import call_off
 from vbdev.config import Config, ConfigCall, ConfigError, read_config
 from vbdev.context_switches import ContextSwitchMonitor
 from vbdev.core.batch import load_columns
@@ -502,6 +503,7 @@ class App:
     async def stop(self) -> None:
         """Stop everything in order, then the reactors, the first one last."""
         timer = self.reactor.call_later(STOP_US, self._give_up)
+        call_off(self.reactor)  # a file that does not open is not waited for
         for end in (
             self.rpc.close,
             self.nbd_disks.close,

@@ -214,9 +214,16 @@ class _DryFile(FileBdev):
         readonly: bool,
         direct: bool | None,
         deallocate: bool,
+        devices_only: str = "",
     ) -> None:
         who = f"{self.kind} bdev {self.name!r}"
-        found = survey_file(who, filename, readonly=readonly, block_size=block_size or None)
+        found = survey_file(
+            who,
+            filename,
+            readonly=readonly,
+            block_size=block_size or None,
+            devices_only=devices_only,
+        )
         if found.key in self.taken:
             raise BdevError(
                 errno.EBUSY, f"{who}: {filename}: in use already, by {self.taken[found.key]}"

@@ -200,7 +200,7 @@ def test_a_sync_that_never_began_has_not_failed(make_stack, monkeypatch):
     stack.run(main())
 
 
-def test_a_full_file_system(ring_stack, full_disk):
+def test_a_full_file_system(full_disk, ring_stack):  # the stack is closed before the disk goes
     """A FUA WRITE into a hole finds no room. What was acknowledged is not in question."""
     stack = ring_stack
     stack.create(str(full_disk.file), block_size=4096, direct=True)
@@ -257,7 +257,7 @@ class FullDisk:
 
 
 @pytest.fixture
-def full_disk(tmp_path, make_stack):  # noqa: ARG001 - the stack is closed before the disk
+def full_disk(tmp_path):
     made = FullDisk(tmp_path)
     yield made
     made.close()

@@ -415,16 +415,16 @@ def test_rescan_follows_the_size(stack):
     descriptor = stack.open()
     stack.run(one(descriptor, Op.WRITE, 2047, 1, bytes(512)))
     os.truncate(path, 2 << 20)
-    bdev.rescan()
+    bdev.rescan(stack.run(bdev.file_size()))
     stack.run(one(descriptor, Op.WRITE, 4095, 1, bytes(512)))
     assert stack.run(one(descriptor, Op.SEEK_DATA, 3000)).result < 4096
     os.truncate(path, 1 << 20)
     with pytest.raises(BdevError, match="can not shrink"):
-        bdev.rescan()
+        bdev.rescan(stack.run(bdev.file_size()))
     os.truncate(path, 511)
     with pytest.raises(BdevError, match="less than one block"):
-        bdev.rescan()
+        bdev.rescan(stack.run(bdev.file_size()))
     os.truncate(path, (2 << 20) + 511)  # what is no whole block is left out
-    bdev.rescan()
+    bdev.rescan(stack.run(bdev.file_size()))
     assert bdev.num_blocks == 4096
     os.truncate(path, 2 << 20)

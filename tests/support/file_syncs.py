@@ -11,7 +11,7 @@ from vbdev.vocab import Status
 
 
 def sync_fds(bdev):
-    return [bdev._geometry.sync_fd, *(channel.context.sync_fd for channel in bdev.channels())]
+    return {bdev._geometry.sync_fd, *(channel.context.sync_fd for channel in bdev.channels())}
 
 
 def break_syncs(bdev):

@@ -322,8 +322,11 @@ def dio_alignment(int fd):
     """
     cdef char answer[256]
     cdef uint32_t mask, memory, offset
-    if syscall(SYS_statx, <long>fd, <const char *>b"", <long>AT_EMPTY_PATH,
-               <long>STATX_DIOALIGN, <void *>answer) < 0:
+    cdef long done
+    with nogil:  # here as below: a mount that hangs must not keep the interpreter
+        done = syscall(SYS_statx, <long>fd, "", <long>AT_EMPTY_PATH,
+                       <long>STATX_DIOALIGN, <void *>answer)
+    if done < 0:
         return None
     memcpy(&mask, answer, 4)
     if not mask & STATX_DIOALIGN:
@@ -336,9 +339,14 @@ def dio_alignment(int fd):
 def file_system_type(int fd):
     """Return the magic number of the file system that `fd` is on (f_type of statfs(2))."""
     cdef statfs_answer answer
-    while fstatfs(fd, &answer) < 0:
-        if errno != EINTR:
-            raise OSError(errno, strerror(errno).decode())
+    cdef int failed = 0
+    with nogil:
+        while fstatfs(fd, &answer) < 0:
+            if errno != EINTR:
+                failed = errno
+                break
+    if failed:
+        raise OSError(failed, strerror(failed).decode())
     return <uint32_t>answer.f_type
 
 
@@ -347,4 +355,8 @@ def can_punch(int fd, uint64_t size):
 
     Tried a good way beyond its end, with KEEP_SIZE: there is nothing there to change.
     """
-    return sys_fallocate(fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, size + (1 << 20), 4096) == 0
+    cdef bint done
+    with nogil:
+        done = sys_fallocate(
+            fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, size + (1 << 20), 4096) == 0
+    return done

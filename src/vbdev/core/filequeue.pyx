@@ -523,7 +523,7 @@ cdef class FileEngine:
     cdef void join_sync(self, file_state *s, bdev_io *io) noexcept nogil:
         set_place(io, IN_SYNC)
         list_append(&s.sync_head, &s.sync_tail, io)
-        if not s.syncing:
+        if not s.syncing and s.file.sync_fd >= 0:
             self.start_sync(s)
 
     cdef void start_sync(self, file_state *s) noexcept nogil:
@@ -688,7 +688,8 @@ cdef class FileEngine:
 cdef class FilePath:
     """One reactor's way to one file. `close` it before the file is closed.
 
-    sync_fd: the file opened once more, for this path's fdatasync alone; stays the caller's.
+    sync_fd: the file opened once more, for this path's fdatasync alone; stays the caller's. Below 0
+    it comes later (`set_sync_fd`), and syncs wait for it.
     """
 
     def __cinit__(self, FileEngine engine not None, OpenFile open_file not None, int sync_fd):
@@ -735,9 +736,18 @@ cdef class FilePath:
             self.engine.start_reset(&self.s, ios.v[i])
         ios.n = 0
 
+    def set_sync_fd(self, int fd):
+        """Give the path the descriptor that its syncs waited for. Once."""
+        if self.s.file.sync_fd >= 0:
+            raise RuntimeError("this path has a descriptor for its syncs")
+        self.s.file.sync_fd = fd
+        if self.s.sync_head != NULL:
+            self.engine.start_sync(&self.s)
+            self.engine.reap()
+
     @property
     def sync_fd(self):
-        """The descriptor that fdatasync goes through."""
+        """The descriptor that fdatasync goes through; below 0 as long as there is none."""
         return self.s.file.sync_fd
 
     @property

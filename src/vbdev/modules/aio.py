@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
-import stat
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from vbdev.bdev import BdevError, BdevParams
+from vbdev.bdev import BdevParams
 from vbdev.module_methods import DECODE_OBJECT_FAILED
 from vbdev.modules.file.disk import FileBdev
 from vbdev.params import FileName, Uint32
@@ -51,18 +49,13 @@ class Aio(FileBdev):
     async def start(self) -> None:
         """Open and lock the file."""
         params = self.params
-        if params.nowait and stat.S_ISREG(_mode(params.filename)):
-            raise BdevError(
-                errno.EOPNOTSUPP,
-                f"aio bdev {self.name!r}: nowait is for block devices, and {params.filename} is"
-                " a regular file",
-            )
         await self.open(
             params.filename,
             block_size=params.block_size,
             readonly=params.readonly,
             direct=None,
             deallocate=params.fallocate,
+            devices_only="nowait" if params.nowait else "",
         )
 
     def current_params(self) -> BdevParams:
@@ -82,10 +75,3 @@ class Aio(FileBdev):
                 "nowait": params.nowait,
             }
         }
-
-
-def _mode(filename: str) -> int:
-    try:
-        return Path(filename).stat().st_mode
-    except (OSError, ValueError):
-        return 0  # opening it says what is wrong

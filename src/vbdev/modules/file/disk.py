@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from vbdev.bdev import Bdev, BdevError, BdevState
+from vbdev.blocking import BlockedError, call_blocking
 from vbdev.core.batch import IOBatch
 from vbdev.core.channel import Channel
 from vbdev.core.filequeue import FilePath, OpenFile
@@ -27,10 +28,11 @@ from vbdev.modules.file.opening import (
 from vbdev.modules.file.service import FileService
 from vbdev.reactor import Reactor
 from vbdev.registry import Registry
-from vbdev.task import Future
 from vbdev.vocab import WRITE_OPS, Op
 
 __all__ = ["FileBdev"]
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -63,19 +65,30 @@ class FileBdev(Bdev):
         readonly: bool,
         direct: bool | None,
         deallocate: bool,
+        devices_only: str = "",
     ) -> None:
         """Open the file and take its geometry. deallocate: whether UNMAP and zeroing are wanted.
 
         block_size: bytes; 0 for what the file asks for. A file that another program has locked is
-        waited for, LOCK_WAIT_US at most.
+        waited for, LOCK_WAIT_US at most; one that does not open, because its mount hangs, for
+        `blocking.CALL_US`. devices_only: see `open_file`.
         """
         who = f"{self.kind} bdev {self.name!r}"
         give_up_ns = self.reactor.clock.now_ns() + LOCK_WAIT_US * 1000
+
+        def work() -> FileGeometry:
+            return open_file(
+                who,
+                filename,
+                readonly=readonly,
+                direct=direct,
+                block_size=block_size or None,
+                devices_only=devices_only,
+            )
+
         while True:
             try:
-                geometry = open_file(
-                    who, filename, readonly=readonly, direct=direct, block_size=block_size or None
-                )
+                geometry = await self._beside(f"{who}: opening {filename}", work, close_file)
                 break
             except FileLockedError:
                 # A ring of a process that was killed keeps its files until the kernel is done
@@ -108,10 +121,22 @@ class FileBdev(Bdev):
             dsync=geometry.dsync,
         )
 
+    async def _beside(
+        self,
+        what: str,
+        function: Callable[[], T],
+        give_back: Callable[[T], object] = lambda _value: None,
+    ) -> T:
+        """Make a call that may hang on a thread; BdevError where it is given up."""
+        try:
+            return await call_blocking(self.reactor, what, function, give_back=give_back)
+        except BlockedError as error:
+            raise BdevError(error.errno or errno.EIO, error.strerror or str(error)) from error
+
     def create_channel(self, channel: Channel) -> FilePath:
         """Go through the ring of the channel's reactor."""
         self._used = True
-        return _service(channel).attach(self._file, self.name)
+        return _service(channel).attach(self._file, self.name, self._geometry.sync_fd)
 
     def destroy_channel(self, channel: Channel) -> None:
         """Leave the reactor's ring."""
@@ -129,8 +154,11 @@ class FileBdev(Bdev):
             """Follow a file's new size; a device that has none any more is hot-removed."""
             bdev = registry.get(params.name, cls.kind)
             assert isinstance(bdev, FileBdev)
-            if bdev.file_size():
-                bdev.rescan()
+            size = await bdev.file_size()
+            if size and bdev.state is BdevState.READY:
+                bdev.rescan(size)
+            elif size:
+                raise BdevError(errno.ENODEV, f"bdev {bdev.name} was removed meanwhile")
             elif bdev.state is BdevState.READY:
                 log.error("file is gone, and its bdev with it bdev=%s", bdev.name)
                 registry.hot_remove(bdev)
@@ -140,16 +168,26 @@ class FileBdev(Bdev):
         name = f"bdev_{cls.kind}_rescan"
         return (ModuleMethod(name, NamedParams, rescan, errors=errors),)
 
-    def file_size(self) -> int:
+    async def file_size(self) -> int:
         """Return how many bytes the file has now."""
-        return size_of(self._geometry.fd, is_device=self._geometry.is_device)
+        # A descriptor of the call's own, since the bdev may be gone before a mount answers.
+        fd, is_device = os.dup(self._geometry.fd), self._geometry.is_device
 
-    def rescan(self) -> None:
-        """Follow a size that somebody else has changed (bdev_aio_rescan, bdev_uring_rescan).
+        def work() -> int:
+            try:
+                return size_of(fd, is_device=is_device)
+            finally:
+                os.close(fd)
+
+        return await self._beside(
+            f"{self.kind} bdev {self.name!r}: asking for the size of {self._filename}", work
+        )
+
+    def rescan(self, size: int) -> None:
+        """Follow a size in bytes that somebody else has made (bdev_aio_rescan, bdev_uring_rescan).
 
         What is no whole block at the end of the file is left out.
         """
-        size = self.file_size()
         num_blocks = size // self.block_size
         if not num_blocks:
             raise BdevError(
@@ -179,29 +217,32 @@ class FileBdev(Bdev):
             log.critical("%s", message)
             raise BdevError(number, message) from error
         finally:
-            close_file(self._geometry)
+            await self._close()
 
     async def _sync(self) -> None:
-        """Run fdatasync on a thread, so that other bdevs' I/O goes on meanwhile."""
+        """Run fdatasync on a thread, so that other bdevs' I/O goes on meanwhile.
+
+        Without a deadline: what it writes is worth waiting for, and who waits can say so.
+        """
         if not self._used:  # nobody ever had a channel, so nothing was written
             return
-        reactor = self.reactor
-        done: Future[None] = Future()
-
-        def work() -> None:
-            try:
-                os.fdatasync(self._geometry.sync_fd)
-            except OSError as error:
-                reactor.send_msg(done.set_exception, error)
-            else:
-                reactor.send_msg(done.set_result, None)
-
+        fd = self._geometry.sync_fd
+        what = f"{self.kind} bdev {self.name!r}: the last sync of {self._filename}"
         try:
-            threading.Thread(target=work, name=f"{self.name}-last-sync", daemon=True).start()
-        except RuntimeError:  # no thread to be had: better late than not at all
-            os.fdatasync(self._geometry.sync_fd)
-            return
-        await done
+            await call_blocking(self.reactor, what, lambda: os.fdatasync(fd), timeout_us=None)
+        except BlockedError as error:
+            if error.errno != errno.EAGAIN:
+                raise
+            os.fdatasync(fd)  # no thread to be had: better late than not at all
+
+    async def _close(self) -> None:
+        """Close the file, on a thread too: a mount's server may be asked for that."""
+        geometry = self._geometry
+        what = f"{self.kind} bdev {self.name!r}: closing {self._filename}"
+        try:
+            await call_blocking(self.reactor, what, lambda: close_file(geometry))
+        except BlockedError as error:
+            log.warning("%s", error.strerror)
 
 
 def _service(channel: Channel) -> FileService:

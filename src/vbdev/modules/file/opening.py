@@ -2,6 +2,9 @@
 
 Everything that can be wrong with a file is found here, before there is a bdev, and said with the
 file's name, the value and the bound. Nothing is created and nothing changes its size.
+
+Any of this may hang, on a mount whose server is gone. So it runs on a thread (`vbdev.blocking`),
+and what it shares with other openings is under a lock.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import mmap
 import os
 import stat
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,11 +44,15 @@ MIN_BLOCK_SIZE = 512
 BLKGETSIZE64 = 0x80081272
 BLKSSZGET = 0x1268
 BLKPBSZGET = 0x127B
+BLKROGET = 0x125E
+F_GET_SEALS = 1034
+F_SEAL_WRITE, F_SEAL_FUTURE_WRITE = 0x8, 0x10
 
 FileKey = tuple[str, int, int]
 
+_lock = threading.Lock()  # over the next one; nothing blocks under it
 _open_files: dict[FileKey, str] = {}
-"""Which bdev has which file: the lock says that a file is taken, this says by whom."""
+"""Which bdev has which file: the lock on it says that it is taken, this says by whom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,62 +83,87 @@ class FileLockedError(BdevError):
 
 
 def open_file(
-    who: str, filename: str, *, readonly: bool, direct: bool | None, block_size: int | None
+    who: str,
+    filename: str,
+    *,
+    readonly: bool,
+    direct: bool | None,
+    block_size: int | None,
+    devices_only: str = "",
 ) -> FileGeometry:
-    """Open and lock a file and measure it; BdevError where it can not be a bdev.
+    """Open and lock a file and measure it; BdevError where it can not be a bdev. Blocks.
 
     who: the bdev, for messages. direct: O_DIRECT, or not, or (None) where it works.
-    block_size: bytes, or None for what the file asks for.
+    block_size: bytes, or None for what the file asks for. devices_only: the parameter that block
+    devices alone can have, if it was given.
     """
     where = f"{who}: {filename}"
     _check_block_size(where, block_size)
-    with contextlib.ExitStack() as undo:
-        fd, status = _open(where, filename, readonly=readonly)
+    with contextlib.ExitStack() as undo, _named(where):
+        fd, status = _open(where, filename, readonly=readonly, devices_only=devices_only)
         undo.callback(os.close, fd)
+        if not readonly:
+            _check_writable(where, fd, status)
         is_device = stat.S_ISBLK(status.st_mode)
         key = ("device", status.st_rdev, 0) if is_device else ("file", status.st_dev, status.st_ino)
-        if key in _open_files:
-            raise BdevError(errno.EBUSY, f"{where}: in use already, by {_open_files[key]}")
-        _lock(where, fd, readonly=readonly)
-        size = size_of(fd, is_device=is_device)
-        logical = _ioctl_int(fd, BLKSSZGET) if is_device else MIN_BLOCK_SIZE
-        align = 0
-        if direct is not False:
-            with _named(where):
-                align = _try_direct(fd, logical if is_device else 0)
-        if block_size is None:
-            block_size = logical
-            if align and size % align == 0:
-                block_size = max(logical, align)
-        _check_size(where, size, block_size, logical)
-        direct = _settle_direct(where, fd, direct, align, block_size)
-        sync_fd = open_again(fd)
-        undo.callback(os.close, sync_fd)
-        unmaps = not readonly and (
-            _queue_limit(status.st_rdev, "discard_max_bytes") > 0
-            if is_device
-            else can_punch(fd, size)
-        )
-        geometry = FileGeometry(
-            fd=fd,
-            sync_fd=sync_fd,
-            key=key,
-            is_device=is_device,
-            direct=direct,
-            dsync=direct and dsync_holds(fd, is_device=is_device),
-            size=size,
-            block_size=block_size,
-            phys_block_size=_phys_block_size(fd, status, block_size, is_device=is_device),
-            alignment=align if direct else 1,
-            can_unmap=unmaps,
-            can_seek=_can_seek(fd),
-            fast_zero=(
-                _queue_limit(status.st_rdev, "write_zeroes_max_bytes") > 0 if is_device else unmaps
-            ),
-        )
-        _open_files[key] = who
+        with _lock:
+            if key in _open_files:
+                raise BdevError(errno.EBUSY, f"{where}: in use already, by {_open_files[key]}")
+            _open_files[key] = who
+        undo.callback(_forget, key)
+        _lock_file(where, fd, readonly=readonly)
+        geometry = _measure(where, fd, key, readonly=readonly, direct=direct, block_size=block_size)
         undo.pop_all()
     return geometry
+
+
+def _forget(key: FileKey) -> None:
+    with _lock:
+        _open_files.pop(key, None)
+
+
+def _measure(
+    where: str,
+    fd: int,
+    key: FileKey,
+    *,
+    readonly: bool,
+    direct: bool | None,
+    block_size: int | None,
+) -> FileGeometry:
+    status = os.fstat(fd)
+    is_device = stat.S_ISBLK(status.st_mode)
+    size = size_of(fd, is_device=is_device)
+    logical = _ioctl_int(fd, BLKSSZGET) if is_device else MIN_BLOCK_SIZE
+    align = 0
+    if direct is not False:
+        align = _try_direct(fd, logical if is_device else 0)
+    if block_size is None:
+        block_size = logical
+        if align and size % align == 0:
+            block_size = max(logical, align)
+    _check_size(where, size, block_size, logical)
+    direct = _settle_direct(where, fd, direct, align, block_size)
+    unmaps = not readonly and (
+        _queue_limit(status.st_rdev, "discard_max_bytes") > 0 if is_device else can_punch(fd, size)
+    )
+    return FileGeometry(
+        fd=fd,
+        sync_fd=open_again(fd),
+        key=key,
+        is_device=is_device,
+        direct=direct,
+        dsync=direct and dsync_holds(fd, is_device=is_device),
+        size=size,
+        block_size=block_size,
+        phys_block_size=_phys_block_size(fd, status, block_size, is_device=is_device),
+        alignment=align if direct else 1,
+        can_unmap=unmaps,
+        can_seek=_can_seek(fd),
+        fast_zero=(
+            _queue_limit(status.st_rdev, "write_zeroes_max_bytes") > 0 if is_device else unmaps
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +175,9 @@ class FileSurvey:
     block_size: int
 
 
-def survey_file(who: str, filename: str, *, readonly: bool, block_size: int | None) -> FileSurvey:
+def survey_file(
+    who: str, filename: str, *, readonly: bool, block_size: int | None, devices_only: str = ""
+) -> FileSurvey:
     """Measure a file as `open_file` would, and open nothing; BdevError as there.
 
     What only opening tells is not found: who has it locked or mounted, what O_DIRECT wants. A block
@@ -152,7 +187,7 @@ def survey_file(who: str, filename: str, *, readonly: bool, block_size: int | No
     _check_block_size(where, block_size)
     with _named(where):
         status = Path(filename).stat()
-        _check_type(where, status.st_mode)
+        _check_type(where, status.st_mode, devices_only)
         if not os.access(filename, os.R_OK if readonly else os.R_OK | os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     is_device = stat.S_ISBLK(status.st_mode)
@@ -167,17 +202,21 @@ def survey_file(who: str, filename: str, *, readonly: bool, block_size: int | No
 
 
 def close_file(geometry: FileGeometry) -> None:
-    """Unlock and close a file. What it holds is not synced by that."""
-    del _open_files[geometry.key]
+    """Unlock and close a file. What it holds is not synced by that. Blocks.
+
+    Until it returns nobody else here can open the file.
+    """
     # A ring may hold the file a little longer; the lock shall not wait for that.
     with contextlib.suppress(OSError):
         _set_lock(geometry.fd, fcntl.F_UNLCK)
-    os.close(geometry.sync_fd)
-    os.close(geometry.fd)
+    for fd in (geometry.sync_fd, geometry.fd):
+        with contextlib.suppress(OSError):  # of what an earlier write lost; the last sync has told
+            os.close(fd)
+    _forget(geometry.key)
 
 
 def size_of(fd: int, *, is_device: bool) -> int:
-    """Return the size of an open file in bytes."""
+    """Return the size of an open file in bytes. Blocks."""
     if is_device:
         answer = fcntl.ioctl(fd, BLKGETSIZE64, bytes(8))
         return int(struct.unpack("=Q", answer)[0])
@@ -194,15 +233,16 @@ def _named(where: str) -> Iterator[None]:
         raise BdevError(number, f"{where}: {text}") from error
 
 
-def _open(where: str, filename: str, *, readonly: bool) -> tuple[int, os.stat_result]:
-    with _named(where):
-        before = Path(filename).stat()
-        # Looked at before it is opened, because opening some things has effects, or blocks.
-        _check_type(where, before.st_mode)
-        flags = os.O_RDONLY if readonly else os.O_RDWR
-        if stat.S_ISBLK(before.st_mode) and not readonly:
-            flags |= os.O_EXCL  # of a device: refused while it is mounted, or part of another
-        fd = os.open(filename, flags | os.O_CLOEXEC)
+def _open(
+    where: str, filename: str, *, readonly: bool, devices_only: str
+) -> tuple[int, os.stat_result]:
+    before = Path(filename).stat()
+    # Looked at before it is opened, because opening some things has effects, or blocks.
+    _check_type(where, before.st_mode, devices_only)
+    flags = os.O_RDONLY if readonly else os.O_RDWR
+    if stat.S_ISBLK(before.st_mode) and not readonly:
+        flags |= os.O_EXCL  # of a device: refused while it is mounted, or part of another
+    fd = os.open(filename, flags | os.O_CLOEXEC)
     try:
         status = os.fstat(fd)
         _check_type(where, status.st_mode)
@@ -210,6 +250,27 @@ def _open(where: str, filename: str, *, readonly: bool) -> tuple[int, os.stat_re
         os.close(fd)
         raise
     return fd, status
+
+
+def _check_writable(where: str, fd: int, status: os.stat_result) -> None:
+    """Refuse what could be opened for writing and still takes no write."""
+    why = ""
+    if stat.S_ISBLK(status.st_mode):
+        if _ioctl_int(fd, BLKROGET):
+            why = "the device is read-only (blockdev --setro, or its medium is)"
+    else:
+        with contextlib.suppress(OSError):  # EINVAL: it is no memfd
+            if fcntl.fcntl(fd, F_GET_SEALS) & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE):
+                why = "the file is sealed against writing"
+    if not why:
+        try:
+            os.pwrite(fd, b"", 0)  # the kernel's own checks, and nothing is written
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS, errno.ETXTBSY):
+                return
+            why = f"it can not be written: {os.strerror(error.errno)}"
+    if why:
+        raise BdevError(errno.EACCES, f"{where}: {why}; with readonly it can be read")
 
 
 def _check_block_size(where: str, block_size: int | None) -> None:
@@ -220,7 +281,12 @@ def _check_block_size(where: str, block_size: int | None) -> None:
         )
 
 
-def _check_type(where: str, mode: int) -> None:
+def _check_type(where: str, mode: int, devices_only: str = "") -> None:
+    if devices_only and stat.S_ISREG(mode):
+        raise BdevError(
+            errno.EOPNOTSUPP,
+            f"{where}: {devices_only} is for block devices, and this is a regular file",
+        )
     if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
         return
     names = {
@@ -240,7 +306,7 @@ def _set_lock(fd: int, kind: int) -> None:
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
 
 
-def _lock(where: str, fd: int, *, readonly: bool) -> None:
+def _lock_file(where: str, fd: int, *, readonly: bool) -> None:
     """Keep other writers away (qemu takes locks of the same kind). Readers share."""
     try:
         _set_lock(fd, fcntl.F_RDLCK if readonly else fcntl.F_WRLCK)
@@ -312,7 +378,10 @@ def _check_size(where: str, size: int, block_size: int, logical: int) -> None:
 
 
 def open_again(fd: int) -> int:
-    """Open the same file a second time: a write-back error is told once to each description."""
+    """Open the same file a second time: a write-back error is told once to each description.
+
+    Blocks.
+    """
     try:
         return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # no /proc here: syncs then share the description with FUA writes

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 
+from vbdev.blocking import call_blocking, call_unheeded
 from vbdev.core.batch import IOBatch
 from vbdev.core.engine import Engine
 from vbdev.core.fileio import FileJob
@@ -81,6 +82,7 @@ class FileService:
         self._paths: dict[OpenFile, FilePath] = {}
         self._users: dict[FilePath, int] = {}
         self._names: dict[OpenFile, str] = {}
+        self._own_sync_fds: dict[FilePath, int] = {}
 
     @classmethod
     def of(cls, reactor: Reactor, core: Engine) -> FileService:
@@ -91,17 +93,51 @@ class FileService:
         assert isinstance(service, cls)
         return service
 
-    def attach(self, open_file: OpenFile, bdev_name: str) -> FilePath:
-        """Return this reactor's path to a file; all its channels to the bdev share one."""
+    def attach(self, open_file: OpenFile, bdev_name: str, sync_fd: int) -> FilePath:
+        """Return this reactor's path to a file; all its channels to the bdev share one.
+
+        sync_fd: the file opened once more, for the sync at the end. As long as there are paths
+        nobody else needs it, and one of them has it.
+        """
         path = self._paths.get(open_file)
         if path is None:
-            sync_fd = open_again(open_file.fd)
-            path = self._paths[open_file] = FilePath(self.engine, open_file, sync_fd)
-            self._names[open_file] = bdev_name
             with _lock:
-                _paths.setdefault(open_file, {})[self._reactor] = path
+                paths = _paths.setdefault(open_file, {})
+                is_free = all(other.sync_fd != sync_fd for other in paths.values())
+                path = FilePath(self.engine, open_file, sync_fd if is_free else -1)
+                paths[self._reactor] = path
+            self._paths[open_file] = path
+            self._names[open_file] = bdev_name
+            if not is_free:
+                name = f"second opening of bdev {bdev_name}'s file"
+                self._reactor.begin(self._open_again(path), name)
         self._users[path] = self._users.get(path, 0) + 1
         return path
+
+    async def _open_again(self, path: FilePath) -> None:
+        """Give a path a descriptor of its own. Its syncs wait for that."""
+        fd = os.dup(path.open_file.fd)  # its file may be closed before the thread gets to it
+
+        def work() -> int:
+            try:
+                return open_again(fd)
+            finally:
+                os.close(fd)
+
+        what = f"opening the file of bdev {self._names[path.open_file]} again"
+        self._own_sync_fds[path] = sync_fd = await call_blocking(
+            self._reactor, what, work, give_back=os.close, timeout_us=None
+        )
+        if path in self._users:
+            path.set_sync_fd(sync_fd)
+        else:
+            self._close_own(path)
+
+    def _close_own(self, path: FilePath) -> None:
+        """Close the descriptor that this path had for itself; the server may have to be asked."""
+        fd = self._own_sync_fds.pop(path, None)
+        if fd is not None:
+            call_unheeded(self._reactor, "closing a file", lambda: os.close(fd))
 
     def detach(self, path: FilePath) -> None:
         """Undo one `attach`. Without any left, ring and workers go too."""
@@ -113,7 +149,7 @@ class FileService:
             if not _paths[path.open_file]:
                 del _paths[path.open_file]
         path.close()
-        os.close(path.sync_fd)
+        self._close_own(path)
         del self._users[path], self._paths[path.open_file], self._names[path.open_file]
         if self._users:
             return
