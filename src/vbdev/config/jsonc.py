@@ -15,9 +15,9 @@ from vbdev.wire.jsontext import MAX_DEPTH, JsonError, decode
 
 __all__ = ["JsonObject", "JsoncError", "Place", "parse"]
 
-_BLANK: Final = re.compile(r"(?:[ \t\r\n]++|//[^\n]*+|/\*.*?\*/)*+", re.DOTALL)
-_STRING: Final = re.compile(r'"(?:[^"\\\n]++|\\[^\n])*+')
-_WORD: Final = re.compile(r"[^\s,:\[\]{}\"/]++")
+_BLANK: Final = re.compile(r"(?:[ \t\r\n]+|//[^\n]*|/\*.*?\*/)*", re.DOTALL)
+_STRING: Final = re.compile(r'"[^"\\\n]*(?:\\[^\n][^"\\\n]*)*')
+_WORD: Final = re.compile(r"[^\s,:\[\]{}\"/]+")
 
 
 class JsoncError(Exception):

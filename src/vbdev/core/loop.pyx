@@ -26,6 +26,7 @@ from vbdev.core.clocks cimport monotonic_ns
 from vbdev.core.engine cimport Engine
 from vbdev.core.handover cimport gil_left, gil_wanted
 from vbdev.core.turn cimport CALL_NS, slice_begin, slice_over
+from vbdev.core.types cimport this_thread
 
 
 cdef extern from "unistd.h" nogil:
@@ -229,10 +230,9 @@ cdef class Loop:
         # Budget: 30 ns and an epoll_wait for a turn in which nothing is to be done.
         cdef Py_ssize_t did = 0
         cdef int64_t now
-        cdef unsigned long thread = PyThread_get_thread_ident()
-        self.takes_signals = thread == main_thread
+        self.takes_signals = PyThread_get_thread_ident() == main_thread
         if self.core is not None:
-            self.core.thread = thread
+            self.core.thread = this_thread()
         if self.clock is not None and self.engine_ is not None:
             self.engine_.set_virtual_time(self.clock.now_ns())
         if self.messages:

@@ -16,7 +16,8 @@ cdef extern from *:
     """
     #include <pthread.h>
 
-    /* Which thread this is, without a call where the compiler knows how. */
+    /* Which thread this is, without a call where the compiler knows how. It is compared with itself
+       alone: pthread_self(), and so Python's identity of a thread, is another number on aarch64. */
     #if defined(__has_builtin) && (defined(__x86_64__) || defined(__aarch64__))
     #if __has_builtin(__builtin_thread_pointer)
     #define vbdev_this_thread() ((unsigned long)__builtin_thread_pointer())

@@ -30,23 +30,35 @@ MAX_NUMBER_CHARS: Final = 128
 MAX_EXPONENT: Final = 64
 """Beyond it a number with an exponent is not expanded to an integer."""
 
-_SPACE = re.compile(rb"[ \t\n\r]*+")
-_STRING = re.compile(rb'[^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+', re.DOTALL)
+# No pattern needs possessive quantifiers or atomic groups, which Python has wrong before 3.11.5:
+# whatever follows a repetition begins with what that does not take, so that going back is in vain
+# at once, and never takes more than one look for each byte.
+_SPACE = re.compile(rb"[ \t\n\r]*")
+_STRING = re.compile(rb'[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*', re.DOTALL)
 """The inside of a string, up to its closing quote or to what it may not contain."""
-_PLAIN = re.compile(rb"[ \t\n\r,:0-9+\-.Eaeflnrstu]*+")
+_PLAIN = re.compile(rb"[ \t\n\r,:0-9+\-.Eaeflnrstu]*")
 """What stands between brackets and strings: white space, separators, numbers, literals."""
-_SCALAR = re.compile(rb"[0-9+\-.Eaeflnrstu]*+")
+_SCALAR = re.compile(rb"[0-9+\-.Eaeflnrstu]*")
 _SCALAR_START = re.compile(rb"(?<![0-9+\-.Eaeflnrstu])[0-9+\-.Eaeflnrstu]")
-_ATOMS = rb'(?:[ \t\n\r,:0-9+\-.Eaeflnrstu]++|"' + _STRING.pattern + rb'"'
-_FLAT = _ATOMS + rb")*+"
-_NEST = _ATOMS + rb"|\{" + _FLAT + rb"\}|\[" + _FLAT + rb"\])*+"
-_SHALLOW = re.compile(
-    rb"\{" + _ATOMS + rb"|\{" + _NEST + rb"\}|\[" + _NEST + rb"\])*+\}", re.DOTALL
-)
+
+
+def _items(*nested: bytes) -> bytes:
+    """Return what stands inside brackets: plain text, strings, and what is bracketed itself."""
+    text = rb'"' + _STRING.pattern + rb'"'
+    special = rb"|".join([text, *nested])
+    return _PLAIN.pattern + rb"(?:(?:" + special + rb")" + _PLAIN.pattern + rb")*"
+
+
+_FLAT = _items()
+_NEST = _items(rb"\{" + _FLAT + rb"\}", rb"\[" + _FLAT + rb"\]")
+_DEEP = _items(rb"\{" + _NEST + rb"\}", rb"\[" + _NEST + rb"\]")
+_SHALLOW = re.compile(rb"\{" + _DEEP + rb"\}", re.DOTALL)
 """A whole object with no more than two levels inside, as nearly all requests are."""
-_WHOLE = re.compile(_ATOMS + rb"|\{" + _NEST + rb"\}|\[" + _NEST + rb"\])*+", re.DOTALL)
+_WHOLE = re.compile(_DEEP, re.DOTALL)
 """What is whole inside an array or object, as deep as `_WHOLE_DEPTH` in it."""
 _WHOLE_DEPTH: Final = 2
+_STEP_BYTES: Final = 16 << 10
+"""Looked at in one step: the places that it might go back to are kept until its end."""
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 _QUOTE, _BACKSLASH = b'"\\'
@@ -167,15 +179,16 @@ class TextSplitter:
 
     def _scan_bare(self, buffer: bytearray) -> bool:
         # Only what follows ends a bare scalar, and only a delimiter may follow.
-        self._at = _end(_SCALAR, buffer, self._at)
+        start, self._at = self._at, _end(_SCALAR, buffer, self._at)
         if not self._at:
             self._fail(f"byte 0x{buffer[0]:02x} begins no JSON value")
         self._values = 1
-        return self._at < len(buffer)
+        return self._at < min(len(buffer), start + _STEP_BYTES)
 
     def _scan_string(self, buffer: bytearray) -> bool:
-        self._at = end = _end(_STRING, buffer, self._at)
-        if end == len(buffer):
+        start, self._at = self._at, _end(_STRING, buffer, self._at)
+        end = self._at
+        if end == min(len(buffer), start + _STEP_BYTES):
             return False
         byte = buffer[end]
         if byte == _QUOTE:
@@ -194,7 +207,7 @@ class TextSplitter:
             self._at = end = _end(_PLAIN, buffer, start)
         if self._counts and end > start:
             self._values += len(_SCALAR_START.findall(buffer, start, end))
-        if end == len(buffer):
+        if end == min(len(buffer), start + _STEP_BYTES):
             return False
         byte = buffer[end]
         if byte in _CLOSERS or byte == _QUOTE:
@@ -241,7 +254,7 @@ def decode(text: bytes) -> Any:
 
 
 def _end(pattern: re.Pattern[bytes], buffer: bytearray, start: int) -> int:
-    match = pattern.match(buffer, start)
+    match = pattern.match(buffer, start, start + _STEP_BYTES)
     assert match is not None
     return match.end()
 
