@@ -59,7 +59,7 @@ class OverNbd:
     """An export of a daemon in this process."""
 
     def __init__(self, app):
-        app.serve(num_blocks=SIZE // 512)
+        app.serve(num_blocks=SIZE // 512, strict_blocks=True)
         self.client = NbdClient(app.socket)
         self.block, self.size = 512, self.client.size
 

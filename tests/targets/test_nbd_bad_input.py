@@ -54,7 +54,7 @@ REFUSED = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_refused(local_app, what, structured):
     command, offset, length, flags, error = REFUSED[what]
-    local_app.serve()
+    local_app.serve(strict_blocks=True)
     client = local_app.client(structured=structured)
     payload = b"\xee" * length if command == WRITE else b""
     reply = client.ask(command, offset, length, flags, payload)

@@ -72,7 +72,7 @@ def test_refusals_in_one_segment(local_app, count):
     """Refused requests are never in flight, so no completion makes the stream go on."""
     local_app.serve()
     client = local_app.client()
-    client.send(b"".join(client.message(READ, 1, 512) for _ in range(count)))
+    client.send(b"".join(client.message(READ, 1 << 40, 512) for _ in range(count)))
     errors = [reply.error for reply in client.wait_all().values()]
     assert errors == [NbdError.EINVAL] * count
     assert client.read(0, 512) == bytes(512)

@@ -17,7 +17,9 @@ KINDS["null"] = ("null", {"md_size": 8, "dif_type": 1})
 @pytest.mark.parametrize("layout", KINDS)
 def test_a_client_sees_data_blocks_only(local_app, layout, block_size):
     kind, params = KINDS[layout]
-    export = local_app.serve(num_blocks=256, block_size=block_size, kind=kind, params=params)
+    export = local_app.serve(
+        num_blocks=256, block_size=block_size, kind=kind, params=params, strict_blocks=True
+    )
     info = export.info()
     assert info.size_bytes == 256 * block_size
     assert info.block_sizes.minimum_bytes == block_size

@@ -48,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="NBD clients at most, on all addresses together; default: no limit",
     )
     parser.add_argument(
+        "--nbd-strict-blocks",
+        action="store_true",
+        help="refuse NBD requests that begin or end inside a block",
+    )
+    parser.add_argument(
         "--reactors",
         type=reactor_count,
         default=1,
@@ -110,6 +115,8 @@ def start(app: App, arguments: argparse.Namespace) -> None:
     def build() -> None:
         nonlocal top
         top = build_stack(app, arguments)
+
+    app.nbd.strict_blocks = arguments.nbd_strict_blocks
 
     def serve() -> None:
         if top is not None and (arguments.nbd or not app.nbd.exports):

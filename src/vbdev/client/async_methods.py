@@ -1241,6 +1241,7 @@ class AsyncMethods:
         export_name: str | None = None,
         read_only: bool | None = None,
         description: str | None = None,
+        strict_blocks: bool | None = None,
     ) -> str:
         """Export a bdev; the answer is the name of the export.
 
@@ -1248,6 +1249,9 @@ class AsyncMethods:
         export_name: Name that clients ask for; the bdev's when absent.
         read_only: Refuse every write with EPERM. Default: False.
         description: For humans, shown by `nbdinfo`.
+        strict_blocks: Whether requests have to be whole blocks. Otherwise they may begin and end at
+            any byte, and what they leave of a block is read and written with them. As the server
+            has it when absent.
         """
         return await self._typed(
             AsyncMethods.nbd_export_add,
@@ -1256,6 +1260,7 @@ class AsyncMethods:
                 "export_name": export_name,
                 "read_only": read_only,
                 "description": description,
+                "strict_blocks": strict_blocks,
             },
         )
 

@@ -32,6 +32,7 @@ from vbdev.core.types cimport (
     GATE_QOS,
     GATE_SPLIT,
     HAS_POOL_BUFFER,
+    IN_BYTES,
     IO_ABORTED,
     IO_CONTROL,
     IO_FAILED,
@@ -140,6 +141,8 @@ cdef class Admission(ChannelBase):
         if io.stage == STAGE_ENTER:
             if gates & GATE_FROZEN and io.op != OP_RESET:
                 return self._end(io, IO_ABORTED, 0)
+            if io.flags & IN_BYTES:
+                return self._to_control(io)
             if gates & GATE_LENGTH and (WITH_DATA >> io.op) & 1 and io.iovcnt and (
                     io_data_bytes(io) != io.num_blocks * io_block_bytes(&self.s, io)):
                 return self._end(io, IO_FAILED, EINVAL)

@@ -30,6 +30,7 @@ from vbdev.core.types cimport (
     HAS_BARE_DATA,
     HAS_DOMAIN,
     HAS_METADATA,
+    IN_BYTES,
     IO_ABORTED,
     IO_CONTROL,
     IO_DONE,
@@ -189,7 +190,7 @@ cdef class Channel(Delivery):
 
     cdef int _configure_metadata(self, Dif dif, bint hide) except -1:
         self.s.refused_flags = 0
-        self.s.special_flags = HAS_DOMAIN
+        self.s.special_flags = HAS_DOMAIN | IN_BYTES
         self.s.data_block_size = self.s.block_size
         self.s.hides_metadata = False
         self.s.gates &= ~GATE_METADATA
@@ -447,8 +448,8 @@ cdef class Channel(Delivery):
 
     def run_children(self, IOBatch ios not None, callback):
         """Carry out one I/O that `control` was given: RESET by the module, COMPARE_AND_WRITE by a
-        COMPARE and a WRITE. callback(ios, status, detail, cdw0) when it has; `finish` is the
-        caller's.
+        COMPARE and a WRITE, a write in bytes by READs and WRITEs. callback(ios, status, detail,
+        cdw0) when it has; `finish` is the caller's.
         """
         if ios.n != 1 or ios.v[0].state != IO_CONTROL:
             raise RuntimeError(f"{self.bdev!r}: run_children takes one I/O of the control path")

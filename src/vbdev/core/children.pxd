@@ -3,6 +3,7 @@ from libc.stdint cimport int32_t, int8_t, uint32_t, uint64_t, uint8_t
 
 from vbdev.core.batch cimport IOBatch
 from vbdev.core.channel cimport Channel
+from vbdev.core.edges cimport io_edges
 from vbdev.core.engine cimport ChildOwner
 from vbdev.core.turn cimport fair_queue
 from vbdev.core.types cimport bdev_io, channel_state, io_parent, iovec, owner_state
@@ -15,6 +16,7 @@ cdef struct io_parent:
     bdev_io *children           # a list through `cookie` (next) and `tag` (previous)
     void *callback              # for CHILDREN_CONTROL, referenced
     void *ios                   # the batch that goes with it, referenced
+    io_edges *edges             # of a write in bytes
     iovec *iovs                 # whose pieces the children get
     uint32_t iovcnt
     uint32_t iov                # how far that is: the piece, and bytes of it
@@ -52,6 +54,8 @@ cdef class Children(ChildOwner):
     cdef int _take(self, bdev_io *child) except -1
     cdef int _make_all(self, io_parent *parent, IOBatch ios) except -1
     cdef int _make_one(self, io_parent *parent, bdev_io *child) noexcept nogil
+    cdef void _make_edge(self, io_parent *parent, bdev_io *child) noexcept nogil
+    cdef bint _next_phase(self, io_parent *parent) noexcept nogil
     cdef bint _give_metadata(self, io_parent *parent, bdev_io *child) noexcept nogil
     cdef int _make_zeroes(self, io_parent *parent, bdev_io *child, uint64_t blocks) noexcept nogil
     cdef bint _move_tags(self, io_parent *parent, bdev_io *child) noexcept nogil

@@ -11,12 +11,13 @@ reserve when the pool is empty.
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EINVAL, EIO, ENOMEM
 from libc.stddef cimport size_t
-from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memmove
 
 from vbdev.core.batch cimport IOBatch, new_batch
 from vbdev.core.channel cimport Channel
+from vbdev.core.edges cimport edges_free, edges_merge, edges_new, edges_use
 from vbdev.core.engine cimport ChannelBase, ChildOwner
 from vbdev.core.dif cimport (
     DIF_REFTAG,
@@ -44,6 +45,7 @@ from vbdev.core.types cimport (
     FLAG_PRACT,
     HAS_BARE_DATA,
     HAS_METADATA,
+    IN_BYTES,
     INLINE_IOVS,
     IO_ABORTED,
     IO_CONTROL,
@@ -118,6 +120,11 @@ cdef class Children(ChildOwner):
         cdef io_parent *parent = <io_parent *>calloc(1, sizeof(io_parent))
         if parent == NULL:
             return False
+        if io.flags & IN_BYTES:
+            parent.edges = edges_new(s, io)
+            if parent.edges == NULL:
+                free(parent)
+                return False
         parent.io = io
         parent.channel = s
         parent.kind = <uint8_t>kind
@@ -166,6 +173,14 @@ cdef class Children(ChildOwner):
             if io.op == OP_RESET:
                 parent.left = 1
                 parent.at_most = 1
+            elif parent.edges != NULL:
+                if parent.phase != 1:
+                    parent.child_op = OP_READ if parent.phase == 0 else OP_WRITE
+                    parent.left = parent.edges.n
+                elif io.op == OP_WRITE:
+                    parent.iovs = parent.edges.iovs
+                    parent.iovcnt = parent.edges.iovcnt
+                    parent.at_most = MAX_READ_WRITE_CHILDREN
             elif parent.phase == 0:
                 parent.child_op = OP_COMPARE
                 if not (s.native_mask >> OP_COMPARE) & 1 or io_is_bare(s, io):
@@ -239,6 +254,7 @@ cdef class Children(ChildOwner):
         cdef bdev_io *io = parent.io
         cdef channel_state *s = parent.channel
         io.family = NULL
+        edges_free(parent.edges)
         if parent.callback == NULL:
             s.parked -= 1
             io.state = IO_SUBMITTED
@@ -361,6 +377,9 @@ cdef class Children(ChildOwner):
             child.offset_blocks = child.num_blocks = 0
             parent.left = 0
             return 0
+        if parent.edges != NULL and (parent.phase != 1 or io.op != OP_WRITE):
+            self._make_edge(parent, child)
+            return 0
         if parent.backward:
             at = parent.left - blocks
         child.offset_blocks = io.offset_blocks + at
@@ -387,7 +406,7 @@ cdef class Children(ChildOwner):
             if io.md != NULL and not self._give_metadata(parent, child):
                 return ENOMEM
         elif child.op == OP_READ or child.op == OP_WRITE:
-            child.flags = io.flags
+            child.flags = io.flags & <uint16_t>~IN_BYTES
             boundary = s.limits.boundary
             if child.op == OP_WRITE and s.limits.write_unit:
                 boundary = s.limits.write_unit
@@ -407,6 +426,38 @@ cdef class Children(ChildOwner):
         parent.done += child.num_blocks
         parent.left -= child.num_blocks
         return 0
+
+    cdef void _make_edge(self, io_parent *parent, bdev_io *child) noexcept nogil:
+        """Read or write a unit at an end of a write in bytes; or clear what is between them."""
+        if parent.phase == 1:
+            child.flags = parent.io.flags & <uint16_t>~IN_BYTES
+            child.offset_blocks = parent.edges.inner
+            child.num_blocks = parent.edges.num_inner
+            parent.left = 0
+            return
+        if child.op == OP_WRITE:
+            child.flags |= parent.io.flags & FLAG_FUA
+        edges_use(parent.edges, <uint32_t>parent.done, child)
+        parent.done += 1
+        parent.left -= 1
+
+    cdef bint _next_phase(self, io_parent *parent) noexcept nogil:
+        """Go over to what follows on children that have all succeeded; False: nothing does."""
+        cdef bdev_io *io = parent.io
+        if parent.edges == NULL:
+            if io.op != OP_COMPARE_AND_WRITE or parent.phase == 1:
+                return False
+            parent.phase = 1
+        elif parent.phase == 0:
+            edges_merge(parent.edges, io)
+            # Clearing comes first: FAST_ZERO may refuse it, and then nothing has changed.
+            parent.phase = 1 if io.op == OP_WRITE or parent.edges.num_inner else 2
+        elif parent.phase == 1 and io.op == OP_WRITE_ZEROES:
+            parent.phase = 2
+        else:
+            return False
+        self._prepare(parent)
+        return True
 
     cdef bint _give_metadata(self, io_parent *parent, bdev_io *child) noexcept nogil:
         """Give a child memory of its own for separate metadata; False: there is none."""
@@ -566,10 +617,8 @@ cdef class Children(ChildOwner):
             return 0
         if parent.outstanding == 0 and (parent.stop or parent.left == 0):
             if (parent.kind == CHILDREN_CONTROL and parent.status == IO_SUCCESS
-                    and parent.io.op == OP_COMPARE_AND_WRITE and parent.phase == 0
                     and not parent.stop):
-                parent.phase = 1
-                self._prepare(parent)
+                self._next_phase(parent)
         if parent.outstanding < parent.at_most:
             self._now_due(parent)
         return 0
@@ -609,7 +658,7 @@ cdef class Children(ChildOwner):
                     child.slow &= <uint8_t>~SLOW_UNCOUNTED  # the READ may have been split
                     child.flags |= parent.io.flags & FLAG_FUA
                     return True
-        elif child.op == OP_READ and parent.kind != CHILDREN_SPLIT:
+        elif child.op == OP_READ and parent.kind != CHILDREN_SPLIT and parent.edges == NULL:
             if self._differs(parent, child):
                 parent.stop = True
                 if parent.status == IO_SUCCESS:

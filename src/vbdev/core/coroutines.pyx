@@ -38,6 +38,7 @@ from vbdev.core.types cimport (
     HAS_BARE_DATA,
     HAS_DOMAIN,
     HAS_METADATA,
+    IN_BYTES,
     HAS_POOL_BUFFER,
     IO_ABORTED,
     IO_FAILED,
@@ -100,7 +101,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     SNAPSHOT = 128
-    CALLERS_FLAGS = HAS_DOMAIN - 1
+    CALLERS_FLAGS = IN_BYTES - 1
     LOWEST_STATUS = -8
 
 # Where an I/O is that its coroutine has sent off.

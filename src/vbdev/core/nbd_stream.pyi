@@ -32,6 +32,7 @@ class NbdStream(MemoryClient):
         early: Buffer = b"",
         size_bytes: int = 0,
         memory: NbdMemory | None = None,
+        any_bytes: bool = False,
     ) -> None: ...
     @property
     def idle(self) -> bool: ...

@@ -80,6 +80,7 @@ from vbdev.core.types cimport (
     FLAG_FAST_ZERO,
     FLAG_FUA,
     FLAG_NO_HOLE,
+    IN_BYTES,
     IO_SUCCESS,
     OP_FLUSH,
     OP_READ,
@@ -95,7 +96,8 @@ from vbdev.core.types cimport (
 
 cdef enum:
     KIND_PLAIN = 0              # answered without data
-    KIND_READ = 1
+    KIND_READ = 2
+    IS_PART = 1                 # it begins or ends inside of the blocks that the I/O has
 
     IN_PLACE_BYTES = 64 << 10   # longer payloads get a buffer of their own
     OWN_BYTES = 512             # what is received without a chunk: headers, and what is behind them
@@ -127,6 +129,25 @@ cdef struct tx_entry:
     uint64_t charged        # bytes to take off in_flight_bytes once sent
 
 
+cdef size_t cut(iovec *iovs, size_t count, size_t skip, size_t length) noexcept nogil:
+    """Leave of some pieces `length` bytes behind the first `skip`; return how many pieces it is."""
+    cdef size_t i, n, kept = 0
+    for i in range(count):
+        n = iovs[i].iov_len
+        if skip >= n:
+            skip -= n
+            continue
+        n = n - skip if n - skip < length else length
+        if n == 0:
+            break
+        iovs[kept].iov_base = <char *>iovs[i].iov_base + skip
+        iovs[kept].iov_len = n
+        kept += 1
+        length -= n
+        skip = 0
+    return kept
+
+
 cdef class NbdStream(MemoryClient):
     """One connection after its handshake. The socket stays the caller's to close.
 
@@ -142,6 +163,7 @@ cdef class NbdStream(MemoryClient):
         called: after those, look yourself.
     early: bytes that were received behind the handshake.
     size_bytes: as negotiated, which the connection keeps to; by default the bdev's of now.
+    any_bytes: requests may begin and end inside blocks; else they are EINVAL then.
     memory: what it shares with the engine's other streams; by default one of its own.
 
     """
@@ -154,6 +176,9 @@ cdef class NbdStream(MemoryClient):
     cdef object on_change
     cdef uint64_t size_bytes
     cdef uint32_t block_size
+    cdef uint64_t unit_bytes        # what writes are made of: blocks, or the bdev's write units
+    cdef bint any_bytes
+    cdef bint misaligned            # of the request that `_check` has seen last
 
     cdef rx_chunk *rx               # NULL: what is received goes to `own`
     cdef size_t rx_start
@@ -203,7 +228,8 @@ cdef class NbdStream(MemoryClient):
 
     def __init__(self, engine, Channel channel not None, int fd, *, uint32_t transmission_flags,
                  bint structured, nbd_error, on_change, const uint8_t[::1] early=b"",
-                 uint64_t size_bytes=0, NbdMemory memory=None):
+                 uint64_t size_bytes=0, NbdMemory memory=None,
+                 bint any_bytes=False):
         cdef bint filled
         self.memory = NbdMemory(engine) if memory is None else memory
         self.channel = channel
@@ -215,6 +241,10 @@ cdef class NbdStream(MemoryClient):
         self.block_size = channel.s.block_size
         if channel.s.hides_metadata:
             self.block_size = channel.s.data_block_size
+        self.any_bytes = any_bytes
+        self.unit_bytes = self.block_size
+        if any_bytes and channel.s.limits.write_unit:
+            self.unit_bytes *= channel.s.limits.write_unit
         self.size_bytes = size_bytes or channel.s.num_blocks * self.block_size
         self.wants_read = True
         self.specials_ = []
@@ -558,7 +588,7 @@ cdef class NbdStream(MemoryClient):
                 if apart:
                     memory = memory_for(length)
             elif command == CMD_READ or command == CMD_CACHE:
-                memory = memory_for(length)
+                memory = memory_for(self._touched(offset, length) if self.misaligned else length)
             if memory <= self.allowance:
                 self.allowance -= memory
             elif not self._take(memory):
@@ -580,9 +610,11 @@ cdef class NbdStream(MemoryClient):
             io.num_blocks = length // self.block_size
             if flags & CMD_FLAG_FUA:
                 io.flags = FLAG_FUA
+            if self.misaligned:
+                self._widen(io, command, offset, length)
             if command == CMD_READ:
                 io.op = OP_READ
-                io.tag = KIND_READ
+                io.tag |= KIND_READ
                 io.flags = 0
                 self.in_flight_bytes += length
             elif command == CMD_WRITE:
@@ -646,11 +678,11 @@ cdef class NbdStream(MemoryClient):
         self.memory.leave(self)
         return self.memory.take(self, size)
 
-    cdef inline uint64_t _memory_of(self, const bdev_io *io, uint64_t data) noexcept nogil:
-        """Return what an I/O with so much data was given."""
+    cdef inline uint64_t _memory_of(self, const bdev_io *io) noexcept nogil:
+        """Return what an I/O was given."""
         if io.op == OP_WRITE:
             return class_bytes(io.buf.size_class) if io.buf.size_class >= 0 else 0
-        return memory_for(data) if data else 0
+        return memory_for(io.num_blocks * self.block_size) if io.op == OP_READ else 0
 
     cdef int _check(self, uint16_t command, uint16_t flags, uint64_t offset,
                     uint32_t length) noexcept nogil:
@@ -666,6 +698,7 @@ cdef class NbdStream(MemoryClient):
         elif command == CMD_FLUSH:
             if not offered & EXPORT_SEND_FLUSH or offset or length:
                 return EINVAL
+            self.misaligned = False
             return EINVAL if flags & ~allowed else 0
         elif command == CMD_TRIM:
             if not offered & EXPORT_SEND_TRIM:
@@ -691,7 +724,12 @@ cdef class NbdStream(MemoryClient):
             return EINVAL
         if writes and offered & EXPORT_READ_ONLY:
             return EPERM
-        if length == 0 or offset % self.block_size or length % self.block_size:
+        if length == 0:
+            return EINVAL
+        self.misaligned = (offset % self.block_size or length % self.block_size
+                           or (writes and self.unit_bytes > self.block_size
+                               and (offset % self.unit_bytes or length % self.unit_bytes)))
+        if self.misaligned and not self.any_bytes:
             return EINVAL
         if offset > self.size_bytes or length > self.size_bytes - offset:
             return ENOSPC if command == CMD_WRITE or command == CMD_WRITE_ZEROES else EINVAL
@@ -699,6 +737,42 @@ cdef class NbdStream(MemoryClient):
                                      or command == CMD_CACHE):
             return EINVAL
         return 0
+
+    cdef uint64_t _touched(self, uint64_t offset, uint32_t length) noexcept nogil:
+        """Return how many bytes the blocks have in which these bytes are."""
+        cdef uint64_t size = self.block_size
+        return (offset + length + size - 1) // size * size - offset // size * size
+
+    cdef void _widen(self, bdev_io *io, uint16_t command, uint64_t offset,
+                     uint32_t length) noexcept nogil:
+        """Give an I/O the blocks that a request touches; a TRIM those that are all in it.
+
+        `arg` is how many bytes of them are in front of the request, `result` how many are in it.
+        """
+        cdef uint64_t size = self.block_size, first = offset, end = offset + length
+        if command == CMD_WRITE or command == CMD_WRITE_ZEROES or command == CMD_TRIM:
+            size = self.unit_bytes
+        if command == CMD_TRIM:
+            first = (first + size - 1) // size * size
+            end = end // size * size
+            if end <= first:
+                first = end = 0
+        else:
+            first = first // size * size
+            end = (end + size - 1) // size * size
+            io.tag = IS_PART
+            io.arg = <uint32_t>(offset - first)
+            io.result = length
+        io.offset_blocks = first // self.block_size
+        io.num_blocks = (end - first) // self.block_size
+        if command == CMD_WRITE or command == CMD_WRITE_ZEROES:
+            io.flags |= IN_BYTES
+
+    cdef inline uint64_t _data_of(self, const bdev_io *io) noexcept nogil:
+        """Return how many bytes of data a request has brought, or has asked for."""
+        if io.op != OP_READ and io.op != OP_WRITE:
+            return 0
+        return io.result if io.tag & IS_PART else io.num_blocks * self.block_size
 
     cdef bint _full(self) noexcept nogil:
         return (self.o.in_flight >= MAX_IN_FLIGHT or self.in_flight_bytes >= MAX_IN_FLIGHT_BYTES
@@ -858,19 +932,19 @@ cdef class NbdStream(MemoryClient):
 
     cdef int _reply(self, bdev_io *io) except -1:
         cdef tx_entry *entry
-        cdef uint64_t data = io.num_blocks * self.block_size if (
-            io.op == OP_READ or io.op == OP_WRITE) else 0
+        cdef uint64_t data = self._data_of(io)
         cdef uint32_t error = 0
         if self.closed:
             self._end_io(io, data)
             return 0
         if io.status != IO_SUCCESS:
             error = self.nbd_error(io.status, io.err)
-        elif io.tag == KIND_READ and (io.iovcnt != 1 or io.iovs[0].iov_len != data) and (
-                io_data_bytes(io) != data):
+        elif io.tag & KIND_READ and (
+                io.iovcnt != 1 or io.iovs[0].iov_len != data or io.tag & IS_PART) and (
+                io_data_bytes(io) != io.num_blocks * self.block_size):
             error = self.nbd_error(-1, EIO)  # a reply has the length that was asked for, or none
         entry = self._new_entry()
-        if io.tag == KIND_READ and self.structured:
+        if io.tag & KIND_READ and self.structured:
             if error:
                 self._chunk_header(entry, REPLY_TYPE_ERROR, io.cookie, 6)
                 put32(entry.header + CHUNK_HEADER_BYTES, error)
@@ -879,11 +953,12 @@ cdef class NbdStream(MemoryClient):
             else:
                 self._chunk_header(entry, REPLY_TYPE_OFFSET_DATA, io.cookie,
                                    <uint32_t>(data + 8))
-                put64(entry.header + CHUNK_HEADER_BYTES, io.offset_blocks * self.block_size)
+                put64(entry.header + CHUNK_HEADER_BYTES,
+                      io.offset_blocks * self.block_size + (io.arg if io.tag & IS_PART else 0))
                 entry.header_len = CHUNK_HEADER_BYTES + 8
         else:
             self._simple_header(entry, io.cookie, error)
-        if io.tag == KIND_READ and not error:
+        if io.tag & KIND_READ and not error:
             entry.io = io
             entry.charged = data
         else:
@@ -892,7 +967,7 @@ cdef class NbdStream(MemoryClient):
 
     cdef int _end_io(self, bdev_io *io, uint64_t data) except -1:
         """Give back an I/O that nothing is sent of, and what it was given."""
-        self.returned += self._memory_of(io, data)
+        self.returned += self._memory_of(io)
         self.in_flight_bytes -= data
         self.free_io(io)
         return 0
@@ -973,7 +1048,7 @@ cdef class NbdStream(MemoryClient):
         """Forget the first entry: sent, or never to be."""
         cdef tx_entry *entry = &self.tx[self.tx_head]
         if entry.io != NULL:
-            self.returned += memory_for(entry.charged)
+            self.returned += self._memory_of(entry.io)
             self.free_io(entry.io)
         if entry.raw != NULL:
             Py_DECREF(<object>entry.raw)
@@ -1033,6 +1108,10 @@ cdef class NbdStream(MemoryClient):
                     for j in range(entry.io.iovcnt):
                         self.iovs[count] = entry.io.iovs[j]
                         count += 1
+                    if entry.io.tag & IS_PART:
+                        count -= entry.io.iovcnt
+                        count += cut(self.iovs + count, entry.io.iovcnt, entry.io.arg,
+                                     entry.io.result)
             i = 0
             while skip:
                 left = self.iovs[i].iov_len

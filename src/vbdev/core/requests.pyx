@@ -26,6 +26,7 @@ from vbdev.core.types cimport (
     FLAG_ZCOPY_END,
     HAS_DOMAIN,
     HAS_METADATA,
+    IN_BYTES,
     IO_NVME_ERROR,
     IO_PENDING,
     IO_SCSI_ERROR,
@@ -54,7 +55,7 @@ cdef extern from *:
     uint64_t __atomic_fetch_sub(uint64_t *at, uint64_t by, int order) nogil
 
 cdef enum:
-    CALLERS_FLAGS = HAS_DOMAIN - 1
+    CALLERS_FLAGS = IN_BYTES - 1
     MAX_PIECES = 1024
     NVME_COMMAND_BYTES = 64
     DIF_CHECK_SHIFT = 26        # of DifCheck's bits, which are SPDK's

@@ -68,7 +68,7 @@ cdef enum:
     IO_SUCCESS = 1
 
 # Who has an I/O: its owner, a layer, the completion queue, a queue of a channel, the channel
-# while its children are under way, or the control path (RESET, COMPARE_AND_WRITE).
+# while its children are under way, or the control path (RESET, COMPARE_AND_WRITE, IN_BYTES).
 cdef enum:
     IO_IDLE = 0
     IO_SUBMITTED = 1
@@ -87,10 +87,12 @@ cdef enum:
     FLAG_PRACT = 64
 
 # What the core says of an I/O in `flags`, so that a channel that has nothing to do with it need
-# not look: its data is in a memory domain; it has separate metadata; its data has no metadata in
+# not look: it is a write that begins or ends inside a block (see edges.pyx), where it enters its
+# first channel and no further down; its data is in a memory domain; it has separate metadata; its data has no metadata in
 # it, where the bdev's has. And, for who answers a READ without writing anything: its buffer is a
 # pool's, with somebody else's data in it.
 cdef enum:
+    IN_BYTES = 1 << 11
     HAS_DOMAIN = 1 << 12
     HAS_METADATA = 1 << 13
     HAS_BARE_DATA = 1 << 14
@@ -281,7 +283,8 @@ cdef enum:
     CHILDREN_COMPARE = 2    # COMPARE by READs
     CHILDREN_COPY = 3       # COPY by READs and WRITEs
     CHILDREN_ABORT = 4      # ABORT of each child of its victim
-    CHILDREN_CONTROL = 5    # RESET; COMPARE_AND_WRITE by a COMPARE and WRITEs
+    # RESET; COMPARE_AND_WRITE by a COMPARE and WRITEs; IN_BYTES by READs and WRITEs
+    CHILDREN_CONTROL = 5
 
 # By what an I/O of a channel is cut into several; in blocks, 0: no limit.
 cdef struct io_limits:

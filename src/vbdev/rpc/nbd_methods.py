@@ -41,6 +41,9 @@ class ExportAddParams(Params, kw_only=True, frozen=True):
     """Refuse every write with EPERM."""
     description: str = ""
     """For humans, shown by `nbdinfo`."""
+    strict_blocks: bool | None = None
+    """Whether requests have to be whole blocks. Otherwise they may begin and end at any byte, and
+    what they leave of a block is read and written with them. As the server has it when absent."""
 
 
 class ExportRemoveParams(Params, kw_only=True, frozen=True):
@@ -72,6 +75,7 @@ def register_nbd_methods(dispatcher: Dispatcher, server: NbdServer) -> None:
             params.export_name,
             read_only=params.read_only,
             description=params.description,
+            strict_blocks=params.strict_blocks,
         ).name
 
     async def export_remove(params: ExportRemoveParams) -> bool:
@@ -86,6 +90,7 @@ def register_nbd_methods(dispatcher: Dispatcher, server: NbdServer) -> None:
                 bdev_name=export.bdev.name,
                 read_only=export.read_only,
                 description=export.description,
+                strict_blocks=export.strict_blocks,
                 default=server.default_export == export.name,
                 size_bytes=export.bdev.size_bytes,
                 connections=len(export.connections),

@@ -21,6 +21,8 @@ class Export(Result, kw_only=True):
     """Whether writes are refused."""
     description: str
     """For humans."""
+    strict_blocks: bool
+    """Whether requests have to be whole blocks."""
     default: bool
     """Whether clients that ask for no name get it."""
     size_bytes: int

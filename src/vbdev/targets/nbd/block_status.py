@@ -37,8 +37,9 @@ def find_extents(
 ) -> None:
     """Find the extents of a range and call `done([(length_bytes, state)], errno)`.
 
-    The range is whole blocks inside the bdev. Extents follow one another from `offset_bytes`;
-    neighbours differ; with `one` there is one. A failing SEEK gives its errno, and no extents.
+    The range is inside the bdev, at any bytes. Extents follow one another from `offset_bytes` and
+    end with the range; neighbours differ; with `one` there is one. A failing SEEK gives its errno,
+    and no extents.
     engine: the calling reactor's; a seek that finds no BdevIO free waits for one in its line.
     """
     bdev = descriptor.bdev
@@ -46,14 +47,30 @@ def find_extents(
         done([(length_bytes, DATA)], 0)
         return
     size = descriptor.block_size
+    skip_bytes = offset_bytes % size
+
+    def found(extents: Extents, number: int) -> None:
+        done(cut(extents, skip_bytes, length_bytes) if extents else extents, number)
+
     _Walk(
         engine,
         descriptor,
         offset_bytes // size,
-        (offset_bytes + length_bytes) // size,
+        -(-(offset_bytes + length_bytes) // size),
         most=1 if one else MAX_EXTENTS,
-        done=done,
+        done=found,
     ).step()
+
+
+def cut(extents: Extents, skip_bytes: int, length_bytes: int) -> Extents:
+    """Return what extents of whole blocks say of a range that begins and ends inside of some."""
+    (first, state), *rest = extents
+    shortened = [(first - skip_bytes, state), *rest]
+    beyond = sum(length for length, _ in shortened) - length_bytes
+    if beyond > 0:
+        length, state = shortened[-1]
+        shortened[-1] = (length - beyond, state)
+    return shortened
 
 
 class _Walk:

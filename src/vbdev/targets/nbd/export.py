@@ -23,15 +23,26 @@ META_CONTEXT = "base:allocation"
 
 
 class Export:
-    """A bdev, opened, under an export name. `connections` are those in transmission."""
+    """A bdev, opened, under an export name. `connections` are those in transmission.
+
+    strict_blocks: requests have to be whole blocks. Otherwise they may begin and end at any byte:
+    what a write leaves of a block is read and written with it, atomically.
+    """
 
     def __init__(
-        self, name: str, descriptor: Descriptor, *, read_only: bool, description: str
+        self,
+        name: str,
+        descriptor: Descriptor,
+        *,
+        read_only: bool,
+        description: str,
+        strict_blocks: bool = False,
     ) -> None:
         self.name = name
         self.descriptor = descriptor
         self.read_only = read_only
         self.description = description
+        self.strict_blocks = strict_blocks
         self.connections: set[NbdConnection] = set()
 
     @property
@@ -42,13 +53,19 @@ class Export:
     def info(self) -> ExportInfo:
         """Return size, transmission flags and block sizes, as they are now."""
         bdev = self.bdev
+        block_size = self.descriptor.block_size
         preferred = 4096
-        while preferred < min(max(bdev.phys_block_size, self.descriptor.block_size), 1 << 25):
+        while preferred < min(
+            max(bdev.phys_block_size, block_size, block_size * bdev.write_unit_size), 1 << 25
+        ):
             preferred *= 2
+        # "Block size constraints": a client that does not ask may send anything, and one that does
+        # (libnbd) refuses what is no multiple of the minimum by itself.
+        minimum = block_size if self.strict_blocks else 1
         return ExportInfo(
             size_bytes=self.descriptor.size_bytes,
             flags=self.flags(),
-            block_sizes=BlockSizes(self.descriptor.block_size, preferred, NBD_MAX_PAYLOAD_BYTES),
+            block_sizes=BlockSizes(minimum, preferred, NBD_MAX_PAYLOAD_BYTES),
             name=self.name,
             description=self.description or f"{bdev.product_name} {bdev.name}",
         )

@@ -52,6 +52,8 @@ class NbdServer:
         self.max_connections = 0
         """Clients at most, on all addresses together; 0: as many as there are descriptors for."""
         self._is_crowded = False  # turned somebody away, and has had no room since
+        self.strict_blocks = False
+        """Whether exports are strict that nobody has said anything of."""
         self._listeners: dict[str, Listener] = {}
         self._connections: set[NbdConnection] = set()
         self._deadlines: dict[NbdConnection, int] = {}  # of those that negotiate, oldest first
@@ -96,8 +98,11 @@ class NbdServer:
         *,
         read_only: bool = False,
         description: str = "",
+        strict_blocks: bool | None = None,
     ) -> Export:
         """Export a bdev. The first export is also the default one (the empty name).
+
+        strict_blocks: whether requests have to be whole blocks; None: as the server has it.
 
         Raises BdevError: ENODEV without such a bdev, EEXIST when the name is taken, EPERM when a
         module has claimed the bdev and the export is not read-only.
@@ -123,7 +128,13 @@ class NbdServer:
             holder=f"nbd export {name!r}",
             hide_metadata=bdev.md_interleave,  # NBD has no place for it, as little as for separate
         )
-        export = Export(name, descriptor, read_only=read_only, description=description)
+        export = Export(
+            name,
+            descriptor,
+            read_only=read_only,
+            description=description,
+            strict_blocks=self.strict_blocks if strict_blocks is None else strict_blocks,
+        )
         self.exports[name] = export
         if self.default_export is None:
             self.default_export = name
@@ -276,5 +287,7 @@ class NbdServer:
                 params["read_only"] = True
             if export.description:
                 params["description"] = export.description
+            if export.strict_blocks:
+                params["strict_blocks"] = True
             calls.append({"method": "nbd_export_add", "params": params})
         return calls

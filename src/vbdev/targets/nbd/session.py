@@ -96,6 +96,7 @@ class Session:
                 on_change=self._look,
                 early=early,
                 memory=self.group.memory,
+                any_bytes=not export.strict_blocks,
             )
             self.group.streams[self.stream] = self
             self._watch = reactor.watch(
