@@ -6,6 +6,7 @@
 # make costs   count what an I/O costs and compare with tests/costs/baseline.toml (docs/testing.md)
 # make baseline   the same, and record the figures there
 # make test-long   run the state machine and the simulation for ten minutes each (docs/testing.md)
+# make canaries   put faults back in a build of their own, and have the simulation find them
 # make soak   ten minutes of all kinds of clients at once, and what an honest one sees (SECONDS=60)
 # make rpc-coverage   ask everything of SPDK's client and write docs/rpc-coverage.md
 #
@@ -19,6 +20,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src meson.build pyproject.toml README.md -type f -not -name '*.pyc')
 DEBUG := build/debug-site
 ASAN := build/asan-site
+FAULTS := build/faults
 # What exercises compiled code: run on the debug build and under sanitizers besides the release one.
 CORE_TESTS := tests/core tests/modules tests/targets tests/behaviour tests/threads/test_control.py \
   tests/threads/test_contention.py tests/machine/test_random_stacks.py tests/hostile/test_modules.py \
@@ -27,7 +29,7 @@ PIP_BUILD := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-buil
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-long test-release test-debug test-asan lint generated clients bench costs \
+.PHONY: demo test canaries test-long test-release test-debug test-asan lint generated clients bench costs \
   baseline fuzz rpc-coverage soak clean
 
 demo: $(VENV)/release
@@ -50,6 +52,9 @@ test-asan: $(ASAN)/built $(VENV)/tools
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
 	  $(BIN)/python -m pytest $(CORE_TESTS) tests/rpc/test_bdev_methods.py \
 	  --ignore tests/targets/test_nbd_crowds.py  # it measures memory, of which ASan takes its own
+
+canaries: $(FAULTS)/built $(VENV)/tools
+	PYTHONPATH=$(FAULTS)/site $(BIN)/python -m pytest tests/simulation/test_canaries.py
 
 soak: $(VENV)/release $(VENV)/tools
 	PYTHONPATH=tests $(BIN)/python -m soak --seconds $(or $(SECONDS),600) --reactors $(or $(REACTORS),1)
@@ -103,6 +108,12 @@ $(VENV)/release: $(VENV)/build-tools $(SOURCES)
 $(DEBUG)/built: $(VENV)/build-tools $(SOURCES)
 	rm -rf $(DEBUG)
 	$(PIP_BUILD) --target $(DEBUG) -Cbuild-dir=build/debug -Csetup-args=-Dbuildtype=debug .
+	@touch $@
+
+$(FAULTS)/built: $(VENV)/build-tools $(SOURCES) tests/simulation/faults.py
+	rm -rf $(FAULTS)/site
+	$(BIN)/python tests/simulation/faults.py $(FAULTS)/source
+	$(PIP_BUILD) --target $(FAULTS)/site -Cbuild-dir=$(CURDIR)/$(FAULTS)/build $(FAULTS)/source
 	@touch $@
 
 $(ASAN)/built: $(VENV)/build-tools $(SOURCES)

@@ -1,14 +1,21 @@
 """Canaries: one fault put back at a time, each of which the simulation has to find.
 
-`prepare` is called in the process of a run, before it begins.
+`prepare` is called in the process of a run, before it begins. Faults of compiled code need a build
+of their own (faults.py, `make canaries`).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+import vbdev
 from simulation.disks import SimDisk
+from simulation.faults import MARK, VARIABLE
+from vbdev.targets.nbd.poll_group import PollGroup
+from vbdev.targets.nbd.session import Session
 from vbdev.vocab import IoFlag, Op, Status
 
 CARRY_OUT = SimDisk._carry_out
@@ -22,6 +29,12 @@ class Canary:
     emphasis: str
     kinds: frozenset[str]
     runs: int = 20
+    compiled: bool = False
+
+    @property
+    def is_here(self):
+        """Whether this build can have it."""
+        return not self.compiled or (Path(vbdev.__file__).parent / MARK).is_file()
 
 
 def on_disk(change):
@@ -80,10 +93,62 @@ def writes_late(disk, one, op, _offset):
     return False
 
 
+# Where Python decides
+
+
+def waits_for_ever():
+    """A peer that makes no progress keeps what it holds."""
+    PollGroup._look_at = lambda *_arguments, **_words: None
+
+
+# In compiled code
+
+
+def compiled(name, also=lambda: None):
+    def prepare():
+        os.environ[VARIABLE] = name
+        also()
+
+    return prepare
+
+
+def looks_again():
+    """A stream that found no memory tries again each millisecond: nobody tells it."""
+    look = Session._look
+
+    def retry(session):
+        if session.stream is not None:
+            session.stream.resume()
+            session._look()
+
+    def look_and_retry(session):
+        look(session)
+        if session.stream is not None and session.stream.starved:
+            session.group.reactor.call_later(1000, lambda: retry(session))
+
+    Session._look = look_and_retry
+
+
 CANARIES = {
     "forget a write": Canary(on_disk(forgets_writes), "quiet", frozenset({"data"})),
     "lose a flush": Canary(on_disk(loses_flushes), "quiet", frozenset({"data"})),
     "ignore FUA": Canary(on_disk(ignores_fua), "quiet", frozenset({"data"})),
     "drop an I/O": Canary(on_disk(drops_reads), "quiet", frozenset({"answer", "calm"})),
     "write late": Canary(on_disk(writes_late), "quiet", frozenset({"data"})),
+    "wait for ever": Canary(waits_for_ever, "stallers", frozenset({"answer", "calm"})),
+    "hold and wait": Canary(
+        compiled("hold and wait", looks_again),
+        "crowds",
+        frozenset({"answer", "calm"}),
+        compiled=True,
+    ),
+    "report hang-ups": Canary(
+        compiled("report hang-ups"), "leavers", frozenset({"spin"}), compiled=True
+    ),
+    "endless turns": Canary(
+        compiled("endless turns"), "floods", frozenset({"turn"}), compiled=True
+    ),
+    "abort another's": Canary(
+        compiled("abort another's"), "aborts", frozenset({"abort"}), compiled=True
+    ),
 }

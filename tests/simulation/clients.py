@@ -408,5 +408,6 @@ class RpcPeer(Peer):
                 then(answer.get("result"), error)
 
     def hung_up(self):
-        if not self.world.stopping:
+        # One who has nothing under way may have to make room for another.
+        if self.asked and not self.world.stopping:
             raise SimulationError("rpc", f"RPC client {self.number} was hung up on")

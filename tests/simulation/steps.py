@@ -528,8 +528,8 @@ EMPHASES: dict[str, dict[str, int]] = {
     },
     "floods": {
         **COMMON,
-        "big burst": 3,
-        "burst": 4,
+        "big burst": 1,
+        "burst": 3,
         "flood": 2,
         "hang up": 1,
         "limit": 1,

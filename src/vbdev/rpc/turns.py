@@ -84,3 +84,5 @@ async def long_answer(reactor: Reactor) -> AsyncIterator[None]:
         waiting.popleft()
         if waiting:
             reactor.send_msg(waiting[0].set_result, None)
+        else:
+            del reactor.locals[long_answer]
