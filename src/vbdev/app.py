@@ -26,7 +26,7 @@ from vbdev.config import Config, ConfigCall, ConfigError, read_config
 from vbdev.context_switches import ContextSwitchMonitor
 from vbdev.core.batch import load_columns
 from vbdev.core.channel import Channel
-from vbdev.core.engine import Engine
+from vbdev.core.engine import BrokenPromiseError, Engine
 from vbdev.cpu_sets import Core
 from vbdev.fd_limit import raise_fd_limit
 from vbdev.logs import Logs
@@ -557,4 +557,7 @@ async def _result(future: Future[None]) -> None:
 def report_module_error(source: object, error: BaseException, failed: int) -> None:
     """Say which bdev's module raised (the engine calls this, once for a batch)."""
     who = f"bdev {source.bdev.name} ({source.bdev.kind})" if isinstance(source, Channel) else source
+    if isinstance(error, BrokenPromiseError):
+        log.error("%s %s: %d I/Os failed for it", who, error, failed)
+        return
     log.error("%s raised %r; %d I/Os failed for it", who, error, failed, exc_info=error)

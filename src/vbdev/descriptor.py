@@ -34,6 +34,9 @@ __all__ = ["Descriptor"]
 
 log = logging.getLogger(__name__)
 
+REFUSED_LOOK_US: Final = 100
+"""How often a descriptor that is closed looks whether what it has refused has been delivered."""
+
 MAX_TIMEOUT_S: Final = 1 << 33
 """As long as it can be in nanoseconds, 64 bits of them with a sign."""
 
@@ -47,12 +50,13 @@ class _State(Enum):
 class _Path:
     """What one reactor has of a descriptor. Touched by that reactor's thread alone."""
 
-    __slots__ = ("channel", "kept", "refs", "requests")
+    __slots__ = ("channel", "kept", "refs", "refuses", "requests")
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.refs = 0
         self.kept = False  # until the descriptor is closed: it was made for `submit`
+        self.refuses = False  # it is about to be closed
         self.requests: Requests | None = None
 
     @property
@@ -198,9 +202,13 @@ class Descriptor:
 
     def _path(self) -> _Path:
         reactor = self._here("gets a channel")
-        with self._lock:
-            path = self._paths.get(reactor)
+        path = self._path_of(reactor)
+        if path is not None and path.refuses:
+            raise self._is_closed()
         return path or self._make_path(reactor)
+
+    def _is_closed(self) -> BdevError:
+        return BdevError(errno.EBADF, f"descriptor of {self.bdev.name} is closed")
 
     def _make_path(self, reactor: Reactor) -> _Path:
         bdev, engine = self.bdev, reactor.engine
@@ -212,7 +220,7 @@ class Descriptor:
             undo.callback(channel.close)
             with self._lock:
                 if self._state is not _State.OPEN:
-                    raise BdevError(errno.EBADF, f"descriptor of {bdev.name} is closed")
+                    raise self._is_closed()
                 self._paths[reactor] = path
             undo.callback(self._forget_path, reactor)
             if isinstance(bdev, VirtualBdev):
@@ -280,6 +288,10 @@ class Descriptor:
         Without channels on other reactors it is closed when this returns. With some, these are
         closed on their own threads, and the future resolves when all is done. I/O still
         outstanding is EBUSY, at once or through the future: drain first. EPERM on another reactor.
+
+        What is submitted meanwhile waits until it is known which: it goes on where the descriptor
+        stays open, and ends as FAILED with ENODEV where it is closed. That takes a message to each
+        reactor, and waits for nothing else.
         """
         if self._closing is not None:
             return self._closing
@@ -298,6 +310,7 @@ class Descriptor:
             self._state = _State.CLOSING
             others = [reactor for reactor in self._paths if reactor is not here]
         if others or not self.bdev.reactor.is_here:
+            self._hold(here)
             self._closing = here.spawn(self._close_elsewhere(others), f"close by {self.holder}")
         else:
             self._closing = Future()
@@ -320,15 +333,22 @@ class Descriptor:
         failures: list[Exception] = []
         here = self._reactor
         outstanding = 0
-        for reactor in [here, *others]:
-            outstanding += await self._ask(reactor, self._count_outstanding)
+        for reactor in others:  # counted where nothing can be added any more
+            outstanding += await self._ask(reactor, self._hold)
         if outstanding:  # nothing is closed unless everything can be
             with self._lock:
                 self._state = _State.OPEN
             self._closing = None
+            for reactor in [here, *others]:
+                await self._ask(reactor, self._release)
             raise self._busy(outstanding)
         self._end_timeout()
         for reactor in [*others, here]:
+            await self._ask(reactor, self._refuse)
+        for reactor in [*others, here]:
+            # What has just been refused has still to be delivered: a turn, or two.
+            while await self._ask(reactor, self._count_outstanding):
+                await here.sleep(REFUSED_LOOK_US)
             try:
                 await self._ask(reactor, self._close_here)
             except Exception as error:  # noqa: BLE001 - raised below, when all are closed
@@ -344,14 +364,38 @@ class Descriptor:
             with reactor.here():
                 return function(reactor)
 
-    def _count_outstanding(self, reactor: Reactor) -> int:
+    def _path_of(self, reactor: Reactor) -> _Path | None:
         with self._lock:
-            path = self._paths.get(reactor)
+            return self._paths.get(reactor)
+
+    def _count_outstanding(self, reactor: Reactor) -> int:
+        path = self._path_of(reactor)
         return path.outstanding if path is not None else 0
 
+    def _hold(self, reactor: Reactor) -> int:
+        """Let nothing more in, and return what is under way: in one go, on the reactor's thread."""
+        path = self._path_of(reactor)
+        if path is None:
+            return 0
+        outstanding = path.outstanding
+        path.channel.hold()
+        return outstanding
+
+    def _release(self, reactor: Reactor) -> int:
+        path = self._path_of(reactor)
+        if path is not None:
+            path.channel.release()
+        return 0
+
+    def _refuse(self, reactor: Reactor) -> int:
+        path = self._path_of(reactor)
+        if path is not None:
+            path.refuses = True
+            path.channel.refuse()
+        return 0
+
     def _close_here(self, reactor: Reactor) -> int:
-        with self._lock:
-            path = self._paths.get(reactor)
+        path = self._path_of(reactor)
         if path is not None:
             self._close_path(reactor, path)
         return 0

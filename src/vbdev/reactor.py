@@ -294,7 +294,8 @@ class Reactor:
     def call_later(self, delay_us: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` once, `delay_us` microseconds from now.
 
-        At once where that is less than 0; what is longer than `MAX_DELAY_US` is as long as that. ValueError: it is no number (NaN).
+        At once where that is less than 0; what is longer than `MAX_DELAY_US` is as long as that.
+        ValueError: it is no number (NaN).
         """
         delay_us = min(max(delay_us, 0), MAX_DELAY_US)  # a NaN stays one
         if math.isnan(delay_us):

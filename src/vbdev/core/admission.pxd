@@ -1,5 +1,5 @@
 from vbdev.core.dif cimport dif_layout
-from vbdev.core.engine cimport ChannelBase
+from vbdev.core.entered cimport Entered
 from vbdev.core.qos cimport RateLimits
 from vbdev.core.types cimport (
     bdev_io,
@@ -18,7 +18,7 @@ cdef enum:
     MAX_DOMAIN_TYPES = 8
 
 
-cdef class Admission(ChannelBase):
+cdef class Admission(Entered):
     cdef object control
     cdef readonly bint closed
     cdef uint64_t supported_mask
@@ -28,6 +28,7 @@ cdef class Admission(ChannelBase):
     cdef io_list for_control            # RESET, COMPARE_AND_WRITE of the batch at hand
     cdef locked_range *ranges
     cdef size_t num_ranges
+    cdef bint refuses                   # with GATE_CLOSING: what comes ends, and does not wait
     cdef bdev_io *nomem_last            # the last one that `take_back` put in front
     cdef uint64_t nomem_in_queue        # I/Os that the module had no room for
     cdef uint64_t nomem_threshold       # go on when the module has no more than this many
@@ -56,6 +57,8 @@ cdef class Admission(ChannelBase):
     cdef int _end_queue(self, io_queue *queue, int8_t status) noexcept nogil
     cdef bint _admit_rate(self, bdev_io *io) noexcept nogil
     cdef bint _needs_split(self, bdev_io *io) noexcept nogil
+    cdef bint _fits(self, const bdev_io *io) noexcept nogil
+    cdef bint _belongs(self, const bdev_io *io) noexcept nogil
     cdef bint _is_child(self, const bdev_io *io) noexcept nogil
     cdef bint _is_locked(self, const bdev_io *io) noexcept nogil
 

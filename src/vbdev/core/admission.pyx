@@ -7,11 +7,11 @@ its frame meanwhile, and each way out is through `_admit` again, at the stage it
 through `_end`.
 """
 
-from libc.errno cimport EINVAL, ENOENT, ENOMEM, EOPNOTSUPP as ENOTSUP
+from libc.errno cimport EINVAL, ENODEV, ENOENT, ENOMEM, EOPNOTSUPP as ENOTSUP
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int8_t, uint32_t, uint64_t, uint8_t
 
-from vbdev.core.engine cimport ChannelBase
+from vbdev.core.entered cimport Entered
 from vbdev.core.qos cimport qos_bytes, qos_kind
 from vbdev.core.types cimport (
     CHILDREN_ABORT,
@@ -24,6 +24,7 @@ from vbdev.core.types cimport (
     GATES_FOR_ALL,
     GATE_ALIGN,
     GATE_BUFFER,
+    GATE_CLOSING,
     GATE_FROZEN,
     GATE_LENGTH,
     GATE_LOCKED,
@@ -109,7 +110,7 @@ cdef inline bint overlap(uint64_t a, uint64_t num_a, uint64_t b, uint64_t num_b)
     return a < b + num_b and b < a + num_a and num_a and num_b
 
 
-cdef class Admission(ChannelBase):
+cdef class Admission(Entered):
     """The part of a `Channel` that decides how far an I/O gets."""
 
     cdef void _arm(self) noexcept nogil:
@@ -141,10 +142,13 @@ cdef class Admission(ChannelBase):
         if io.stage == STAGE_ENTER:
             if gates & GATE_FROZEN and io.op != OP_RESET:
                 return self._end(io, IO_ABORTED, 0)
+            if gates & GATE_CLOSING and not self._belongs(io):
+                if self.refuses:
+                    return self._end(io, IO_FAILED, ENODEV)
+                return self._park(&self.s.locked, io)
             if io.flags & IN_BYTES:
                 return self._to_control(io)
-            if gates & GATE_LENGTH and (WITH_DATA >> io.op) & 1 and io.iovcnt and (
-                    io_data_bytes(io) != io.num_blocks * io_block_bytes(&self.s, io)):
+            if gates & GATE_LENGTH and (WITH_DATA >> io.op) & 1 and not self._fits(io):
                 return self._end(io, IO_FAILED, EINVAL)
             if (ALWAYS_SPECIAL >> io.op) & 1 and not self._admit_other(io):
                 return False
@@ -337,6 +341,23 @@ cdef class Admission(ChannelBase):
             # Too late; or the layer above, which has it, does not let it go.
             return self._end(io, IO_FAILED, ENOENT)
         return True
+
+    cdef bint _fits(self, const bdev_io *io) noexcept nogil:
+        """Whether an I/O's data, or what it will get, is as long as its blocks.
+
+        A READ without a buffer gets one of this channel's blocks, and the layer above, which has as
+        many of its own, would take it for its own.
+        """
+        cdef uint32_t block_bytes = io_block_bytes(&self.s, io)
+        if io.iovcnt:
+            return io_data_bytes(io) == io.num_blocks * block_bytes
+        return io.depth < 2 or io.num_blocks == 0 or block_bytes == io_block_bytes(
+            io.frames[io.depth - 2].channel, io)
+
+    cdef bint _belongs(self, const bdev_io *io) noexcept nogil:
+        """Whether an I/O is part, or the end, of what a channel that is closed has to end first."""
+        return (self._is_child(io) or io.op == OP_ABORT
+                or (io.op == OP_ZCOPY and io.flags & FLAG_ZCOPY_END))
 
     cdef bint _is_child(self, const bdev_io *io) noexcept nogil:
         """Whether it was made at this very channel."""

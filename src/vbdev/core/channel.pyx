@@ -21,6 +21,7 @@ from vbdev.core.types cimport (
     FLAG_PRACT,
     GATE_ALIGN,
     GATE_BUFFER,
+    GATE_CLOSING,
     GATE_FROZEN,
     GATE_LENGTH,
     GATE_LOCKED,
@@ -49,6 +50,7 @@ from vbdev.core.types cimport (
     STAT_WRITE,
     WATCH_COMPLETED,
     WATCH_HISTOGRAM,
+    WATCH_READS,
     bdev_io,
     channel_state,
     io_frame,
@@ -154,8 +156,11 @@ cdef class Channel(Delivery):
         self.control = control
         self.supported_mask = supported_mask
         self.s.watch &= ~WATCH_COMPLETED
+        self.s.watch &= ~WATCH_READS
         if completed is not None:
             self.s.watch |= WATCH_COMPLETED
+        if gives_read_buffers:
+            self.s.watch |= WATCH_READS
         self.s.native_mask = supported_mask if native_mask is None else <uint64_t>native_mask
         self.s.ops_mask = ops_mask
         self.s.num_blocks = num_blocks
@@ -344,26 +349,23 @@ cdef class Channel(Delivery):
         that was split here. (SPDK: bdev_channel_poll_timeout_io.)
         """
         cdef Engine engine = self.engine
-        cdef uint64_t now = engine.now_ns()
-        cdef uint32_t at = 0
-        cdef uint8_t d
+        cdef uint64_t now = engine.now_ns(), age
+        cdef size_t i = 0
+        cdef io_frame *frame
         cdef bdev_io *io
         found = []
         if self.s.outstanding == 0:
             return found
-        while True:
-            io = engine.next_in_use(&at)
-            if io == NULL:
-                break
-            if io.state == IO_DONE:
-                continue
-            for d in range(io.depth):
-                if io.frames[d].channel == &self.s:
-                    if now - io.frames[d].submit_ns >= age_ns and not (
-                            d == 0 and io.owner == &engine.children.o):
-                        found.append((io.op, io.frames[d].offset_blocks, io.num_blocks,
-                                      now - io.frames[d].submit_ns, io.index))
-                    break
+        if not self._gather():
+            raise MemoryError
+        while i < self.num_entered:
+            io = self.entered[i].io
+            frame = &io.frames[self.entered[i].depth]
+            age = now - frame.submit_ns if now > frame.submit_ns else 0
+            if io.state != IO_DONE and age >= age_ns and not (
+                    self.entered[i].depth == 0 and io.owner == &engine.children.o):
+                found.append((io.op, frame.offset_blocks, io.num_blocks, age, io.index))
+            i += 1
         found.sort(key=age_of, reverse=True)
         return found
 
@@ -467,6 +469,37 @@ cdef class Channel(Delivery):
         self.s.gates &= ~GATE_FROZEN
         self._arm()
 
+    def hold(self):
+        """Let what comes from now on wait, until `release` or `refuse`: whether this is closed is
+        about to be decided. Parts and ends of what is under way go on. Returns what is under way.
+        """
+        self.refuses = False
+        self.s.gates |= GATE_CLOSING
+        self._arm()
+        return self.s.outstanding
+
+    def release(self):
+        """Undo `hold`; what waited goes on, in order."""
+        self.s.gates &= ~GATE_CLOSING
+        self._arm()
+        if self.s.locked.head != NULL:
+            self._resume_locked()
+
+    def refuse(self):
+        """End what waits since `hold`, and what comes from now on, as FAILED with ENODEV."""
+        cdef io_queue held = self.s.locked
+        cdef bdev_io *io
+        self.refuses = True
+        self.s.gates |= GATE_CLOSING
+        self._arm()
+        self.s.locked.head = self.s.locked.tail = NULL
+        self.s.locked.n = 0
+        io = io_queue_pop(&held)
+        while io != NULL:
+            self._unpark(&self.s.locked, io)
+            self._admit(io, False)  # which ends it
+            io = io_queue_pop(&held)
+
     def lock_range(self, uint64_t number, uint64_t offset_blocks, uint64_t num_blocks,
                    bint quiesce):
         """Hold up I/O that changes these blocks; with `quiesce` what reads them too.
@@ -529,33 +562,32 @@ cdef class Channel(Delivery):
         """Return how many I/Os are under way here that a lock of this range would hold up.
 
         The lock waits for them, so they wait for no memory any more: what holds it may wait for
-        the lock.
+        the lock. Costs what this channel has under way: see entered.pyx.
         """
-        cdef Engine engine = self.engine
-        cdef uint32_t at = 0
-        cdef uint8_t d
+        cdef uint32_t d
         cdef bdev_io *io
         cdef io_frame *frame
         cdef uint64_t src
+        cdef size_t i = 0
         cdef int count = 0
         if self.s.outstanding == self.s.locked.n:
             return 0
-        while True:
-            io = engine.next_in_use(&at)
-            if io == NULL:
-                break
-            for d in range(io.depth):
-                frame = &io.frames[d]
-                if frame.channel != &self.s or (d + 1 == io.depth and (
-                        io.state == IO_CONTROL
-                        or io.state == IO_WAITING and io.stage == STAGE_ENTER)):
-                    continue
-                src = io.src_offset_blocks + frame.offset_blocks - io.offset_blocks
-                if touches(io.op, frame.offset_blocks, src, io.num_blocks,
-                           offset_blocks, num_blocks, quiesce):
-                    count += 1
-                    engine.children.hurry(io)
-                    break
+        if not self._gather():
+            raise MemoryError
+        while i < self.num_entered:
+            io = self.entered[i].io
+            d = self.entered[i].depth
+            i += 1
+            frame = &io.frames[d]
+            if d + 1 == io.depth and (
+                    io.state == IO_CONTROL
+                    or io.state == IO_WAITING and io.stage == STAGE_ENTER):
+                continue
+            src = io.src_offset_blocks + frame.offset_blocks - io.offset_blocks
+            if touches(io.op, frame.offset_blocks, src, io.num_blocks,
+                       offset_blocks, num_blocks, quiesce):
+                count += 1
+                self.engine.children.hurry(io)
         return count
 
     cdef int hurry_children(self, const bdev_io *io) except -1:
@@ -629,6 +661,7 @@ cdef class Channel(Delivery):
             self.coroutines = None
         self.engine.channels.discard(self)
         self.engine.forget_waiter(&self.s)
+        self._forget_entered()
         self.closed = True
         self.s.ops_mask = self.supported_mask = 0
         self.base = None

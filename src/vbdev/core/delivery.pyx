@@ -159,6 +159,8 @@ cdef class Delivery(Admission):
         if kept:
             s.batches += 1
             s.batched_ios += kept
+            if self.notes:
+                self._note(v, kept)
             self._deliver(ios)
         if self.for_control.n:
             self._hand_to_control()
@@ -185,6 +187,8 @@ cdef class Delivery(Admission):
         io.state = IO_SUBMITTED
         io.stage = STAGE_ENTER
         s.outstanding += 1
+        if self.notes:
+            self._note(&io, 1)
         return self._admit(io, False)
 
     cdef int _refusal(self, bdev_io *io) noexcept nogil:

@@ -33,6 +33,7 @@ cdef class Engine(IoCore):
     cdef object io_waiters
     cdef bint have_waiters
     cdef public object on_module_error
+    cdef dict broken                    # {(channel, what): I/Os}, until `drain` reports it
     cdef object interruption             # KeyboardInterrupt or SystemExit, until `drain` raises it
     cdef public object on_slow_module
     cdef public object reactor
@@ -44,6 +45,7 @@ cdef class Engine(IoCore):
     cdef uint64_t turn_ns               # the time, while inside; read once, however deep
     cdef uint64_t deadline
     cdef uint64_t blocked_ns            # that modules took, of those that took too long
+    cdef uint64_t walks                 # through what channels have under way
     cdef uint64_t turns                 # which channel with I/Os that wait comes first
     cdef object check                   # see `watch_outstanding`
     cdef uint64_t check_period_ns
@@ -68,6 +70,9 @@ cdef class Engine(IoCore):
     cdef size_t _unwind_run(self, bdev_io **v, size_t n, uint64_t now) noexcept nogil
     cdef size_t _hook_run(
         self, channel_state *state, bdev_io **v, size_t run, size_t depth) noexcept nogil
+    cdef bint _keeps_promise(self, const bdev_io *io) noexcept nogil
+    cdef void _break_promise(self, bdev_io *io) noexcept nogil
+    cdef int _report_broken(self) except -1
     cdef void _unwind(self, bdev_io *io, uint64_t now) noexcept nogil
     cdef void _pop(self, bdev_io *io, uint64_t now) noexcept nogil
     cdef int _resume_waiting(self) except -1

@@ -3,6 +3,8 @@ from typing import Any, Self
 
 from vbdev.core.batch import IoCore
 
+class BrokenPromiseError(RuntimeError): ...
+
 class Engine(IoCore):
     pool_size: int
     pool_high_water: int

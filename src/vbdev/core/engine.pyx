@@ -19,6 +19,7 @@ What must not be broken:
 from collections import deque
 
 cimport cython
+from libc.errno cimport EIO
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memmove, memset
@@ -31,6 +32,7 @@ from vbdev.core.types cimport (
     FLAG_ZCOPY_END,
     FLAG_ZCOPY_POPULATE,
     IO_IDLE,
+    IO_FAILED,
     IO_NOMEM,
     IO_PENDING,
     IO_SUBMITTED,
@@ -42,6 +44,7 @@ from vbdev.core.types cimport (
     OP_UNMAP,
     OP_WRITE,
     OP_ZCOPY,
+    OP_ZONE_APPEND,
     SLOW_RESULT,
     SLOW_UNCOUNTED,
     STAT_COPY,
@@ -51,9 +54,12 @@ from vbdev.core.types cimport (
     STAT_WRITE,
     WATCH_COMPLETED,
     WATCH_HISTOGRAM,
+    WATCH_READS,
     bdev_io,
     channel_state,
+    io_block_bytes,
     io_bounce,
+    io_data_bytes,
     io_frame,
     io_head,
     io_list,
@@ -67,6 +73,8 @@ from vbdev.core.types cimport (
     this_thread,
 )
 from vbdev.core.turn cimport CALL_NS, IO_NS, slice_begin, slice_over
+
+from vbdev.vocab import OP_NAMES
 
 
 cdef extern from "stdlib.h" nogil:
@@ -98,6 +106,8 @@ cdef enum:
     # pool has none. Half of them are for children of such children: as deep as a stack may be.
     # One chain at a time would not do: it may wait for a lock or a RESET that waits for another.
     RESERVE = 4096
+    LOWEST_STATUS = -8
+    MAX_BROKEN = 64         # different ways to break a promise that one `drain` reports
 
 cdef uint8_t stat_class[32]
 memset(stat_class, STAT_NONE, 32)
@@ -152,6 +162,24 @@ cdef uint64_t leave_at(bdev_io **v, size_t n, size_t depth) noexcept nogil:
         v[i].depth = <uint8_t>depth
         blocks += v[i].num_blocks
     return blocks
+
+
+class BrokenPromiseError(RuntimeError):
+    """A module completed an I/O with what can not be: its I/O fails (EIO), and this is reported."""
+
+
+cdef inline bint read_is_whole(const bdev_io *io) noexcept nogil:
+    """Whether a READ that its module says has succeeded has as much data as it has blocks."""
+    cdef uint64_t length = io.num_blocks * io_block_bytes(io.frames[io.depth - 1].channel, io)
+    if io.iovcnt == 1:
+        return io.iovs[0].iov_len == length
+    return io_data_bytes(io) == length
+
+
+cdef inline void clamp_result(bdev_io *io, const channel_state *state) noexcept nogil:
+    """What the base found behind this layer's end is, here, the end or nothing."""
+    if io.op >= OP_SEEK_HOLE and io.result >= state.num_blocks and io.result != <uint64_t>-1:
+        io.result = <uint64_t>-1 if io.op == OP_SEEK_DATA else state.num_blocks
 
 
 cdef class Engine(IoCore):
@@ -492,6 +520,8 @@ cdef class Engine(IoCore):
             self.draining = False
             self.inside -= 1
         self.delivered += moved
+        if self.broken is not None:
+            self._report_broken()
         if self.interruption is not None:
             self._raise_interruption()
         return moved
@@ -598,14 +628,20 @@ cdef class Engine(IoCore):
         cdef uint8_t op = first.op, hooked = first.hooked_depth
         cdef size_t depth = first.depth, run = 1, since, i
         cdef bint popped = depth > 0
+        # A module that gives READs their buffers is taken by its word once, here.
+        cdef bint checks = (
+            op == OP_READ and popped and first.frames[depth - 1].channel.watch & WATCH_READS)
         cdef bdev_io **ready
         if first.status != IO_SUCCESS or first.slow or op == OP_ZCOPY:
             self._unwind(first, now)
             return 1
+        if checks and not read_is_whole(first):
+            self._unwind(first, now)  # where it fails
+            return 1
         while run < n:
             io = v[run]
             if (io_kind(io) != kind or io.status != IO_SUCCESS or io.slow or io.owner != owner
-                    or io.hooked_depth != hooked):
+                    or io.hooked_depth != hooked or (checks and not read_is_whole(io))):
                 break
             blocks += io.num_blocks
             run += 1
@@ -676,10 +712,77 @@ cdef class Engine(IoCore):
             list_push(&self.ready_channels, state)
         return run
 
+    cdef bint _keeps_promise(self, const bdev_io *io) noexcept nogil:
+        """Whether an I/O can have ended as its module says: status, data, result.
+
+        For those that `_unwind` pops; of others only a READ's data can be wrong. All above may
+        trust in it. Memory that the channel put in place of the data is right by itself.
+        """
+        cdef const channel_state *state
+        cdef const io_frame *frame
+        cdef uint64_t result
+        if io.status != IO_SUCCESS:
+            return LOWEST_STATUS <= io.status < IO_PENDING
+        if io.depth == 0:
+            return True
+        frame = &io.frames[io.depth - 1]
+        state = frame.channel
+        if io.op == OP_READ:
+            return (not state.watch & WATCH_READS or read_is_whole(io)
+                    or (io.bounce != NULL and io.bounce.depth == io.depth))
+        if io.op == OP_ZCOPY:
+            # A bdev may lend nothing, and then there is nothing to trust in.
+            return io.flags & FLAG_ZCOPY_END or io.iovcnt == 0 or read_is_whole(io)
+        if not io.slow & SLOW_RESULT:
+            return True
+        result = io.result
+        if io.op != OP_ZONE_APPEND and result == <uint64_t>-1:
+            return True
+        result -= io.offset_blocks - frame.offset_blocks
+        if result < frame.offset_blocks:
+            return False
+        if io.op == OP_ZONE_APPEND:
+            return result <= state.num_blocks - io.num_blocks
+        return result < state.num_blocks + (io.op == OP_SEEK_HOLE)
+
+    cdef void _break_promise(self, bdev_io *io) noexcept nogil:
+        """Let an I/O fail that its module completed with what can not be."""
+        cdef int status = io.status
+        cdef int op = io.op
+        cdef uint64_t result = io.result
+        cdef channel_state *state = io.frames[io.depth - 1].channel if io.depth else NULL
+        io.status = IO_FAILED
+        io.err = EIO
+        with gil:
+            try:
+                if status != IO_SUCCESS:
+                    what = f"with status {status}"
+                elif op == OP_READ or op == OP_ZCOPY:
+                    what = (f"as SUCCESS with {io_data_bytes(io)} bytes of data for"
+                            f" {io.num_blocks} blocks")
+                else:
+                    what = f"as SUCCESS with the result {result}"
+                what = f"completed {OP_NAMES[op]} {what}"
+                channel = <object>state.object if state != NULL else None
+                if self.broken is None:
+                    self.broken = {}
+                if len(self.broken) < MAX_BROKEN or (channel, what) in self.broken:
+                    self.broken[channel, what] = self.broken.get((channel, what), 0) + 1
+            except MemoryError:  # it fails without a word
+                pass
+
+    cdef int _report_broken(self) except -1:
+        broken, self.broken = self.broken, None
+        for (channel, what), n in broken.items():
+            self.report(channel, BrokenPromiseError(what), n)
+        return 0
+
     cdef void _unwind(self, bdev_io *io, uint64_t now) noexcept nogil:
         """Pop frames up to a layer that wants to see the I/O, or to the owner."""
         cdef channel_state *state
         cdef owner_state *owner
+        if not self._keeps_promise(io):
+            self._break_promise(io)
         while io.depth:
             state = io.frames[io.depth - 1].channel
             if io.status == IO_NOMEM and (<ChannelBase>state.object).take_back(io):
@@ -687,6 +790,8 @@ cdef class Engine(IoCore):
             if state.watch & WATCH_COMPLETED and io.hooked_depth != io.depth:
                 io.hooked_depth = io.depth
                 io_restore(io)
+                if io.slow & SLOW_RESULT:
+                    clamp_result(io, state)
                 io.state = IO_SUBMITTED
                 list_push(&state.ready, io)
                 if not state.ready_queued:
@@ -708,10 +813,8 @@ cdef class Engine(IoCore):
         cdef uint64_t latency
         if io.offset_blocks != frame.offset_blocks:
             io_restore(io)
-        if (io.slow & SLOW_RESULT and io.op >= OP_SEEK_HOLE and io.result >= state.num_blocks
-                and io.result != <uint64_t>-1):
-            # What the base found lies behind this layer's end.
-            io.result = <uint64_t>-1 if io.op == OP_SEEK_DATA else state.num_blocks
+        if io.slow & SLOW_RESULT:
+            clamp_result(io, state)
         while io.bounce != NULL and io.bounce.depth == io.depth:
             self.unbounce(io)
         state.outstanding -= 1

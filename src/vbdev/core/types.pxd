@@ -229,7 +229,8 @@ cdef struct bdev_io:
     io_parent *family       # of a parent, its own
     void *own               # of a child: iovs, when the inline ones are too few, or metadata
     # Whole cache lines, and an odd number of them, so that I/Os spread over the sets.
-    uint64_t _stride[8]
+    uint64_t walk           # of the engine's, the last that has met it
+    uint64_t _stride[7]
 
 # What a channel counts for one class of I/O (SPDK: struct spdk_bdev_io_stat).
 cdef enum:
@@ -260,12 +261,14 @@ cdef enum:
     GATE_NOMEM = 128        # the module had no room for those that wait in front
     GATE_METADATA = 256     # metadata is made and checked here
     GATE_DOMAIN = 512       # data outside of system memory is moved
-    GATES_FOR_ALL = 16 | 32 | 64 | 128
+    GATE_CLOSING = 1024     # its descriptor is about to be closed: nothing new goes on
+    GATES_FOR_ALL = 16 | 32 | 64 | 128 | 1024
 
 # Why popping a frame looks at its channel more closely.
 cdef enum:
     WATCH_COMPLETED = 1     # the module has a `completed`
     WATCH_HISTOGRAM = 2
+    WATCH_READS = 4         # the module may supply the buffers of READs
 
 # How far Channel._admit got with an I/O: where it goes on when the I/O's wait is over.
 cdef enum:

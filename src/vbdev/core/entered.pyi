@@ -1,0 +1,3 @@
+from vbdev.core.engine import ChannelBase
+
+class Entered(ChannelBase): ...
