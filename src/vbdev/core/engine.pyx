@@ -139,7 +139,8 @@ cdef inline void list_push(io_list *self, void *item) noexcept nogil:
 
 cdef inline void list_drop_front(io_list *self, size_t n) noexcept nogil:
     self.n -= n
-    memmove(<void *>self.v, <void *>(self.v + n), self.n * sizeof(void *))
+    if self.n:  # a list that never held anything has no memory to move
+        memmove(<void *>self.v, <void *>(self.v + n), self.n * sizeof(void *))
 
 
 cdef inline void tally(channel_state *state, op_stat *stat, uint8_t op, uint64_t count,
