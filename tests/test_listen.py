@@ -10,11 +10,13 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from vbdev import listen
+from vbdev.address import default_rpc_path
 from vbdev.fd_limit import first_reserved
 from vbdev.listen import (
     ACCEPT_PAUSE_US,
@@ -233,14 +235,93 @@ def test_one_of_many_that_start_together_wins(path):
     won[0].close()
 
 
-def test_a_directory_that_somebody_keeps_locked_is_an_error(path, tmp_path, monkeypatch):
-    monkeypatch.setattr(listen, "LOCK_TIMEOUT_S", 0.05)
+def test_a_directory_that_somebody_keeps_locked_is_in_nobodys_way(reactor, path, tmp_path):
+    """Any user may hold a lock on a directory that is shared, as /var/tmp is."""
     fd = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_EX)
-    with pytest.raises(ListenError, match="locked"):
-        open_listener(Address(path=path))
+    began = time.monotonic()
+    listener = Listener(reactor, open_listener(Address(path=path)), lambda _connection: None)
+    listener.close()
+    assert time.monotonic() - began < 0.5
+    assert not Path(path).exists()
     os.close(fd)
+
+
+@pytest.fixture
+def private(tmp_path, monkeypatch):
+    """A directory of one's own that only this test has."""
+    directory = tmp_path / "private"
+    directory.mkdir(0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))
+    return directory
+
+
+def test_a_process_of_ones_own_is_waited_for_a_moment(reactor, path, private, monkeypatch):
+    monkeypatch.setattr(listen, "LOCK_TIMEOUT_S", 0.05)
+    listener = Listener(reactor, open_listener(Address(path=path)), lambda _connection: None)
+    lock = private / "vbdev-listen.lock"
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+    fd = os.open(lock, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    with pytest.raises(ListenError, match=r"opening sockets for 0\.05 s") as caught:
+        open_listener(Address(path=f"{path}2"))
+    assert caught.value.errno == errno.EBUSY
+    monkeypatch.setattr(listen.time, "sleep", None)
+    listener.close()  # on a reactor: it leaves its file, and does not wait
+    os.close(fd)
+    open_listener(Address(path=path)).close()  # and the next one takes it over
+
+
+@pytest.mark.parametrize("what", ["symlink", "fifo", "open"])
+def test_a_lock_file_that_is_no_private_one(path, private, what):
+    lock = private / "vbdev-listen.lock"
+    if what == "symlink":
+        lock.symlink_to(private / "elsewhere")
+    elif what == "fifo":
+        os.mkfifo(lock)
+    else:
+        lock.touch(0o666)
+        lock.chmod(0o666)
     open_listener(Address(path=path)).close()
+    assert not (private / "elsewhere").exists()
+    if what == "open":
+        assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+
+
+def test_a_lock_file_of_another_user_is_not_believed(tmp_path, private):
+    if os.geteuid():
+        pytest.skip("giving a file away takes root")
+    lock = private / "vbdev-listen.lock"
+    lock.touch(0o666)
+    os.chown(lock, 65534, 65534)
+    fd = os.open(lock, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    open_listener(Address(path=str(tmp_path / "s"))).close()
+    os.close(fd)
+
+
+def test_the_default_socket_is_in_a_directory_of_ones_own(private, monkeypatch):
+    assert default_rpc_path() == f"{private}/vbdev.sock"
+    if os.geteuid() == 0:
+        os.chown(private, 65534, 65534)  # a session of another user's, which sudo has kept
+        assert default_rpc_path() == "/run/vbdev/vbdev.sock"
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setattr(os, "geteuid", lambda: 4_000_000)
+    assert default_rpc_path() == "/var/tmp/vbdev-4000000/vbdev.sock"
+
+
+def test_the_directory_of_the_default_socket_is_made_and_looked_at(tmp_path, monkeypatch):
+    directory = tmp_path / "vbdev"
+    address = Address(path=f"{directory}/vbdev.sock")
+    monkeypatch.setattr(listen, "private_directory", lambda: str(directory))
+    monkeypatch.setattr(listen, "default_rpc_path", lambda: address.path)
+    open_listener(address).close()
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    if os.geteuid() == 0:
+        os.chown(directory, 65534, 65534)
+        with pytest.raises(ListenError, match="not this user's own directory") as caught:
+            open_listener(address)
+        assert caught.value.errno == errno.EACCES
 
 
 def test_tcp_port_in_use_and_port_zero():

@@ -13,6 +13,7 @@ import errno
 import os
 import re
 import socket
+import stat
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +24,7 @@ __all__ = [
     "ListenError",
     "default_rpc_path",
     "parse_address",
+    "private_directory",
 ]
 
 MAX_UNIX_PATH_BYTES: Final = 107
@@ -66,13 +68,34 @@ class Address:
         return f"tcp:{host}:{self.port}"
 
 
+def private_directory() -> str:
+    """Return the directory of this user's own for sockets and locks; it may not be there yet.
+
+    That of the session, if it is this user's (root's environment may have another's), else
+    /run/vbdev for root and one in /run/user or /var/tmp for others.
+    """
+    user = os.geteuid()
+    session = os.environ.get("XDG_RUNTIME_DIR")
+    if session and _is_own_directory(session, user):
+        return session
+    if user == 0 and os.path.isdir("/run"):  # noqa: PTH112 - pathlib takes long to import
+        return "/run/vbdev"
+    if _is_own_directory(f"/run/user/{user}", user):
+        return f"/run/user/{user}"
+    return f"/var/tmp/vbdev-{user}"  # noqa: S108 - made with mode 0700, and its owner is looked at
+
+
+def _is_own_directory(path: str, user: int) -> bool:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - see above
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == user
+
+
 def default_rpc_path() -> str:
     """Return where a daemon of this user listens when nothing else is said."""
-    directory = os.environ.get("XDG_RUNTIME_DIR")
-    if directory and os.path.isdir(directory):  # noqa: PTH112 - pathlib takes long to import
-        return f"{directory}/vbdev.sock"
-    user = os.getuid()
-    return f"/var/tmp/vbdev-{user}.sock" if user else "/var/tmp/vbdev.sock"  # noqa: S108 - as SPDK
+    return f"{private_directory()}/vbdev.sock"
 
 
 def parse_address(text: str, *, bare_path: bool = False) -> Address:

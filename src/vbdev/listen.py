@@ -4,6 +4,9 @@ A unix socket is the door to every disk behind it, so its file is never wider th
 for the moment between bind and chmod: on Linux a socket file is born with the mode of the socket
 that is bound to it. A file that a dead process left is taken over; one that a living process
 listens on is not.
+
+Locks are taken on files of one's own alone (mode 0600, owner looked at). Whoever may read a file or
+a directory may lock it, and keep it locked.
 """
 
 from __future__ import annotations
@@ -22,7 +25,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from vbdev.address import Address, ListenError, parse_address
+from vbdev.address import (
+    Address,
+    ListenError,
+    default_rpc_path,
+    parse_address,
+    private_directory,
+)
 from vbdev.fd_limit import first_reserved
 
 if TYPE_CHECKING:
@@ -54,7 +63,7 @@ KEEPALIVE: Final = (
 )
 """A TCP peer whose machine or network went without a word is given up after 2 minutes (tcp(7))."""
 LOCK_TIMEOUT_S: Final = 1.0
-"""How long to wait for another process that is opening a socket in the same directory."""
+"""How long to wait for another process of this user that is opening a socket."""
 
 _OUT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -62,7 +71,7 @@ _OUT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 def open_listener(address: Address) -> socket.socket:
     """Return a non-blocking socket that listens on `address`. ListenError says why it can not.
 
-    Blocks for name resolution (TCP) or for LOCK_TIMEOUT_S at most (unix).
+    Blocks: for name resolution (TCP), for LOCK_TIMEOUT_S at most (unix), for the directory's mount.
     """
     try:
         return _open_unix(address) if address.is_unix else _open_tcp(address)
@@ -113,7 +122,9 @@ def _open_unix(address: Address) -> socket.socket:
     try:
         listener.setblocking(False)
         os.fchmod(listener.fileno(), 0o600)  # the file will have it from its first moment
-        with _locked_directory(address):
+        if path == default_rpc_path():
+            make_private(str(Path(path).parent))
+        with _alone(LOCK_TIMEOUT_S):
             if _is_stale(address):
                 log.info("taking over the socket of a dead process address=%s", address)
                 Path(path).unlink()
@@ -126,35 +137,66 @@ def _open_unix(address: Address) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _locked_directory(address: Address) -> Iterator[None]:
-    """Keep processes that open sockets in one directory apart.
+def _alone(wait_s: float) -> Iterator[None]:
+    """Keep this user's processes that open or remove sockets apart. BlockingIOError: not in time.
 
     Without it, two that start at the same time both find a stale file, and the second unlinks
-    what the first has just bound. The lock is on the directory, and leaves no file behind.
+    what the first has just bound. The lock is on a private file, which nobody else can hold, and
+    is held for a moment. Where there can be no such file it is done without: being kept from
+    starting is worse than a race that takes two starts of one socket in the same millisecond.
     """
-    directory = Path(address.path).parent
-    try:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except PermissionError:  # may be written and not read: do without
+    fd = _open_private_lock()
+    if fd < 0:
         yield
         return
     try:
-        deadline = time.monotonic() + LOCK_TIMEOUT_S
+        deadline = time.monotonic() + wait_s
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ListenError(
-                        f"{address}: another process has had {directory} locked for"
-                        f" {LOCK_TIMEOUT_S:g} s",
+                if time.monotonic() >= deadline:
+                    raise BlockingIOError(
                         errno.EBUSY,
+                        f"another process of this user has been opening sockets for {wait_s:g} s",
                     ) from None
                 time.sleep(0.005)
+            except OSError:  # a file system without locks
+                break
         yield
     finally:
         os.close(fd)
+
+
+def _open_private_lock() -> int:
+    """Return a descriptor of this user's lock file, -1 where there can be none."""
+    directory = private_directory()
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        make_private(directory)
+        fd = os.open(f"{directory}/vbdev-listen.lock", flags, 0o600)
+    except OSError:
+        return -1
+    status = os.fstat(fd)
+    if status.st_uid == os.geteuid() and stat.S_ISREG(status.st_mode):
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            os.fchmod(fd, 0o600)
+        return fd
+    os.close(fd)
+    return -1
+
+
+def make_private(directory: str) -> None:
+    """Have a directory that only this user can enter. PermissionError: it is another's."""
+    with contextlib.suppress(FileExistsError):
+        Path(directory).mkdir(0o700)
+    status = os.lstat(directory)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise PermissionError(
+            errno.EACCES,
+            f"{directory} is not this user's own directory; its owner is {status.st_uid}",
+        )
 
 
 def _is_stale(address: Address) -> bool:
@@ -230,7 +272,8 @@ class Listener:
         self._watch.close()
         if self._path:
             # A file that can not be removed is a stale one, which the next server takes over.
-            with contextlib.suppress(OSError, ListenError), _locked_directory(Address(self._path)):
+            # One attempt at the lock: a reactor does not wait for other processes.
+            with contextlib.suppress(OSError), _alone(0):
                 if self._inode == _inode(self._path):
                     Path(self._path).unlink()
         self._socket.close()

@@ -17,7 +17,7 @@ import pytest
 
 from support.daemon import Daemon
 from support.raw_rpc import RawRpc
-from vbdev.listen import Address, ListenError
+from vbdev.listen import Address, ListenError, open_listener
 from vbdev.reactor import Reactor
 from vbdev.rpc.dispatch import Dispatcher
 from vbdev.rpc.server import RpcServer
@@ -123,6 +123,29 @@ def test_no_lock_can_be_made(server, path, lock_path):
         server.listen(str(path))
     with pytest.raises(ListenError, match=r"can not open .*: No such file or directory"):
         server.listen(str(path / "none" / "r.sock"))
+
+
+@pytest.mark.parametrize("kind", ["file", "symlink"])
+def test_a_lock_of_another_user_is_not_believed(server, path, lock_path, kind, caplog):
+    """Whoever may write the directory can put one there, and keep it locked."""
+    if os.geteuid():
+        pytest.skip("giving a file away takes root")
+    if kind == "file":
+        lock_path.touch(0o666)
+        holder = os.open(lock_path, os.O_RDONLY)
+        fcntl.flock(holder, fcntl.LOCK_EX)
+    else:
+        holder = os.open(os.devnull, os.O_RDONLY)
+        lock_path.symlink_to("/elsewhere")
+    os.chown(lock_path, 65534, 65534, follow_symlinks=False)
+    server.listen(str(path))
+    assert "another user's" in caplog.text
+    with pytest.raises(ListenError, match="address in use by a living server"):
+        open_listener(Address(path=str(path)))
+    close(server)
+    assert not path.exists()
+    assert lock_path.lstat().st_uid == 65534  # nor is it taken away
+    os.close(holder)
 
 
 def test_a_lock_on_a_file_that_is_gone_is_none(path, lock_path, monkeypatch):

@@ -58,7 +58,7 @@ def register_nbd_methods(dispatcher: Dispatcher, server: NbdServer) -> None:
 
     async def start(params: StartParams) -> str:
         """Serve NBD on an address; the answer is the address, with the port that was chosen."""
-        address = server.listen(params.address)
+        address = await server.listen_beside(params.address)
         if params.max_connections is not None:
             server.max_connections = params.max_connections
         return str(address)

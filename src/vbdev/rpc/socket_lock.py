@@ -4,6 +4,9 @@ The lock is on a file, `<socket>.lock`, and the kernel gives it up with the proc
 ends. So whoever has it may take the socket's file away, because nobody serves there. (SPDK:
 spdk_rpc_listen.)
 
+A file of another user's is not believed: whoever may write the directory can put one there and keep
+it locked. Then there is no lock, and connecting tells whether somebody serves (`listen.py`).
+
 The file goes when the server ends in order. Between opening it and locking it another process may
 have removed it, and a third made a new one; a lock on a file that has no name any more excludes
 nobody. Hence the second look.
@@ -14,12 +17,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 from pathlib import Path
 
 from vbdev.address import Address, ListenError
 
 __all__ = ["SocketLock"]
+
+log = logging.getLogger(__name__)
 
 
 class SocketLock:
@@ -29,7 +35,7 @@ class SocketLock:
         self._path = str(Path(f"{address.path}.lock").absolute())
         while True:
             self._fd = self._open(address)
-            if _inode(os.fstat(self._fd)) == self._there():
+            if self._fd < 0 or _inode(os.fstat(self._fd)) == self._there():
                 return
             os.close(self._fd)
 
@@ -44,12 +50,18 @@ class SocketLock:
         self._fd = -1
 
     def _open(self, address: Address) -> int:
+        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            fd = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(self._path, flags, 0o600)
         except OSError as error:
+            if self._is_anothers():
+                return -1
             raise ListenError(
                 f"{address}: can not open {self._path}: {error.strerror}", error.errno or errno.EIO
             ) from error
+        if self._is_anothers(fd):
+            os.close(fd)
+            return -1
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -66,6 +78,17 @@ class SocketLock:
                 errno.EADDRINUSE,
             ) from None
         return fd
+
+    def _is_anothers(self, fd: int | None = None) -> bool:
+        """Tell whether the file is another user's, and say so in the log."""
+        try:
+            owner = (os.lstat(self._path) if fd is None else os.fstat(fd)).st_uid
+        except OSError:
+            return False
+        if owner == os.geteuid():
+            return False
+        log.warning("no lock: its file is another user's path=%s uid=%d", self._path, owner)
+        return True
 
     def _there(self) -> tuple[int, int] | None:
         try:

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 from vbdev.address import Address, parse_address
 from vbdev.bdev import BdevError, BdevEvent
+from vbdev.blocking import BlockedError, call_blocking
 from vbdev.fd_limit import CONTROL_RESERVE
 from vbdev.listen import Listener, ListenError, open_listener
 from vbdev.reactor import Reactor, Timer
@@ -68,15 +69,25 @@ class NbdServer:
         return [listener.address for listener in self._listeners.values()]
 
     def listen(self, address: str) -> Address:
-        """Listen on `unix:/path` or `tcp:host:port` and return the address in use."""
-        if not is_utf8(address):  # it is a parameter in saved configurations, which are JSON
-            raise ListenError(f"{printable(address)}: not UTF-8")
-        listener = Listener(
-            self.reactor,
-            open_listener(parse_address(address)),
-            self._connected,
-            reserve=CONTROL_RESERVE,
-        )
+        """Listen on `unix:/path` or `tcp:host:port` and return the address in use. Blocks."""
+        return self._listen_with(open_listener(_parse(address)))
+
+    async def listen_beside(self, address: str) -> Address:
+        """Do as `listen`, on a thread: names are looked up, and directories may hang."""
+        where = _parse(address)
+        try:
+            opened = await call_blocking(
+                self.reactor,
+                f"listening on {where}",
+                lambda: open_listener(where),
+                give_back=socket.socket.close,
+            )
+        except BlockedError as error:
+            raise ListenError(error.strerror or str(error), error.errno or errno.EIO) from error
+        return self._listen_with(opened)
+
+    def _listen_with(self, opened: socket.socket) -> Address:
+        listener = Listener(self.reactor, opened, self._connected, reserve=CONTROL_RESERVE)
         self._listeners[str(listener.address)] = listener
         log.info("nbd server listens address=%s", listener.address)
         return listener.address
@@ -291,3 +302,9 @@ class NbdServer:
                 params["strict_blocks"] = True
             calls.append({"method": "nbd_export_add", "params": params})
         return calls
+
+
+def _parse(address: str) -> Address:
+    if not is_utf8(address):  # it is a parameter in saved configurations, which are JSON
+        raise ListenError(f"{printable(address)}: not UTF-8")
+    return parse_address(address)
