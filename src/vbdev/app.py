@@ -47,6 +47,7 @@ from vbdev.rpc.iobuf_methods import Iobuf, register_iobuf_methods
 from vbdev.rpc.log_methods import register_log_methods
 from vbdev.rpc.nbd_disk_methods import register_nbd_disk_methods
 from vbdev.rpc.nbd_methods import register_nbd_methods
+from vbdev.rpc.nothing_methods import register_nothing_methods
 from vbdev.rpc.notify_methods import register_notify_methods
 from vbdev.rpc.process_methods import register_process_methods
 from vbdev.rpc.scheduler_methods import register_scheduler_methods, scheduler_config
@@ -74,6 +75,11 @@ HURRY_S = 5.0
 DEFAULT_BUFFER_BYTES = 256 << 20
 """What the data buffers of one reactor may add up to, unless iobuf_set_options says otherwise."""
 ENTRY_POINTS = "vbdev.modules"
+HOLLOW = frozenset({"accel"})
+"""Subsystems that clients of SPDK's ask the configuration of and that have no methods here: what
+copies, fills and checks data is this process's own, and has nothing to be set."""
+APP_THREAD = "app_thread"
+"""The first thread, as SPDK calls the one that its control plane runs on."""
 
 
 class AppError(Exception):
@@ -106,7 +112,7 @@ class App:
         logs: Logs | None = None,
     ) -> None:
         num_reactors = len(cores) or num_reactors
-        self.reactor = reactor or Reactor(core=cores[0] if cores else None)
+        self.reactor = reactor or Reactor(APP_THREAD, core=cores[0] if cores else None)
         self._pool_size = BdevOptions().bdev_io_pool_size
         self._iobuf = Iobuf()
         self.engine = self._make_engine()
@@ -135,14 +141,17 @@ class App:
         self._running = False
         self._stop_task: Task[None] | None = None
         self._signals = Signals(self.reactor, self.request_stop, self._hurry)
-        register_process_methods(self.dispatcher, self.reactor, ContextSwitchMonitor(self.reactors))
-        register_log_methods(self.dispatcher, logs or Logs())
+        self._logs = logs or Logs()
+        self._monitor = ContextSwitchMonitor(self.reactors)
+        register_process_methods(self.dispatcher, self.reactor, self._monitor)
+        register_log_methods(self.dispatcher, self._logs)
         register_thread_methods(self.dispatcher, self.registry, self.reactors)
         register_scheduler_methods(self.dispatcher, self.reactors)
         self.subsystems: Subsystems = {
             "scheduler": ([], scheduler_config),
             "iobuf": ([], self._iobuf.config),
-            "bdev": (["iobuf"], partial(subsystem_calls, self.registry)),
+            "accel": (["iobuf"], list),
+            "bdev": (["accel", "iobuf"], partial(subsystem_calls, self.registry)),
             "nbd": (["bdev"], lambda: [*self.nbd.config(), *self.nbd_disks.config()]),
         }
         register_framework_methods(self.dispatcher, self.subsystems)
@@ -155,9 +164,16 @@ class App:
             num_reactors=lambda: len(self.reactors),
             apply=self._apply_options,
         )
-        register_iobuf_methods(self.dispatcher, self.reactors, self._iobuf, self._renew_engines)
+        register_iobuf_methods(
+            self.dispatcher,
+            self.reactors,
+            self._iobuf,
+            self._renew_engines,
+            caches=lambda: self.registry.options,
+        )
         register_holder_methods(self.dispatcher, self.registry)
         register_notify_methods(self.dispatcher, self.registry)
+        register_nothing_methods(self.dispatcher)
         register_stat_methods(self.dispatcher, self.registry)
         register_nbd_methods(self.dispatcher, self.nbd)
         register_nbd_disk_methods(self.dispatcher, self.nbd_disks)
@@ -270,7 +286,8 @@ class App:
         says so; with `on_error`, that is told, and decides.
         """
         on_error = on_error or (note if ignore_errors else refuse)
-        self._startup = Startup(config, self.dispatcher, self.subsystems, on_error=on_error)
+        subsystems = self.subsystems.keys() - HOLLOW
+        self._startup = Startup(config, self.dispatcher, subsystems, on_error=on_error)
         before, self.dispatcher.state = self.dispatcher.state, State.STARTUP
         try:
             self._carry_out(self._startup, self._startup.carry_out_startup())
@@ -404,6 +421,12 @@ class App:
             self.reactors.start()
         except RuntimeError as error:
             raise AppError(str(error)) from error
+        self._logs.on_change = partial(self.reactor.send_msg, self._follow_log)
+        self._follow_log()
+
+    def _follow_log(self) -> None:
+        # What the log lets out decides whether anybody has to look for context switches.
+        self.reactor.spawn(self._monitor.follow(), "context switch monitor")
 
     def wait_for_rpc(self) -> None:
         """Serve the RPC methods that settle options, until framework_start_init or a signal."""
@@ -458,6 +481,7 @@ class App:
                 break
 
     def _end_at_once(self) -> None:
+        self._logs.on_change = lambda: None
         self.reactors.stop_at_once()  # those that an orderly stop has not ended
         self._signals.release()
 

@@ -155,6 +155,12 @@ class BdevState(Enum):
     """Nobody has it open; it gives back what it acquired."""
 
 
+class Unnamed(str):
+    """The name of a bdev whose creator has given none: not the same as giving an empty one."""
+
+    __slots__ = ()
+
+
 class BdevParams(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Parameters every bdev takes. A module's own Params add to them."""
 
@@ -178,7 +184,8 @@ class Bdev:
     ----------------
     kind: the module's name; RPC methods are `bdev_<kind>_create` and `bdev_<kind>_delete`.
     product_name: as `bdev_get_bdevs` shows it.
-    auto_name: prefix of the names of bdevs whose creator gave none; "" if one must be given.
+    auto_name: prefix of the names of bdevs whose creator gave none, so that the `name` of their
+        Params is `Unnamed()` by default; "" if one must be given.
     Params: what `bdev_<kind>_create` takes, with a docstring for each field.
     saved_params: those that are saved whatever they are, in this order; the others follow where
         they are not the defaults.
@@ -669,6 +676,9 @@ class VirtualBdev(Bdev):
     """What those agree on who share READ_MANY_WRITE_SHARED."""
     survives_base: ClassVar[bool] = True
     """When the base is hot-removed, the creation waits for its return; else it ends with it."""
+    ends_with_base_in_spdk: ClassVar[bool] = False
+    """In SPDK it ends: whoever asks again after a hot removal is right to, and is not told that
+    it is configured already (`Creation.renew`)."""
 
     base: Bdev
     """The base bdev, from before `start` until after `stop`."""
@@ -724,6 +734,9 @@ class VirtualBdev(Bdev):
         if self.uuid is None:
             assert base.uuid is not None
             self.uuid = uuid5(type(self).uuid_namespace, base.uuid)
+
+    def created(self) -> None:
+        """Say what there is to say when it is there; what is raised here is logged."""
 
     def base_resized(self) -> None:
         """Follow the base's new size. Override it where the sizes differ."""

@@ -1,7 +1,8 @@
 """The context switch monitor: what the kernel's scheduler does to each reactor, once a second.
 
-Off until somebody asks for it, because it wakes each reactor every second. What it finds it says
-to the log, at INFO, as SPDK's does (spdk_framework_enable_context_switch_monitor).
+On until somebody switches it off. What it finds it says to the log, at INFO, as SPDK's does
+(spdk_framework_enable_context_switch_monitor). As long as the log lets none of that out, no
+reactor is woken for it.
 """
 
 from __future__ import annotations
@@ -25,20 +26,26 @@ class ContextSwitchMonitor:
     """Watches the threads of some reactors while it is `enabled`. Belongs to the first of them."""
 
     def __init__(self, reactors: Reactors) -> None:
-        self.enabled = False
+        self.enabled = True
         self._reactors = reactors
 
     async def enable(self, enabled: bool) -> None:
         """Begin or end; twice is once. A reactor looks for the first time a second from now."""
         self.enabled = enabled
+        await self.follow()
+
+    async def follow(self) -> None:
+        """Begin or end as is wished, and as the log lets it be told; again when that changes."""
         await self._reactors.for_each(self._follow)
 
     def _follow(self, reactor: Reactor) -> None:
         # The wish is read here, so that the last of several wins on every reactor.
-        watch: Poller | None = reactor.locals.pop(ContextSwitchMonitor, None)
-        if watch is not None:
+        watch: Poller | None = reactor.locals.get(ContextSwitchMonitor)
+        wanted = self.enabled and log.isEnabledFor(logging.INFO)
+        if watch is not None and not wanted:
             watch.unregister()
-        if self.enabled:
+            del reactor.locals[ContextSwitchMonitor]
+        if watch is None and wanted:
             seen = switches()
 
             def look() -> int:

@@ -6,14 +6,26 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["MAX_CPUS", "Core", "parse_core_map", "parse_cpu_set", "show_cpu_mask"]
+__all__ = [
+    "ANY_NODE",
+    "MAX_CPUS",
+    "Core",
+    "node_of_cpus",
+    "parse_core_map",
+    "parse_cpu_set",
+    "show_cpu_mask",
+]
 
 MAX_CPUS: Final = 1024
 """CPUs are numbered below this (CPU_SETSIZE of sched_setaffinity(2))."""
+ANY_NODE: Final = -1
+"""What stands for a NUMA node where it may be any (SPDK_ENV_NUMA_ID_ANY)."""
+CPU_DIRECTORY: Final = "/sys/devices/system/cpu"
 
 _MASK = re.compile(r"(?:0[xX])?([0-9a-fA-F]+)")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
@@ -29,6 +41,19 @@ class Core:
 
     number: int
     cpus: frozenset[int] = frozenset()
+
+
+def node_of_cpus(cpus: frozenset[int], directory: str = CPU_DIRECTORY) -> int:
+    """Return the NUMA node that all of these CPUs belong to, or ANY_NODE where there is none."""
+    nodes = set()
+    for cpu in cpus:
+        try:
+            entries = os.listdir(f"{directory}/cpu{cpu}")  # noqa: PTH208 - names are wanted
+        except OSError:  # no such CPU here
+            return ANY_NODE
+        found = [int(name[4:]) for name in entries if re.fullmatch(r"node\d+", name)]
+        nodes.update(found or [ANY_NODE])
+    return nodes.pop() if len(nodes) == 1 else ANY_NODE
 
 
 def parse_cpu_set(text: str) -> frozenset[int]:

@@ -17,6 +17,7 @@ import select
 import socket
 import syslog
 import time
+from collections.abc import Callable
 from typing import Final, Literal, TextIO
 
 from vbdev.text import printable
@@ -35,8 +36,10 @@ LEVELS: Final[dict[LevelName, int]] = {
     "DEBUG": logging.DEBUG,
 }
 COMPONENTS: Final = {
-    "aio": ("vbdev.modules.file",),
+    "aio": ("vbdev.modules.file", "vbdev.modules.aio"),
     "app": ("vbdev",),
+    "app_config": ("vbdev.config", "vbdev.startup"),
+    "app_rpc": ("vbdev.rpc.framework_methods", "vbdev.rpc.process_methods"),
     "bdev": (
         "vbdev.registry",
         "vbdev.control",
@@ -45,12 +48,21 @@ COMPONENTS: Final = {
         "vbdev.timeouts",
         "vbdev.watchdog",
     ),
-    "nbd": ("vbdev.targets.nbd",),
+    "bdev_malloc": ("vbdev.modules.malloc",),
+    "bdev_null": ("vbdev.modules.null",),
+    "log_rpc": ("vbdev.rpc.log_methods",),
+    "nbd": ("vbdev.targets.nbd", "vbdev.modules.nbd"),
+    "notify_rpc": ("vbdev.rpc.notify_methods",),
     "reactor": ("vbdev.reactor", "vbdev.reactors", "vbdev.context_switches"),
     "rpc": ("vbdev.rpc",),
     "thread": ("vbdev.poller", "vbdev.task"),
+    "uring": ("vbdev.modules.uring",),
+    "vbdev_delay": ("vbdev.modules.delay",),
+    "vbdev_error": ("vbdev.modules.error",),
     "vbdev_gpt": ("vbdev.modules.gpt",),
+    "vbdev_passthru": ("vbdev.modules.passthru",),
     "vbdev_split": ("vbdev.modules.split",),
+    "vbdev_zone_block": ("vbdev.modules.zone_block",),
 }
 """{flag: the loggers that it concerns, with all below them that have no other}."""
 ALL: Final = "all"
@@ -230,6 +242,8 @@ class Logs:
         self._level: LevelName = "NOTICE"
         self._flags = dict.fromkeys(COMPONENTS, False)
         self._timestamps = True
+        self.on_change: Callable[[], object] = lambda: None
+        """Called when other messages may go out than before, on the thread that has changed it."""
 
     def open(self, console: TextIO, syslog_path: str = "/dev/log") -> None:
         """Begin to write to `console`, and to syslog under the name `vbdev`.
@@ -332,3 +346,4 @@ class Logs:
                 logging.getLogger(name).setLevel(
                     threshold if self._flags[flag] else max(NOTICE, threshold)
                 )
+        self.on_change()

@@ -23,6 +23,7 @@ from vbdev.core import handover
 from vbdev.cpu_sets import Core, show_cpu_mask
 from vbdev.reactor import IoEngine, Reactor, ReactorStoppedError
 from vbdev.task import Future
+from vbdev.threads import NamedThread, name_of_this_thread, name_this_thread
 
 __all__ = ["MAX_REACTORS", "Reactors"]
 
@@ -41,6 +42,11 @@ SWITCH_S = 0.0005
 there is such a lock. Python's own 5 ms would be the price of each message between busy reactors."""
 STOP_US = 5_000_000
 """How long a reactor may take to end, once nothing is left on it."""
+
+
+def thread_name(reactor: Reactor) -> str:
+    """Return what the kernel calls a reactor's thread, as in SPDK (reactor.c, reactor_run)."""
+    return f"reactor_{reactor.core.number}"
 
 
 class Reactors:
@@ -70,7 +76,9 @@ class Reactors:
         self._on_failure = on_failure
         self._unpinned: list[Core] = []
         self._others: list[Reactor] = []
-        self._threads: dict[Reactor, threading.Thread] = {}
+        self._threads: dict[Reactor, NamedThread] = {}
+        self._callers_name = ""
+        """What the kernel called the first one's thread before it was a reactor's."""
         try:
             for reactor_id in range(2, count + 1):
                 clock = first.clock if first.clock.virtual else None
@@ -117,8 +125,8 @@ class Reactors:
             running = threading.Event()
             reactor.send_msg(running.set)
             # A daemon: a module that hangs must not keep the process from ending.
-            thread = threading.Thread(
-                target=self._run, args=(reactor,), name=reactor.name, daemon=True
+            thread = NamedThread(
+                target=self._run, args=(reactor,), name=thread_name(reactor), daemon=True
             )
             try:
                 thread.start()
@@ -131,8 +139,10 @@ class Reactors:
             if not running.wait(START_S):
                 self.stop_at_once()
                 raise RuntimeError(f"reactor {reactor.name} did not run within {START_S:g} s")
-        # The last of them: a thread begins with the CPUs of the one that starts it.
+        # The last of them: a thread begins with the CPUs and the name of the one that starts it.
         self._pin(self.first)
+        self._callers_name = self._callers_name or name_of_this_thread()
+        name_this_thread(thread_name(self.first))
         if self._unpinned:
             log.warning(
                 "reactors run on any cpu, because theirs are not here: %s",
@@ -181,12 +191,18 @@ class Reactors:
         return stuck
 
     def stop_at_once(self, timeout_s: float = 1.0) -> None:
-        """Stop all but the first; blocks for a while for those that are in the middle of a turn."""
+        """Stop all but the first; blocks for a while for those that are in the middle of a turn.
+
+        The calling thread, which was the first's, has its own name again.
+        """
         for reactor in self._threads:
             reactor.stop()
         for thread in self._threads.values():
             thread.join(timeout_s)
         self._forget_ended()
+        if self._callers_name:
+            name_this_thread(self._callers_name)
+            self._callers_name = ""
 
     def _forget_ended(self) -> None:
         for reactor, thread in list(self._threads.items()):

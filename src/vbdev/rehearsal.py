@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -86,10 +87,7 @@ def rehearse(config: Config, module_files: Iterable[str] = ()) -> Rehearsal:
         app.begin_config(config, on_error=on_error)
         app.finish_config()
         found.errors.sort(key=lambda finding: order[finding.where])
-        found.warnings = [
-            Finding(config.path, message.removeprefix(f"{config.path}: "))
-            for message in said.messages
-        ]
+        found.warnings = [_warning(config.path, message) for message in said.messages]
         found.warnings += _waiting(app, config)
         found.exports = {export.name: export.bdev.name for export in app.nbd.exports.values()}
         found.stack = app.reactor.run_until_complete(app.dispatcher.call("vbdev_get_stack"))
@@ -99,6 +97,13 @@ def rehearse(config: Config, module_files: Iterable[str] = ()) -> Rehearsal:
         app.reactor.run_until_complete(app.stop())
         app.close()
     return found
+
+
+def _warning(path: str, message: str) -> Finding:
+    """Return what was logged as a finding: with its entry, if the message begins with that."""
+    place = rf"({re.escape(path)}(?::\d+: subsystem [^:]*, entry \d+)?): (.*)"
+    told = re.fullmatch(place, message, re.DOTALL)
+    return Finding(told[1], told[2]) if told else Finding(path, message)
 
 
 class _Said(logging.Handler):

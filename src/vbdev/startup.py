@@ -28,7 +28,40 @@ ABSENT = "The requested bdev does not exist."
 DISTURBING = frozenset({"bdev_error_inject_error"})
 """Methods that I/O notices: whoever looks at disks has to be through with that."""
 ADVICE = "take the entry out, or pass it over with --json-ignore-init-errors"
-"""What SPDK has saved asks for options of modules that are not here."""
+"""What is done about a method that is not here."""
+OPTIONS_ELSEWHERE = frozenset(
+    [
+        "accel_assign_opc",
+        "accel_set_driver",
+        "accel_set_options",
+        "ae4dma_scan_accel_module",
+        "bdev_iscsi_set_options",
+        "bdev_nvme_set_hotplug",
+        "bdev_nvme_set_options",
+        "bdev_raid_set_options",
+        "bdev_virtio_blk_set_hotplug",
+        "compressdev_scan_accel_module",
+        "cuda_scan_accel_module",
+        "dpdk_cryptodev_scan_accel_module",
+        "dpdk_cryptodev_set_driver",
+        "dsa_scan_accel_module",
+        "fsdev_set_opts",
+        "iaa_scan_accel_module",
+        "ioat_scan_accel_module",
+        "iscsi_set_options",
+        "keyring_linux_set_options",
+        "mlx5_scan_accel_module",
+        "nvmf_set_config",
+        "nvmf_set_crdt",
+        "nvmf_set_max_subsystems",
+        "scheduler_set_options",
+        "sock_impl_set_options",
+        "sock_set_default_impl",
+        "vmd_enable",
+    ]
+)
+"""Methods of SPDK's that set options of its modules and make nothing. What SPDK saves has them,
+used or not; of modules that are not here they mean nothing."""
 UNDOING = ("_delete", "_remove", "_stop", "_stop_disk", "_unregister")
 """How methods end that take something away; later there would be something else to take."""
 
@@ -36,7 +69,8 @@ UNDOING = ("_delete", "_remove", "_stop", "_stop_disk", "_unregister")
 class Startup:
     """One configuration, on its way into a dispatcher.
 
-    subsystems: names of those that there are. What a file has for others is left out.
+    subsystems: names of those that there are. What a file has for others is left out, and so are
+        options of SPDK's modules that are not here; the log says so.
     on_error(call, error): told what goes wrong; what it does not raise is passed over. By default
         the first one raises ConfigError.
     """
@@ -65,6 +99,8 @@ class Startup:
                 known.append(call)
             elif call.subsystem not in subsystems:
                 left_out[call.subsystem] = left_out.get(call.subsystem, 0) + 1
+            elif call.method in OPTIONS_ELSEWHERE:
+                log.warning("%s: %s: options of a module that is not here", call.where, call.method)
             else:
                 self._on_error(call, RpcError(METHOD_NOT_FOUND, "Method not found"))
         for subsystem, number in left_out.items():

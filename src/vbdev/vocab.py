@@ -149,8 +149,12 @@ class DmaDeviceType(IntEnum):
 
     DMA = 1
     """This process's own: system memory."""
+    ACCEL = 2
+    """Data that an accel sequence is yet to make. Nothing here makes any; a bdev that takes memory
+    of every kind names this one too, as SPDK's does."""
     MEMFD = 1000
-    """Shared through a memfd; from 1000 on numbers are a vendor's own."""
+    """Shared through a memfd; from 1000 on numbers are a vendor's own. Of no use to a client of
+    the control plane, who is not told of it."""
 
 
 class ZoneAction(IntEnum):

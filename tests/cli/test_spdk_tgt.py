@@ -161,6 +161,112 @@ def test_all_options_without_a_meaning_in_one_line(start):
     assert not {word for word in told if not word.startswith("-")}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        [""],
+        ["stray", "-m", hex(1 << CPUS[0]), "", "another"],
+        ["-m", hex(1 << CPUS[0]), "-"],
+    ],
+)
+def test_words_that_belong_to_no_option(start, words):
+    """getopt(3) leaves them to the application, and spdk_tgt never looks at them."""
+    daemon = start(*words)
+    assert len(reactors(daemon)) == 1
+    (line,) = [line for line in daemon.stderr.splitlines() if "without a meaning" in line]
+    options = ("-m", hex(1 << CPUS[0]))
+    told = line.partition(" here: ")[2].split()
+    assert [word.strip("'") for word in told] == [word for word in words if word not in options]
+
+
+def test_what_is_behind_two_hyphens_is_no_option():
+    assert spdk_tgt("-v", "--", "--nonsense", "-x", status=0).stdout.startswith("SPDK v")
+
+
+def test_what_is_behind_a_stray_word_counts():
+    done = spdk_tgt("stray", "--nonsense", status=2)
+    assert "unrecognized arguments: --nonsense" in done.stderr
+
+
+SAVED_BY_SPDK = {
+    "subsystems": [
+        {"subsystem": "scheduler", "config": [
+            {"method": "framework_set_scheduler", "params": {"name": "static"}}]},
+        {"subsystem": "fsdev", "config": [
+            {"method": "fsdev_set_opts",
+             "params": {"fsdev_io_pool_size": 65535, "fsdev_io_cache_size": 256}}]},
+        {"subsystem": "iobuf", "config": [
+            {"method": "iobuf_set_options",
+             "params": {"small_pool_count": 8192, "large_pool_count": 1024,
+                        "small_bufsize": 8192, "large_bufsize": 135168, "enable_numa": False}}]},
+        {"subsystem": "keyring", "config": []},
+        {"subsystem": "sock", "config": [
+            {"method": "sock_set_default_impl", "params": {"impl_name": "posix"}},
+            {"method": "sock_impl_set_options",
+             "params": {"impl_name": "ssl", "recv_buf_size": 4096, "enable_ktls": False}}]},
+        {"subsystem": "vmd", "config": []},
+        {"subsystem": "accel", "config": [
+            {"method": "accel_set_options",
+             "params": {"small_cache_size": 128, "large_cache_size": 16, "task_count": 2048,
+                        "sequence_count": 2048, "buf_count": 2048}}]},
+        {"subsystem": "bdev", "config": [
+            {"method": "bdev_set_options",
+             "params": {"bdev_io_pool_size": 65535, "bdev_io_cache_size": 256,
+                        "bdev_auto_examine": True, "iobuf_small_cache_size": 128,
+                        "iobuf_large_cache_size": 16}},
+            {"method": "bdev_raid_set_options",
+             "params": {"process_window_size_kb": 1024, "process_max_bandwidth_mb_sec": 0}},
+            {"method": "bdev_iscsi_set_options", "params": {"timeout_sec": 30}},
+            {"method": "bdev_nvme_set_options",
+             "params": {"action_on_timeout": "none", "timeout_us": 0,
+                        "keep_alive_timeout_ms": 10000, "transport_retry_count": 4,
+                        "bdev_retry_count": 3,
+                        "dhchap_digests": ["sha256", "sha384", "sha512"]}},
+            {"method": "bdev_nvme_set_hotplug", "params": {"period_us": 100000, "enable": False}},
+            {"method": "bdev_malloc_create",
+             "params": {"name": "Malloc0", "num_blocks": 2048, "block_size": 512,
+                        "physical_block_size": 512, "uuid": "2f7a0c6e-9c1c-4d05-8a7e-0f5d6c1b9a33",
+                        "optimal_io_boundary": 0, "md_size": 0, "dif_type": 0,
+                        "dif_is_head_of_md": False, "dif_pi_format": 0, "numa_id": -1}},
+            {"method": "bdev_wait_for_examine"}]},
+        {"subsystem": "scsi", "config": None},
+        {"subsystem": "nbd", "config": []},
+        {"subsystem": "nvmf", "config": [
+            {"method": "nvmf_set_config", "params": {"discovery_filter": "match_any"}},
+            {"method": "nvmf_set_max_subsystems", "params": {"max_subsystems": 1024}}]},
+        {"subsystem": "iscsi", "config": [
+            {"method": "iscsi_set_options", "params": {"node_base": "iqn.2016-06.io.spdk"}}]},
+    ]
+}  # fmt: skip
+"""What `save_config` of a spdk_tgt with one malloc bdev writes, cut short."""
+
+
+def test_a_configuration_that_spdk_has_saved(start):
+    """Options of what is not here are noted; nothing else is passed over."""
+    daemon = start(config=SAVED_BY_SPDK)
+    assert [b["name"] for b in daemon.client.call("bdev_get_bdevs")] == ["Malloc0"]
+    noted = [line for line in daemon.stderr.splitlines() if "options of a module" in line]
+    methods = ["raid_set_options", "iscsi_set_options", "nvme_set_options", "nvme_set_hotplug"]
+    assert [line.split(": ")[-2] for line in noted] == [f"bdev_{method}" for method in methods]
+    for subsystem in ("fsdev", "sock", "accel", "nvmf", "iscsi"):
+        assert f"there is no subsystem {subsystem} here" in daemon.stderr
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("bdev_nvme_set_option", {"timeout_us": 0}),
+        ("bdev_nvme_attach_controller", {"name": "N", "trtype": "PCIe", "traddr": "0000:01:00.0"}),
+        ("bdev_set_options", {"bdev_io_pool_sise": 1}),
+        ("bdev_raid_create", {"name": "R", "raid_level": "raid0", "base_bdevs": ["N0"]}),
+    ],
+)
+def test_a_mistake_in_a_configuration_is_one(tmp_path, call):
+    (tmp_path / "c.json").write_text(json.dumps(config(null("N0"), call)))
+    done = spdk_tgt("-c", str(tmp_path / "c.json"), "-r", str(tmp_path / "r.sock"), status=1)
+    assert call[0] in done.stderr
+
+
 def test_flags_of_components_that_are_not_here(start):
     """Scripts that debug SPDK start; a flag that SPDK has not is refused, as by SPDK."""
     daemon = start("-L", "vhost", "-L", "bdev", "-L", "nvm*", "-s", "64")

@@ -6,13 +6,16 @@ Method: an App of this process, and a file; what there is afterwards, or what is
 import itertools
 import json
 import logging
+import re
 import time
 
 import pytest
 
+from spdk_client.facts import METHODS
 from vbdev.app import App
 from vbdev.config import ConfigError, read_config
 from vbdev.rpc.dispatch import Method, State
+from vbdev.startup import OPTIONS_ELSEWHERE
 
 OPTIONS = {"bdev_io_pool_size": 4000, "bdev_auto_examine": True}
 
@@ -205,3 +208,16 @@ def test_a_latency_may_stand_before_its_bdev(app, load):
         ]
     )
     assert app.registry.get("D").params.p99_read_latency == 1
+
+
+SETTERS = re.compile(
+    r".*_(set_options|set_opts|set_hotplug|scan_accel_module)"
+    r"|accel_(assign_opc|set_driver)|dpdk_cryptodev_set_driver|sock_set_default_impl|vmd_enable"
+    r"|nvmf_set_(config|crdt|max_subsystems)"
+)
+
+
+def test_options_of_modules_that_are_elsewhere_are_methods_of_spdk(app):
+    """All of them that set options, and none that is served or makes something."""
+    methods = {name for name in METHODS if SETTERS.fullmatch(name)}
+    assert methods - set(app.dispatcher.names()) == OPTIONS_ELSEWHERE

@@ -483,3 +483,19 @@ def test_what_is_pending_on_all_reactors_ends(reactors, end):
     control.stack.turn_until(lambda: all(request.done for request in held))
     expected = Status.SUCCESS if end == "resume" else Status.ABORTED
     assert {request.status for request in held} == {expected}
+
+
+def test_asked_for_again_after_a_hot_removal(control):
+    """In SPDK the wish has ended then."""
+    disk(control)
+    control.call("bdev_error_create", base_name="Disk")
+    assert control.fails("bdev_error_create", base_name="Disk") == EXISTS
+    control.call("bdev_malloc_delete", name="Disk")
+    assert control.call("bdev_error_create", base_name="Disk") is True
+    assert control.fails("bdev_error_create", base_name="Disk") == EXISTS
+    disk(control)
+    assert control.names() == ["Disk", "EE_Disk"]
+    control.call("bdev_malloc_delete", name="Disk")
+    disk(control)
+    assert control.call("bdev_error_create", base_name="Disk") is True
+    assert control.names() == ["Disk", "EE_Disk"]

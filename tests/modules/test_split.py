@@ -248,6 +248,33 @@ def test_the_wish_is_saved_and_loads(control, tmp_path):
     assert (control.registry.config(), control.names()) == (saved, names)
 
 
+@pytest.mark.rule("A.5.4")
+def test_asked_for_again_after_a_hot_removal(control):
+    """In SPDK the wish has ended then: scripts ask for the same again, and for something else."""
+    disk(control)
+    four = [f"Diskp{index}" for index in range(4)]
+    assert split(control) == four
+    assert failure(control, 4) == "File exists"  # twice on one base is a mistake there too
+    control.call("bdev_malloc_delete", name="Disk")
+    assert split(control) == []
+    assert failure(control, 4) == "File exists"
+    disk(control)
+    assert control.names() == ["Disk", *four]
+    assert failure(control, 4) == "File exists"
+    control.call("bdev_malloc_delete", name="Disk")
+    disk(control)
+    assert split(control) == four
+    assert failure(control, 4) == "File exists"
+    control.call("bdev_malloc_delete", name="Disk")
+    assert split(control, count=2) == []
+    disk(control)
+    assert control.names() == ["Disk", "Diskp0", "Diskp1"]
+    control.call("bdev_malloc_delete", name="Disk")
+    disk(control)
+    assert failure(control, 3) == "File exists"  # two are there, and perhaps in use
+    assert split(control, count=2) == ["Diskp0", "Diskp1"]
+
+
 # I/O
 
 

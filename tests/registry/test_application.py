@@ -25,7 +25,7 @@ def test_subsystems_end_in_the_reverse_of_their_order(app):
     """The NBD target stands on bdevs: it lets go of them before they are unregistered."""
     subsystems = call(app, "framework_get_subsystems")
     listed = [entry["subsystem"] for entry in subsystems]
-    assert listed == ["scheduler", "iobuf", "bdev", "nbd"]
+    assert listed == ["scheduler", "iobuf", "accel", "bdev", "nbd"]
     for position, entry in enumerate(subsystems):
         assert set(entry["depends_on"]) <= set(listed[:position])
     app.create("malloc", {"name": "Disk", "num_blocks": 8, "block_size": 512})
@@ -42,7 +42,7 @@ def test_subsystems_end_in_the_reverse_of_their_order(app):
     app.registry.close = lambda: noted("bdev", bdev_close)
     app.reactor.run_until_complete(app.stop())
     assert order == [("nbd", 2, 1), ("bdev", 2, 0)]
-    assert [name for name, *_ in order] == list(reversed(listed[2:]))
+    assert [name for name, *_ in order] == list(reversed(listed[3:]))
     assert app.registry.bdevs == {}
     assert (app.engine.ios_in_use, app.engine.buffers.live_buffers) == (0, 0)
     assert app.exit_status == 0

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from support.stack import Stub, stack
-from vbdev.bdev import BdevError
+from vbdev.bdev import BdevError, Unnamed
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.passthru import Passthru
 from vbdev.task import gather
@@ -37,7 +37,7 @@ def create(made, cls, **params):
 
 
 def test_names_that_are_made_up_at_one_time_differ(made):
-    tasks = [made.reactor.spawn(create(made, Slow, name="")) for _ in range(3)]
+    tasks = [made.reactor.spawn(create(made, Slow, name=Unnamed())) for _ in range(3)]
     assert made.run(gather(tasks)) == ["Slow0", "Slow1", "Slow2"]
 
 

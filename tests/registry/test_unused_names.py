@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.stack import Stack
-from vbdev.bdev import VirtualBdevParams
+from vbdev.bdev import Unnamed, VirtualBdevParams
 from vbdev.modules.malloc import Malloc, MallocParams
 from vbdev.modules.passthru import Passthru
 from vbdev.registry.names import Numbers
@@ -18,7 +18,7 @@ def stack():
     made.close()
 
 
-def malloc(stack, name=""):
+def malloc(stack, name=Unnamed()):  # noqa: B008 - it is a word
     params = MallocParams(name=name, num_blocks=8, block_size=512)
     return stack.run(stack.registry.create(Malloc, params))
 
@@ -110,7 +110,7 @@ def test_a_bdev_that_can_not_be_made_gives_its_name_back(stack):
     assert malloc(stack) == "Malloc0"
     with pytest.raises(Exception, match="Malloc0"):
         malloc(stack, "Malloc0")
-    too_large = MallocParams(name="", num_blocks=1 << 62, block_size=512)
+    too_large = MallocParams(num_blocks=1 << 62, block_size=512)
     with pytest.raises(Exception):  # noqa: B017, PT011 - whichever way memory says no
         stack.run(stack.registry.create(Malloc, too_large))
     assert malloc(stack) == "Malloc1"

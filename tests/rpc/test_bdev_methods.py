@@ -118,7 +118,7 @@ def test_fields_of_a_bdev(control):
         "assigned_rate_limits": limits,
         "claimed": False,
         "zoned": False,
-        "memory_domains": [{"dma_device_type": 1}, {"dma_device_type": 1000}],
+        "memory_domains": [{"dma_device_type": 1}, {"dma_device_type": 2}],
         "driver_specific": {},
     }
 

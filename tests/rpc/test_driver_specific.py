@@ -18,11 +18,17 @@ LATENCIES = {
     "p99_write_latency": 4,
 }
 ON_DISK = {"name": "New", "base_bdev_name": "Disk"}
+UUID = "5ce9b9a2-6a3a-4ad1-8a2c-0b6f5a1c7d11"
 MODULES = [
     ("malloc", {"name": "New", "num_blocks": 8, "block_size": 512}, "Malloc disk", {}),
     ("null", {"name": "New", "num_blocks": 8, "block_size": 512}, "Null disk", {}),
     ("passthru", ON_DISK, "passthru", {"passthru": ON_DISK}),
-    ("delay", {**ON_DISK, **LATENCIES}, "delay", {"delay": {**ON_DISK, **LATENCIES}}),
+    (
+        "delay",
+        {**ON_DISK, "uuid": UUID, **LATENCIES},
+        "delay",
+        {"delay": {**ON_DISK, "uuid": UUID, **LATENCIES}},
+    ),
     (
         "error",
         {"base_name": "Disk", "name": "New"},  # the name is ours
@@ -99,8 +105,8 @@ def test_split(control):
 
 
 def test_an_updated_latency_is_shown(control):
-    control.call("bdev_delay_create", {**ON_DISK, **LATENCIES})
+    control.call("bdev_delay_create", {**ON_DISK, "uuid": UUID, **LATENCIES})
     update = {"delay_bdev_name": "New", "latency_type": "p99_read", "latency_us": 9}
     assert control.call("bdev_delay_update_latency", update) is True
-    expected = {"delay": {**ON_DISK, **LATENCIES, "p99_read_latency": 9}}
+    expected = {"delay": {**ON_DISK, "uuid": UUID, **LATENCIES, "p99_read_latency": 9}}
     assert shown(control, "New")[1] == json.dumps(expected)

@@ -11,7 +11,7 @@ from support.stack import Stub, stack
 from support.told import as_declared
 from vbdev.app import App
 from vbdev.module_methods import RpcError
-from vbdev.options import IobufOptions
+from vbdev.options import BdevOptions, IobufOptions
 from vbdev.rpc.dispatch import Dispatcher, State
 from vbdev.rpc.iobuf_methods import Iobuf, register_iobuf_methods
 from vbdev.vocab import Op
@@ -115,7 +115,10 @@ def test_states(app):
 def test_stats():
     with stack(reactors=2, buffer_limit_bytes=256 * KIB) as made:
         dispatcher = Dispatcher()
-        register_iobuf_methods(dispatcher, made.reactors, Iobuf(), lambda: None)
+        options = BdevOptions(iobuf_small_cache_size=7, iobuf_large_cache_size=3)
+        register_iobuf_methods(
+            dispatcher, made.reactors, Iobuf(), lambda: None, caches=lambda: options
+        )
 
         def stats(params=None):
             answer = made.run(dispatcher.call("iobuf_get_stats", params))
@@ -123,7 +126,9 @@ def test_stats():
             assert list(told) == ["module", "small_pool", "large_pool"]
             assert told["module"] == "bdev"
             for pool in (told["small_pool"], told["large_pool"]):
-                assert list(pool) == ["cache", "main", "retry"]
+                assert list(pool) == ["cache", "main", "retry", "cache_size"]
+            assert told["small_pool"].pop("cache_size") == 14  # of both reactors
+            assert told["large_pool"].pop("cache_size") == 6
             return tuple(told["small_pool"].values()), tuple(told["large_pool"].values())
 
         assert stats() == ((0, 0, 0), (0, 0, 0))

@@ -19,6 +19,7 @@ import pytest
 
 from support.alone import Alone
 from vbdev.logs import COMPONENTS, NOTICE, Logs
+from vbdev.modules import MODULES
 from vbdev.rpc.errors import RpcError
 from vbdev.rpc.log_methods import register_log_methods
 
@@ -299,9 +300,25 @@ def test_a_pattern_is_all_flags_that_it_fits(rpc):
     """SPDK looks flags up with fnmatch(3)."""
     assert rpc.call("log_set_flag", flag="VBDEV_*") is True
     found = rpc.call("log_get_flags")
-    assert {name for name, is_set in found.items() if is_set} == {"vbdev_gpt", "vbdev_split"}
+    vbdevs = {name for name in COMPONENTS if name.startswith("vbdev_")}
+    assert {name for name, is_set in found.items() if is_set} == vbdevs
     assert rpc.call("log_clear_flag", flag="*gp?") is True
     found = rpc.call("log_get_flags")
-    assert {name for name, is_set in found.items() if is_set} == {"vbdev_split"}
+    assert {name for name, is_set in found.items() if is_set} == vbdevs - {"vbdev_gpt"}
     with pytest.raises(RpcError, match="invalid log flag"):
         rpc.call("log_set_flag", flag="vhost_*")
+
+
+@pytest.mark.parametrize("kind", sorted(module.kind for module in MODULES))
+def test_each_module_has_a_flag(rpc, kind):
+    """SPDK's name of it: control planes set the flags of what they use, one by one."""
+    flag = {
+        "malloc": "bdev_malloc",
+        "null": "bdev_null",
+        "aio": "aio",
+        "uring": "uring",
+        "nbd": "nbd",
+    }.get(kind, f"vbdev_{kind}")
+    assert rpc.call("log_set_flag", flag=flag) is True
+    assert rpc.call("log_get_flags")[flag] is True
+    assert f"vbdev.modules.{kind}" in COMPONENTS[flag]

@@ -19,7 +19,8 @@ INVALID = (-32602, "Invalid parameters")
 @pytest.fixture
 def rpc():
     alone = Alone(count=2)
-    register_process_methods(alone.dispatcher, alone.reactor, ContextSwitchMonitor(alone.reactors))
+    alone.monitor = ContextSwitchMonitor(alone.reactors)
+    register_process_methods(alone.dispatcher, alone.reactor, alone.monitor)
     register_scheduler_methods(alone.dispatcher, alone.reactors)
     yield alone
     alone.close()
@@ -60,8 +61,7 @@ def switched(monkeypatch):
 def test_the_monitor_reports_each_reactor(rpc, switched, caplog):
     caplog.set_level(logging.INFO, "vbdev.context_switches")
     method = "framework_monitor_context_switch"
-    assert rpc.call(method) == {"enabled": False}
-    assert not rpc.reactor.advance()  # nobody is woken for it
+    assert rpc.call(method) == {"enabled": True}
     assert rpc.call(method, enabled=True) == {"enabled": True}
     assert rpc.call(method, enabled=True) == {"enabled": True}  # once
     assert rpc.call(method) == {"enabled": True}
@@ -76,6 +76,23 @@ def test_the_monitor_reports_each_reactor(rpc, switched, caplog):
     assert not rpc.reactor.advance()
     assert len(caplog.messages) == 2
     assert all(not reactor.pollers for reactor in rpc.reactors)
+
+
+def test_no_reactor_is_woken_for_what_the_log_keeps_to_itself(rpc, switched, caplog):
+    method = "framework_monitor_context_switch"
+    caplog.set_level(logging.WARNING, "vbdev.context_switches")
+    assert rpc.call(method, enabled=True) == {"enabled": True}
+    assert not any(reactor.pollers for reactor in rpc.reactors)
+    assert not rpc.reactor.advance()
+    caplog.set_level(logging.INFO, "vbdev.context_switches")
+    rpc.reactors.run_until_complete(rpc.monitor.follow())
+    assert all(reactor.pollers for reactor in rpc.reactors)
+    switched[:] = 7, 2
+    rpc.pass_time(1_000_000)
+    assert len(caplog.messages) == 2
+    caplog.set_level(logging.WARNING, "vbdev.context_switches")
+    rpc.reactors.run_until_complete(rpc.monitor.follow())
+    assert not any(reactor.pollers for reactor in rpc.reactors)
 
 
 def test_the_kernel_counts():

@@ -14,6 +14,7 @@ BOTH = State.STARTUP | State.RUNTIME
 PARAMS = (-32602, "Invalid parameters")
 OBJECT = (-32602, "spdk_json_decode_object failed")
 INTERNAL = (-32603, "spdk_json_decode_object failed")
+UNPARSED = (-32700, "spdk_json_decode_object failed")
 IGNORED = "parameters are ignored"
 
 
@@ -68,6 +69,12 @@ SPDK = {
         none("bdev_wait_for_examine requires no parameters"),
     ),
     "bdev_get_iostat": (State.RUNTIME, INTERNAL),
+    "bdev_nvme_get_controllers": (State.RUNTIME, INTERNAL),
+    "bdev_nvme_get_discovery_info": (State.RUNTIME, IGNORED),
+    "bdev_raid_get_bdevs": (State.RUNTIME, UNPARSED),
+    "bdev_lvol_get_lvstores": (State.RUNTIME, INTERNAL),
+    "bdev_lvol_get_lvols": (State.RUNTIME, INTERNAL),
+    "accel_crypto_keys_get": (State.RUNTIME, UNPARSED),
     "bdev_reset_iostat": (State.RUNTIME, INTERNAL),
     "bdev_enable_histogram": (State.RUNTIME, INTERNAL),
     "bdev_get_histogram": (State.RUNTIME, INTERNAL),

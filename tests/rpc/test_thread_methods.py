@@ -7,7 +7,7 @@ import pytest
 
 from support.alone import Alone
 from support.stack import Stack
-from vbdev.cpu_sets import Core, show_cpu_mask
+from vbdev.cpu_sets import Core, node_of_cpus, show_cpu_mask
 from vbdev.reactor import Reactor
 from vbdev.rpc import thread_methods
 from vbdev.rpc.thread_methods import register_thread_methods
@@ -34,13 +34,23 @@ def test_reactors(rpc):
     assert list(told) == ["tick_rate", "pid", "reactors"]
     assert (told["tick_rate"], told["pid"]) == (1_000_000_000, os.getpid())
     for number, reactor in enumerate(told["reactors"]):
-        names = "lcore tid busy idle in_interrupt irq sys usr lw_threads"
+        names = "lcore numa_id tid busy idle in_interrupt irq sys usr lw_threads"
         assert list(reactor) == names.split()
         assert (reactor["lcore"], reactor["in_interrupt"], reactor["irq"]) == (number, True, 0)
         (thread,) = reactor["lw_threads"]
         assert list(thread) == ["name", "id", "cpumask", "elapsed"]
         assert (thread["name"], thread["id"]) == (f"reactor_{number}", number + 1)
         assert thread["cpumask"] == own_cpus()
+        assert reactor["numa_id"] == -1  # on any CPU
+
+
+def test_the_node_of_cpus(tmp_path):
+    for cpu, nodes in enumerate((["node0"], ["node0"], ["node1"], [])):
+        for name in ("topology", *nodes):
+            (tmp_path / f"cpu{cpu}" / name).mkdir(parents=True)
+    for cpus, node in (({0}, 0), ({0, 1}, 0), ({2}, 1), ({1, 2}, -1), ({3}, -1), ({4}, -1)):
+        assert node_of_cpus(frozenset(cpus), str(tmp_path)) == node
+    assert node_of_cpus(frozenset()) == -1
 
 
 def test_the_cpu_time_of_a_reactor_is_its_threads(rpc, monkeypatch):
@@ -56,8 +66,7 @@ def test_stats(rpc):
     told = rpc.call("thread_get_stats")
     assert list(told) == ["tick_rate", "threads"]
     names = (
-        "name id cpumask busy idle in_interrupt"
-        " active_pollers_count timed_pollers_count paused_pollers_count"
+        "name id cpumask busy idle active_pollers_count timed_pollers_count paused_pollers_count"
     )
     assert [list(thread) for thread in told["threads"]] == [names.split()] * 2
 

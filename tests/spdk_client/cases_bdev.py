@@ -102,7 +102,12 @@ DRIVER_SPECIFIC = {
     "URING bdev": {"uring": FILE},
     "passthru": {"passthru": {"name": "str", "base_bdev_name": "str"}},
     "delay": {
-        "delay": {"name": "str", "base_bdev_name": "str", **dict.fromkeys(DELAYS, "i64")},
+        "delay": {
+            "name": "str",
+            "base_bdev_name": "str",
+            "uuid": "uuid",
+            **dict.fromkeys(DELAYS, "i64"),
+        },
     },
     "Error Injection Disk": {"error_disk": {"base_bdev": "str"}},
     "Split Disk": {"split": PART},

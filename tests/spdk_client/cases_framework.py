@@ -25,6 +25,7 @@ POLLER = {
 }
 REACTOR = {
     "lcore": "u32",
+    "numa_id": "i32",
     "tid": "u64",
     "busy": "u64",
     "idle": "u64",
@@ -41,12 +42,11 @@ THREAD = {
     "cpumask": "str",
     "busy": "u64",
     "idle": "u64",
-    "in_interrupt": "bool",
     "active_pollers_count": "u64",
     "timed_pollers_count": "u64",
     "paused_pollers_count": "u64",
 }
-POOL = {"cache": "u64", "main": "u64", "retry": "u64"}
+POOL = {"cache": "u64", "main": "u64", "retry": "u64", "cache_size": "u64"}
 LEVEL = OneOf(tuple(ENUMS["log_level"]))
 
 

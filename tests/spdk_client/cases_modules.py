@@ -644,6 +644,7 @@ CASES = (
     Case(
         "nbd_start_disk",
         {"bdev_name": "M", "nbd_device": "/dev/nbd0"},
+        result="str",
         undecoded=OBJECT_FAILED,
         untried="it attaches a device of the kernel",
         words=None,

@@ -7,7 +7,9 @@ import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from spdk_client import cases_nothing
 from spdk_client.facts import METHODS
 from spdk_client.run import KINDS, Report
 
@@ -27,6 +29,7 @@ ABSENT = {
     ),
 }
 _MODULES = "aio crypto lvol malloc null nvme ocf raid rbd split virtio"
+NOTHING = frozenset(case.method for case in cases_nothing.CASES)
 HEADS = {
     "valid": "valid",
     "undecodable": "wrong parameters",
@@ -44,6 +47,7 @@ def render(report: Report) -> str:
         _by_group(report),
         _differences(report),
         _absent(report),
+        _nothing(),
         _own(report),
         _planes(report),
         _CLI,
@@ -67,8 +71,9 @@ def _head(report: Report) -> str:
 unmodified, and writes this page; a test runs the same and compares.
 
 - Of the {len(METHODS)} methods that SPDK 26.09 declares, vbdev serves **{len(report.served)}**.
-  What it does not serve it refuses as SPDK refuses a method that it does not know: code -32601,
-  `Method not found`.
+  Of these {len(NOTHING)} list what there is nothing of here, see
+  [below](#lists-of-what-there-is-nothing-of). What it does not serve it refuses as SPDK refuses a
+  method that it does not know: code -32601, `Method not found`.
 - **{checks}** questions, {checks - len(report.failures)} answered as they have to be: code and
   text of every refusal, each field of every result, its type and its place. {differing} of these
   answers are another than SPDK's on purpose: see [below](#other-than-spdk-on-purpose).
@@ -109,6 +114,10 @@ def _absent(report: Report) -> str:
     return "## What has no meaning here\n\n" + "".join(items)
 
 
+def _nothing() -> str:
+    return _NOTHING + _item(f"They are {', '.join(f'`{name}`' for name in sorted(NOTHING))}.")
+
+
 def _own(report: Report) -> str:
     more = [
         f"`{method}`: {', '.join(f'`{name}`' for name in names)}"
@@ -137,12 +146,27 @@ def _used() -> dict[str, list[str]]:
     return dict(sorted(used.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
+def _sent(plane: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the parameters that a control plane sends to methods that are served."""
+    return [(method, name) for method, names in plane["sends"].items() for name in names.split()]
+
+
+def not_taken(report: Report, plane: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return those that a method does not take: such a call fails, though it is served."""
+    return [
+        (method, name) for method, name in _sent(plane) if name not in report.takes.get(method, ())
+    ]
+
+
 def _planes(report: Report) -> str:
     rows = []
     for plane in PLANES:
         methods = plane["methods"].split()
         served = sum(method in report.served for method in methods)
-        rows.append((plane["name"], plane["source"], str(len(methods)), str(served)))
+        sent, taken = len(_sent(plane)), len(_sent(plane)) - len(not_taken(report, plane))
+        rows.append(
+            (plane["name"], plane["source"], *map(str, (len(methods), served, sent, taken)))
+        )
     methods = [
         (f"`{method}`", "yes" if method in report.served else "-", str(len(who)), ", ".join(who))
         for method, who in _used().items()
@@ -157,7 +181,17 @@ def _planes(report: Report) -> str:
     return "\n".join(
         (
             _CALLED,
-            _table(("control plane", "read in", "methods it calls", "served"), rows),
+            _table(
+                (
+                    "control plane",
+                    "read in",
+                    "methods it calls",
+                    "served",
+                    "parameters it sends to those",
+                    "taken",
+                ),
+                rows,
+            ),
             _table(("of", "methods called", "served"), counts),
             _table(("method", "served", "by how many", "by whom"), methods),
         )
@@ -192,6 +226,17 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+_NOTHING = """\
+## Lists of what there is nothing of
+
+Control planes ask what is there before they do anything else. NVMe controllers, RAIDs, logical
+volumes and keys of others are what bdevs could be made of, and there are none: a target without
+any answers with an empty list, and so does vbdev. It makes none of them either, and does not say
+that it could. What it lists of other targets (`nvmf_get_subsystems`, `vhost_get_controllers`,
+`iscsi_get_portal_groups`, `ublk_get_disks`...) stays unknown: who asks for those wants to export a
+bdev there, and is to find out at once.
+
+"""
 _DATA = """\
 - An error has `data` besides, which JSON-RPC 2.0 knows and SPDK leaves out: a sentence that says
   what was wrong. `code` and `message` are SPDK's.
@@ -200,7 +245,8 @@ _CALLED = """\
 ## What control planes call
 
 Read from their sources; methods that exist only in a project's own fork of SPDK are not counted.
-OpenEBS Mayastor is not among them: it has SPDK inside, and its control plane speaks gRPC to it.
+OpenEBS Mayastor is not among them: it has SPDK inside, and its control plane speaks gRPC to it. To
+serve a method is one thing, to take the parameters that are sent another: both are counted.
 """
 _ASKED = """\
 ## Method by method

@@ -10,14 +10,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from spdk_client import cases_bdev, cases_framework, cases_modules, requests
+from spdk_client import cases_bdev, cases_framework, cases_modules, cases_nothing, requests
 from spdk_client.case import AFTER_INIT, BEFORE_INIT, Case, Refused
 from spdk_client.facts import METHODS
 from spdk_client.shapes import lacking, mismatch
 from spdk_client.talk import Problem, Refusal, SpdkRpc, Target
 
 CASES = {
-    case.method: case for case in (*cases_framework.CASES, *cases_bdev.CASES, *cases_modules.CASES)
+    case.method: case
+    for case in (
+        *cases_framework.CASES,
+        *cases_bdev.CASES,
+        *cases_modules.CASES,
+        *cases_nothing.CASES,
+    )
 }
 NOT_FOUND = (-32601, "Method not found")
 KINDS = ("valid", "undecodable", "refused", "state", "class", "spdk-rpc", "absent")
@@ -43,12 +49,13 @@ class Check:
 class Report:
     """All that was checked.
 
-    served: methods of SPDK's. own: methods that are not SPDK's. more: parameters that are not
-    SPDK's, of methods that are.
+    served: methods of SPDK's. own: methods that are not SPDK's. takes: each method's parameters.
+    more: those that are not SPDK's, of methods that are.
     """
 
     served: list[str]
     own: list[str] = field(default_factory=list)
+    takes: dict[str, set[str]] = field(default_factory=dict)
     more: dict[str, list[str]] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
 
@@ -129,6 +136,7 @@ class Run:
         self.report.served = [name for name in names if name in METHODS]
         self.report.own = [name for name in names if name not in METHODS]
         for method in target.ask("rpc_get_schema", None)["methods"]:
+            self.report.takes[method["name"]] = {one["name"] for one in method["params"]}
             if fact := METHODS.get(method["name"]):
                 known = {param.name for param in fact.params}
                 more = [one["name"] for one in method["params"] if one["name"] not in known]

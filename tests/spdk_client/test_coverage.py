@@ -22,6 +22,18 @@ def test_what_control_planes_call_are_methods_of_spdk():
         assert len(set(methods)) == len(methods), plane["name"]
 
 
+@pytest.mark.client
+@pytest.mark.timeout(300)
+def test_what_control_planes_send_is_taken(report):
+    """`bdev_get_iostat` with `name`, say, which SPDK calls `names` by now."""
+    for plane in coverage.PLANES:
+        assert set(plane["sends"]) <= set(plane["methods"].split()), plane["name"]
+        assert not coverage.not_taken(report, plane), plane["name"]
+        called = set(plane["methods"].split()) & set(report.served)
+        without = {method for method in called if not report.takes[method]}
+        assert called - without <= set(plane["sends"]), plane["name"]
+
+
 def test_the_facts_are_whole():
     assert len(METHODS) == 296
     for fact in METHODS.values():

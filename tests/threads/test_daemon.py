@@ -51,7 +51,7 @@ def test_what_the_methods_say(serve):
     clients = [NbdClient(daemon.socket) for _ in range(4)]
     for client in clients:
         client.read(0, 4096)
-    names = ["reactor_0", "reactor_1", "reactor_2"]
+    names = ["app_thread", "reactor_1", "reactor_2"]
 
     stats = daemon.rpc.call("thread_get_stats")
     assert stats["tick_rate"] == 1_000_000_000
@@ -63,7 +63,6 @@ def test_what_the_methods_say(serve):
             "cpumask",
             "busy",
             "idle",
-            "in_interrupt",
             "active_pollers_count",
             "timed_pollers_count",
             "paused_pollers_count",
@@ -200,3 +199,20 @@ def test_a_resize_reaches_the_clients_that_ask(serve):
         assert "3145728" in run("nbdinfo", "--list", daemon.uri())
         assert old.ask(Command.READ, MIB, 4096).error is NbdError.EINVAL
         old.read(MIB - 4096, 4096)
+
+
+def comm(task):
+    return (task / "comm").read_text().strip()
+
+
+def test_the_kernel_knows_the_reactors_by_name(serve):
+    """What `top -H` and `ps -L` show, as of SPDK's."""
+    daemon = serve("malloc:8MiB", "--reactors", 3)
+    tasks = Path(f"/proc/{daemon.pid}/task")
+    told = {
+        r["tid"]: f"reactor_{r['lcore']}"
+        for r in daemon.rpc.call("framework_get_reactors")["reactors"]
+    }
+    assert {tid: comm(tasks / str(tid)) for tid in told} == told
+    others = [comm(task) for task in tasks.iterdir() if int(task.name) not in told]
+    assert not [name for name in others if name.startswith("reactor_")]

@@ -31,6 +31,15 @@ COMMANDS = {
 }
 
 
+STRAYS_PASS = frozenset({"spdk-tgt"})
+"""Commands that get words which belong to no option in `strays`, and go on."""
+
+
+def is_stray(word: str) -> bool:
+    """Say whether a word is no option (getopt(3)): `-` alone is none."""
+    return not word.startswith("-") or word == "-"
+
+
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """Return the parser; with `only`, the other subcommands have no options (and no imports)."""
     parser = argparse.ArgumentParser(
@@ -78,7 +87,14 @@ def _run(argv: list[str], only: str | None) -> int:
         from vbdev.cli.complete import main as complete
 
         return complete(argv[1:])
+    strays: list[str] = []
+    if only in STRAYS_PASS and "--" in argv:
+        end = argv.index("--")
+        argv, strays = argv[:end], argv[end + 1 :]
     arguments, unknown = build_parser(only or "").parse_known_args(argv)
+    if only in STRAYS_PASS:
+        arguments.strays = [word for word in unknown if is_stray(word)] + strays
+        unknown = [word for word in unknown if not is_stray(word)]
     if unknown:  # argparse itself would show the usage of all of vbdev
         arguments.refuse(f"unrecognized arguments: {' '.join(map(printable, unknown))}")
     status: int = arguments.run(arguments)

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import resource
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -41,12 +42,8 @@ LOG_FLAGS: Final = frozenset(
         "accel_dsa",
         "accel_iaa",
         "accel_mlx5",
-        "app_config",
-        "app_rpc",
         "bdev_concat",
         "bdev_ftl",
-        "bdev_malloc",
-        "bdev_null",
         "bdev_nvme",
         "bdev_raid",
         "bdev_raid0",
@@ -76,10 +73,8 @@ LOG_FLAGS: Final = frozenset(
         "json_util",
         "keyring",
         "log",
-        "log_rpc",
         "lvol",
         "lvol_rpc",
-        "notify_rpc",
         "nvme",
         "nvme_auth",
         "nvme_cuse",
@@ -96,15 +91,10 @@ LOG_FLAGS: Final = frozenset(
         "sock_posix",
         "trace",
         "ublk",
-        "uring",
         "vbdev_compress",
         "vbdev_crypto",
-        "vbdev_delay",
-        "vbdev_error",
         "vbdev_lvol",
         "vbdev_opal",
-        "vbdev_passthru",
-        "vbdev_zone_block",
         "vfio_pci",
         "vfio_user",
         "vfu",
@@ -337,6 +327,8 @@ def run(arguments: argparse.Namespace) -> int:
         cores = cores_of(arguments)
     except ValueError as error:
         return _refuse(str(error), 1)
+    # getopt(3) puts them behind all options, and no application of SPDK's looks there.
+    arguments.ignored = [*arguments.ignored, *map(shlex.quote, arguments.strays)]
     logs = Logs()
     logs.print_level = "WARNING" if arguments.silence_noticelog else "INFO"
     for flag in arguments.logflag:

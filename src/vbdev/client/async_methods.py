@@ -165,12 +165,14 @@ class AsyncMethods:
         self,
         *,
         names: Sequence[str] | None = None,
+        name: str | None = None,
         per_channel: bool | None = None,
         reset_mode: Literal["all", "error", "maxmin", "none"] | None = None,
     ) -> Iostat:
         """Counters of I/O since the bdev was made, or reset.
 
         names: Names of bdevs; all when absent.
+        name: One bdev, instead of `names`: what SPDK took until 26.05, and control planes send.
         per_channel: One bdev's counters channel by channel. Default: False.
         reset_mode: What to set back after it was read. Default: none.
         """
@@ -178,8 +180,83 @@ class AsyncMethods:
             AsyncMethods.bdev_get_iostat,
             {
                 "names": names,
+                "name": name,
                 "per_channel": per_channel,
                 "reset_mode": reset_mode,
+            },
+        )
+
+    async def bdev_lvol_get_lvols(
+        self,
+        *,
+        lvs_uuid: str | None = None,
+        lvs_name: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """List the logical volumes: there are none.
+
+        lvs_uuid: UUID of a store, or
+        lvs_name: its name; those of all stores when there are no parameters.
+        """
+        return await self._typed(
+            AsyncMethods.bdev_lvol_get_lvols,
+            {
+                "lvs_uuid": lvs_uuid,
+                "lvs_name": lvs_name,
+            },
+        )
+
+    async def bdev_lvol_get_lvstores(
+        self,
+        *,
+        uuid: str | None = None,
+        lvs_name: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """List the stores of logical volumes: there are none.
+
+        uuid: UUID of one, or
+        lvs_name: its name; all when there are no parameters.
+        """
+        return await self._typed(
+            AsyncMethods.bdev_lvol_get_lvstores,
+            {
+                "uuid": uuid,
+                "lvs_name": lvs_name,
+            },
+        )
+
+    async def bdev_nvme_get_controllers(
+        self,
+        *,
+        name: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """List the NVMe controllers: there are none.
+
+        name: Name of one; all when absent.
+        """
+        return await self._typed(
+            AsyncMethods.bdev_nvme_get_controllers,
+            {
+                "name": name,
+            },
+        )
+
+    async def bdev_nvme_get_discovery_info(self) -> list[dict[str, Any]]:
+        """List the NVMe discovery services: there are none."""
+        return await self._typed(AsyncMethods.bdev_nvme_get_discovery_info, {})
+
+    async def bdev_raid_get_bdevs(
+        self,
+        *,
+        category: Literal["all", "configuring", "offline", "online"],
+    ) -> list[dict[str, Any]]:
+        """List the RAIDs: there are none.
+
+        category: Those that are in this state.
+        """
+        return await self._typed(
+            AsyncMethods.bdev_raid_get_bdevs,
+            {
+                "category": category,
             },
         )
 
@@ -1008,6 +1085,22 @@ class AsyncMethods:
             AsyncMethods.bdev_zone_block_delete,
             {
                 "name": name,
+            },
+        )
+
+    async def accel_crypto_keys_get(
+        self,
+        *,
+        key_name: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """List the keys for encryption: there are none.
+
+        key_name: Name of one; all when absent.
+        """
+        return await self._typed(
+            AsyncMethods.accel_crypto_keys_get,
+            {
+                "key_name": key_name,
             },
         )
 

@@ -246,6 +246,7 @@ class Delay(VirtualBdev):
             "delay": {
                 "name": self.name,
                 "base_bdev_name": self.base.name,
+                "uuid": str(self.uuid),
                 **{
                     f"{kind}_latency": getattr(self.params, f"{kind}_latency") for kind in latencies
                 },

@@ -149,6 +149,7 @@ class Error(VirtualBdev):
     """Forwards everything that no injection hits."""
 
     kind = "error"
+    ends_with_base_in_spdk = True
     product_name = "Error Injection Disk"
     uuid_namespace = PART_NAMESPACE
     base_param = "base_name"

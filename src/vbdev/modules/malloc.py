@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from vbdev.bdev import Bdev, BdevError, BdevParams
+from vbdev.bdev import Bdev, BdevError, BdevParams, Unnamed
 from vbdev.core.batch import IOBatch
 from vbdev.core.channel import Channel
 from vbdev.core.ram import RamDisk
@@ -30,7 +30,7 @@ ANY_NODE = -1
 class MallocParams(SizedParams, kw_only=True, forbid_unknown_fields=True):
     """Create a bdev in memory."""
 
-    name: str = ""
+    name: str = msgspec.field(default_factory=Unnamed)
     """Name of the bdev; `Malloc<n>` when absent."""
     optimal_io_boundary: Uint32 = 0
     """Blocks; I/O that crosses a multiple of it is split there. 0: none is."""

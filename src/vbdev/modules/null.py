@@ -87,7 +87,8 @@ class Null(Bdev):
         self._dif = self.metadata_layout()
         # The one page of zeroes is no block with protection information of its own.
         self.gives_read_buffers = self.dif_type == 0
-        self.memory_domains = () if self.dif_type else tuple(DmaDeviceType)
+        # It looks at no data, and names no kind of memory, as SPDK's.
+        self.memory_domains = () if self.dif_type else (DmaDeviceType.MEMFD,)
 
     def submit(self, channel: Channel, ios: IOBatch) -> None:
         """Complete everything."""

@@ -6,13 +6,17 @@ its properties, hot removal, deletion, RPC methods and saved configuration come 
 
 from __future__ import annotations
 
+import logging
 import uuid
 from typing import Any
 
 from vbdev.bdev import ALL_OPS, VirtualBdev
 from vbdev.core.batch import IOBatch
 from vbdev.core.channel import Channel
+from vbdev.logs import NOTICE
 from vbdev.module_methods import DECODE_OBJECT_FAILED
+
+log = logging.getLogger(__name__)
 
 
 class Passthru(VirtualBdev):
@@ -24,6 +28,18 @@ class Passthru(VirtualBdev):
     ops = ALL_OPS
     undecoded = DECODE_OBJECT_FAILED
     gives_read_buffers = True
+
+    async def start(self) -> None:
+        """Say what has been done so far, in SPDK's words, which operators look for."""
+        log.log(NOTICE, "Match on %s", self.base.name)
+        log.log(NOTICE, "base bdev opened")
+        log.log(NOTICE, "io_device created at: 0x%x", id(self))
+        log.log(NOTICE, "bdev claimed")
+
+    def created(self) -> None:
+        """Say that it is there."""
+        log.log(NOTICE, "pt_bdev registered")
+        log.log(NOTICE, "created pt_bdev for: %s", self.name)
 
     def submit(self, channel: Channel, ios: IOBatch) -> None:
         """Hand the batch to the base; it is the base's from here on."""

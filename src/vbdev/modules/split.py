@@ -68,6 +68,7 @@ class Split(Part):
 
     kind = "split"
     product_name = "Split Disk"
+    ends_with_base_in_spdk = True
 
     @classmethod
     def creation_key(cls, params: BdevParams) -> str:

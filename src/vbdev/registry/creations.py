@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class Creation:
     """One vbdev, or the several of one `plan`, that somebody asked for."""
 
-    __slots__ = ("building", "cls", "params", "vbdevs")
+    __slots__ = ("building", "cls", "params", "times_built", "vbdevs")
 
     def __init__(self, cls: type[VirtualBdev], params: BdevParams) -> None:
         self.cls = cls
@@ -35,6 +35,8 @@ class Creation:
         self.vbdevs: dict[VirtualBdev, None] = {}
         """What there is of it now, in the order in which it was built."""
         self.building = False
+        self.times_built = 0
+        """On how many bases, one after the other: after the first each comes of a hot removal."""
 
     @property
     def key(self) -> str:
@@ -50,6 +52,21 @@ class Creation:
     def waiting(self) -> bool:
         """Whether nothing of it is there, nor about to be."""
         return not self.vbdevs and not self.building
+
+    def renew(self, params: BdevParams) -> bool | None:
+        """Be asked for again, with these parameters; return whether this is what was asked for.
+
+        None where it has lost no base since it was asked for: then it is there already. Elsewhere
+        the same wish is granted, and another one may take its place as long as nothing of this
+        one is there.
+        """
+        lost_bases = self.times_built - bool(self.vbdevs)
+        if not self.cls.ends_with_base_in_spdk or self.building or lost_bases <= 0:
+            return None
+        if params == self.params:
+            self.times_built = int(bool(self.vbdevs))
+            return True
+        return False if self.waiting else None
 
     def config(self) -> list[dict[str, Any]]:
         """Return the RPC calls that ask for the same again.
@@ -142,6 +159,7 @@ async def build_creation(registry: Registry, creation: Creation, base: Bdev) -> 
             try:
                 for vbdev in plan:
                     await build(registry, vbdev, hold, creation)
+                creation.times_built += 1
             except BaseException:
                 for vbdev in reversed(list(creation.vbdevs)):
                     if vbdev.state is BdevState.READY:
@@ -184,6 +202,10 @@ async def build(
     except BaseException:
         await let_go(vbdev)
         raise
+    try:
+        vbdev.created()
+    except Exception:  # it is there: nobody's creation fails for what is said of it
+        log.exception("vbdev %s (%s): created failed", vbdev.name, vbdev.kind)
 
 
 async def let_go(vbdev: VirtualBdev) -> None:

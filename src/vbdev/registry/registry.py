@@ -13,10 +13,19 @@ from typing import Any
 
 import msgspec
 
-from vbdev.bdev import Bdev, BdevError, BdevEvent, BdevParams, BdevState, VirtualBdev
+from vbdev.bdev import (
+    Bdev,
+    BdevError,
+    BdevEvent,
+    BdevParams,
+    BdevState,
+    Unnamed,
+    VirtualBdev,
+)
 from vbdev.control import Control
 from vbdev.descriptor import Descriptor
 from vbdev.geometry import check_geometry
+from vbdev.logs import NOTICE
 from vbdev.options import BdevOptions
 from vbdev.reactor import Reactor
 from vbdev.registry.creations import Creation, Creations, build, build_creation
@@ -124,7 +133,7 @@ class Registry:
 
     async def create(self, cls: type[Bdev], params: BdevParams) -> str:
         """Make a bdev and return its name. A vbdev whose base is absent is made when it comes."""
-        if not params.name and cls.auto_name:
+        if isinstance(params.name, Unnamed) and cls.auto_name:
             params = msgspec.structs.replace(params, name=self.unused_name(cls.auto_name))
         if issubclass(cls, VirtualBdev):
             return (await self.create_virtual(cls, params)).key
@@ -152,6 +161,12 @@ class Registry:
         key = creation.key
         # Otherwise the plan says how the vbdevs are called. What can never be comes before names.
         alone = cls(params) if key == params.name else None
+        if (before := self.creations.get(key)) is not None and before.cls is cls:
+            same = before.renew(params)
+            if same:
+                return before
+            if same is False:
+                del self.creations[key]
         self._check_spoken_for(key)
         if alone is not None:
             self._names.check(alone)
@@ -160,7 +175,8 @@ class Registry:
         self.creations[key] = creation
         base = self.find(creation.base_name)
         if base is None or base.state is not BdevState.READY:
-            log.info(
+            log.log(
+                NOTICE,
                 "vbdev creation deferred pending base bdev arrival name=%s base=%s",
                 key,
                 creation.base_name,

@@ -30,7 +30,7 @@ from vbdev.rpc.results import (
     StackEntry,
     SupportedIoTypes,
 )
-from vbdev.vocab import OP_NAMES, DifCheck, Op, Status
+from vbdev.vocab import OP_NAMES, DifCheck, DmaDeviceType, Op, Status
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,11 @@ def describe(bdev: Bdev) -> BdevInfo:
         max_open_zones=bdev.max_open_zones if bdev.zoned else UNSET,
         optimal_open_zones=bdev.optimal_open_zones if bdev.zoned else UNSET,
         supported_io_types=_io_types(frozenset(bdev.ops), bdev.can(Op.WRITE_ZEROES)),
-        memory_domains=[MemoryDomain(dma_device_type=int(type_)) for type_ in bdev.memory_domains]
+        memory_domains=[
+            MemoryDomain(dma_device_type=int(type_))
+            for type_ in bdev.memory_domains
+            if type_ != DmaDeviceType.MEMFD
+        ]
         or UNSET,
         driver_specific=driver_specific(bdev),
     )

@@ -76,6 +76,8 @@ class Method:
     """What parameters are answered with where the method has none (-32602); None: ignored."""
     params_optional: bool = True
     """Whether they may be left out altogether; else an empty object is the least."""
+    tells_none: bool = False
+    """Whether the handler gets None where they are left out: an empty object is something else."""
 
     def __post_init__(self) -> None:
         if not self.group:
@@ -112,6 +114,8 @@ class Method:
             return None
         if params is None and not self.params_optional:
             raise RpcError(self.decode_error_code, self.decode_error_text, "params: missing")
+        if params is None and self.tells_none:
+            return None
         try:
             return decode_params(self.params, params)
         except ParamsError as error:
@@ -124,12 +128,17 @@ class Dispatcher:
     def __init__(self, state: State = State.RUNTIME) -> None:
         self.state = state
         self._methods: dict[str, Method] = {}
+        self._substitutes: dict[str, Method] = {}
         self._allowed: frozenset[str] | None = None
 
     def register(self, method: Method) -> None:
         """Add a method. Its name must be free: ValueError."""
         self.require_free([method.name])
         self._methods[method.name] = method
+
+    def register_substitute(self, method: Method) -> None:
+        """Add a method that any other of its name takes the place of, as long as that is there."""
+        self._substitutes[method.name] = method
 
     def require_free(self, names: Iterable[str]) -> None:
         """Raise ValueError where a method has one of these names."""
@@ -151,18 +160,20 @@ class Dispatcher:
     def names(self, *, current: bool = False) -> list[str]:
         """Return the names in the order of registration; `current`: callable in this state."""
         return [
-            name
-            for name, method in self._methods.items()
-            if self._has(name) and (not current or self.state in method.states)
+            method.name
+            for method in self.methods()
+            if self._has(method.name) and (not current or self.state in method.states)
         ]
 
     def methods(self) -> list[Method]:
-        """Return the methods in the order of registration."""
-        return list(self._methods.values())
+        """Return the methods in the order of registration, substitutes last."""
+        return list({**self._methods, **(self._substitutes | self._methods)}.values())
 
     def get(self, name: str) -> Method | None:
         """Return a method, or None."""
-        return self._methods.get(name) if self._has(name) else None
+        if not self._has(name):
+            return None
+        return self._methods.get(name) or self._substitutes.get(name)
 
     async def call(self, name: str, params: Any = None) -> Any:
         """Call a method with undecoded parameters. Raises RpcError and nothing else."""

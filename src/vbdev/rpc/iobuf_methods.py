@@ -10,7 +10,7 @@ import msgspec
 
 from vbdev.core.engine import Engine
 from vbdev.module_methods import failures
-from vbdev.options import IobufOptions
+from vbdev.options import BdevOptions, IobufOptions
 from vbdev.params import Params, Uint32, Uint64
 from vbdev.reactor import Reactor
 from vbdev.reactors import Reactors
@@ -63,8 +63,12 @@ def register_iobuf_methods(
     reactors: Reactors,
     iobuf: Iobuf,
     apply: Callable[[], object],
+    caches: Callable[[], BdevOptions],
 ) -> None:
-    """Add them to a dispatcher. `apply` is called when options were set."""
+    """Add them to a dispatcher. `apply` is called when options were set.
+
+    caches: options of the bdev layer, whose caches `iobuf_get_stats` tells.
+    """
 
     async def set_options(params: SetIobufOptionsParams) -> bool:
         given = {k: v for k, v in msgspec.structs.asdict(params).items() if v is not None}
@@ -84,7 +88,14 @@ def register_iobuf_methods(
             return [pool.counts(0, small_bytes), pool.counts(small_bytes, NO_BOUND)]
 
         small, large = zip(*await reactors.for_each(counts), strict=True)
-        return [IobufModule(module="bdev", small_pool=added(small), large_pool=added(large))]
+        told = caches()
+        return [
+            IobufModule(
+                module="bdev",
+                small_pool=added(small, told.iobuf_small_cache_size),
+                large_pool=added(large, told.iobuf_large_cache_size),
+            )
+        ]
 
     dispatcher.register(
         Method(
@@ -103,7 +114,7 @@ def register_iobuf_methods(
     )
 
 
-def added(pools: tuple[tuple[int, int, int], ...]) -> IobufPool:
-    """Return the counts of all reactors together."""
+def added(pools: tuple[tuple[int, int, int], ...], cache_size: int) -> IobufPool:
+    """Return the counts of all reactors together. cache_size: of one."""
     cache, main, retry = (sum(counts) for counts in zip(*pools, strict=True))
-    return IobufPool(cache=cache, main=main, retry=retry)
+    return IobufPool(cache=cache, main=main, retry=retry, cache_size=cache_size * len(pools))

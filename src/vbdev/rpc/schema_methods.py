@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 from vbdev.reactor import Reactor
 from vbdev.rpc.dispatch import Dispatcher, Method, State
 from vbdev.task import Future
+from vbdev.threads import NamedThread
 
 __all__ = ["register_schema_methods"]
 
@@ -50,5 +50,5 @@ async def _on_a_thread(reactor: Reactor, methods: list[Method]) -> dict[str, Any
         else:
             reactor.send_msg(done.set_result, document)
 
-    threading.Thread(target=work, name="rpc-schema", daemon=True).start()
+    NamedThread(target=work, name="rpc-schema", daemon=True).start()
     return await done

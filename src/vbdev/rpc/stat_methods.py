@@ -58,6 +58,8 @@ class GetIostatParams(Params, kw_only=True, frozen=True):
 
     names: Annotated[list[BdevName], msgspec.Meta(max_length=1024)] | None = None
     """Names of bdevs; all when absent."""
+    name: BdevName | None = None
+    """One bdev, instead of `names`: what SPDK took until 26.05, and control planes send."""
     per_channel: bool = False
     """One bdev's counters channel by channel."""
     reset_mode: ResetMode = "none"
@@ -141,14 +143,17 @@ def register_stat_methods(dispatcher: Dispatcher, registry: Registry) -> None:
 
     async def get_iostat(params: GetIostatParams) -> Iostat:
         ticks = registry.reactor.clock.now_ns()
-        if params.per_channel and len(params.names or []) != 1:
-            raise BdevError(
-                errno.EINVAL, f"per_channel needs one name in names, not {params.names or []}"
-            )
-        if params.names is None:
+        names = params.names
+        if params.name is not None:
+            if names is not None:
+                raise BdevError(errno.EINVAL, "name and names exclude each other")
+            names = [params.name]
+        if params.per_channel and len(names or []) != 1:
+            raise BdevError(errno.EINVAL, f"per_channel needs one name in names, not {names or []}")
+        if names is None:
             bdevs = [bdev for bdev in registry if bdev.state is BdevState.READY]
         else:
-            bdevs = [ready(name) for name in params.names]
+            bdevs = [ready(name) for name in names]
         if params.per_channel:
             channels = await _per_channel(bdevs[0], params.reset_mode)
             return Iostat(tick_rate=TICK_RATE, ticks=ticks, name=bdevs[0].name, channels=channels)

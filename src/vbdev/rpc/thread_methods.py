@@ -13,7 +13,7 @@ import resource
 
 from msgspec import UNSET
 
-from vbdev.cpu_sets import parse_cpu_set, show_cpu_mask
+from vbdev.cpu_sets import node_of_cpus, parse_cpu_set, show_cpu_mask
 from vbdev.descriptor import Descriptor
 from vbdev.params import Params, Uint64
 from vbdev.poller import Poller, PollerState
@@ -144,7 +144,6 @@ def stats(reactor: Reactor) -> ThreadStats:
         cpumask=cpu_mask(),
         busy=busy_ns,
         idle=idle_ns,
-        in_interrupt=True,  # without work it waits in the kernel
         active_pollers_count=len(active),
         timed_pollers_count=len(timed),
         paused_pollers_count=len(paused),
@@ -203,10 +202,11 @@ def reactor_info(reactor: Reactor) -> ReactorInfo:
     usage = resource.getrusage(resource.RUSAGE_THREAD)
     return ReactorInfo(
         lcore=reactor.core.number,
+        numa_id=node_of_cpus(reactor.core.cpus),
         tid=reactor.native_id,
         busy=busy_ns,
         idle=idle_ns,
-        in_interrupt=True,
+        in_interrupt=True,  # without work it waits in the kernel
         irq=0,  # the kernel counts none for a thread
         sys=int(usage.ru_stime * USER_HZ),
         usr=int(usage.ru_utime * USER_HZ),

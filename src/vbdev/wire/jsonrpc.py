@@ -17,13 +17,12 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from vbdev.wire.jsontext import DuplicateKey, JsonError, TextSplitter, decode
+from vbdev.wire.jsontext import DuplicateKey, HugeNumber, JsonError, TextSplitter, decode
 
 __all__ = [
     "INTERNAL_ERROR",
     "INVALID_PARAMS",
     "INVALID_REQUEST",
-    "MAX_ID_BYTES",
     "MAX_REQUEST_BYTES",
     "MAX_REQUEST_VALUES",
     "MAX_RESPONSE_BYTES",
@@ -54,10 +53,8 @@ MAX_REQUEST_VALUES: Final = 8192
 """Most JSON values in a request or batch (SPDK: SPDK_JSONRPC_MAX_VALUES)."""
 MAX_RESPONSE_BYTES: Final = 32 << 20
 """Longest response that a client takes (SPDK: SPDK_JSONRPC_SEND_BUF_SIZE_MAX)."""
-MAX_ID_BYTES: Final = 128
-"""Longest id in UTF-8 (SPDK: SPDK_JSONRPC_ID_MAX_LEN)."""
-
-Id: TypeAlias = str | int | float | None
+Id: TypeAlias = str | int | float | HugeNumber | None
+"""Of any length that a request has room for, as SPDK takes it."""
 
 _MEMBERS: Final = frozenset({"jsonrpc", "method", "params", "id"})
 _RESPONSE_MEMBERS: Final = frozenset({"jsonrpc", "id", "result", "error"})
@@ -157,7 +154,7 @@ def _request(value: Any) -> Request | Refusal:
         return _invalid(None, shown)
     request_id = value.get("id")
     if not _is_id(request_id):
-        return _invalid(None, f"id: a string or number of at most {MAX_ID_BYTES} bytes, or null")
+        return _invalid(None, "id: a string, a number or null")
     unknown = value.keys() - _MEMBERS
     if unknown:
         return _invalid(request_id, f"unknown member {min(unknown)}")
@@ -173,9 +170,16 @@ def _request(value: Any) -> Request | Refusal:
 
 
 def _is_id(value: Any) -> bool:
-    if isinstance(value, str):
-        return len(value.encode()) <= MAX_ID_BYTES
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    if isinstance(value, bool):
+        return False
+    return value is None or isinstance(value, str | int | float | HugeNumber)
+
+
+def _as_written(request_id: Id) -> Any:
+    """Return what renders as the id that came: a number beyond all limits digit by digit."""
+    if isinstance(request_id, HugeNumber):
+        return msgspec.Raw(request_id.text.encode())
+    return request_id
 
 
 class ClientCodec:
@@ -219,7 +223,7 @@ def encode_request(method: str, params: Any = None, request_id: Id = None) -> by
     """Render a call. Without an id it is a notification; params that are None are left out."""
     message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
     if request_id is not None:
-        message["id"] = request_id
+        message["id"] = _as_written(request_id)
     if params is not None:
         message["params"] = params
     return msgspec.json.encode(message) + b"\n"
@@ -227,7 +231,7 @@ def encode_request(method: str, params: Any = None, request_id: Id = None) -> by
 
 def encode_result(request_id: Id, result: Any) -> bytes:
     """Render a result: whatever msgspec renders, else TypeError (or ValueError) from it."""
-    return _render({"jsonrpc": "2.0", "id": request_id, "result": result})
+    return _render({"jsonrpc": "2.0", "id": _as_written(request_id), "result": result})
 
 
 def encode_error(request_id: Id, code: int, message: str, data: Any = None) -> bytes:
@@ -235,7 +239,7 @@ def encode_error(request_id: Id, code: int, message: str, data: Any = None) -> b
     error: dict[str, Any] = {"code": code, "message": message}
     if data is not None:
         error["data"] = data
-    return _render({"jsonrpc": "2.0", "id": request_id, "error": error})
+    return _render({"jsonrpc": "2.0", "id": _as_written(request_id), "error": error})
 
 
 def _render(answer: dict[str, Any]) -> bytes:
@@ -244,7 +248,8 @@ def _render(answer: dict[str, Any]) -> bytes:
     except UnicodeEncodeError:
         # Bytes of a file's name that are no UTF-8, say. One such name is not to take the whole
         # answer away.
-        return msgspec.json.encode(_utf8_only(msgspec.to_builtins(answer))) + b"\n"
+        plain = {key: msgspec.to_builtins(one) for key, one in answer.items() if key != "id"}
+        return msgspec.json.encode({**_utf8_only(plain), "id": answer["id"]}) + b"\n"
 
 
 def _utf8_only(value: Any) -> Any:

@@ -84,16 +84,18 @@ class DuplicateKey:
 class HugeNumber:
     """Stands where a number is longer than any parameter, or no float is near it; no schema has it.
 
-    To the grammar it is a number as any other; it is the method that can not use it.
+    To the grammar it is a number as any other; it is the method that can not use it. An id it can
+    be, which is given back as it was written.
     """
 
-    __slots__ = ("_start",)
+    __slots__ = ("text",)
 
     def __init__(self, text: str) -> None:
-        self._start = text[:16]
+        self.text = text
+        """As the peer wrote it."""
 
     def __repr__(self) -> str:
-        return f"number {self._start}..."
+        return f"number {self.text[:16]}..."
 
 
 class TextSplitter:

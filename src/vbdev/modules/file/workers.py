@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from vbdev.core.fileio import FileJob
 from vbdev.reactor import Reactor
+from vbdev.threads import NamedThread
 
 __all__ = ["NUM_WORKERS", "Workers"]
 
@@ -34,7 +35,7 @@ class Workers:
         self._finished: list[FileJob] = []
         self._told = False
         self._unfinished = 0
-        self._threads: list[threading.Thread] = []
+        self._threads: list[NamedThread] = []
 
     def start(self, jobs: list[FileJob]) -> None:
         """Queue jobs. Never blocks, never raises: without any thread, jobs fail with EAGAIN."""
@@ -50,7 +51,7 @@ class Workers:
 
     def _add_thread(self) -> None:
         # A daemon: a system call that hangs must not keep the process from ending.
-        thread = threading.Thread(
+        thread = NamedThread(
             target=self._work, name=f"{self._reactor.name}-file-{len(self._threads)}", daemon=True
         )
         try:

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 import socket
-import threading
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from vbdev.bdev import BdevError
 from vbdev.modules.nbd.server import Server
 from vbdev.reactor import Reactor
 from vbdev.task import Future, wake
+from vbdev.threads import NamedThread
 from vbdev.wire.nbd import (
     NEED_DATA,
     ClientHandshake,
@@ -168,7 +168,7 @@ class Dial:
                 found.append(OSError(errno.EHOSTUNREACH, f"{address.host}: {error}"))
             reactor.send_msg(self._found)
 
-        threading.Thread(target=work, name="nbd-name-lookup", daemon=True).start()
+        NamedThread(target=work, name="nbd-name-lookup", daemon=True).start()
         while not found:
             await self._wait(None)
         answer = found[0]

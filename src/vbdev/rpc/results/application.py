@@ -106,6 +106,8 @@ class IobufPool(Result, kw_only=True):
     """One was made of new memory."""
     retry: int
     """There was none to be had. Whoever asked waits, and asks again when others were given back."""
+    cache_size: int
+    """How many the reactors would cache in SPDK: as `bdev_set_options` says, of each."""
 
 
 class IobufModule(Result, kw_only=True):

@@ -34,8 +34,6 @@ class ThreadStats(Result, kw_only=True):
     """Ticks in which there was something to do."""
     idle: int
     """The other ticks."""
-    in_interrupt: bool
-    """Whether it waits in the kernel when it has nothing to do."""
     active_pollers_count: int
     """Pollers that run at every turn."""
     timed_pollers_count: int
@@ -139,6 +137,8 @@ class ReactorInfo(Result, kw_only=True):
 
     lcore: int
     """Number of the reactor, from 0."""
+    numa_id: int
+    """NUMA node of its CPUs; -1 where they are of several, or any."""
     tid: int
     """The kernel's number of its thread."""
     busy: int

@@ -28,6 +28,7 @@ from vbdev.targets.nbd.poll_group import PollGroup
 from vbdev.targets.nbd.server import NbdServer
 from vbdev.targets.nbd.session import Session
 from vbdev.task import Future, gather, wake
+from vbdev.threads import NamedThread
 from vbdev.vocab import Op
 from vbdev.wire.nbd import Transmission
 
@@ -100,7 +101,7 @@ class NbdDisk:
             flags=self.export.flags(),
         )
         # A daemon: a device that hangs in the kernel must not keep the process from ending.
-        thread = threading.Thread(
+        thread = NamedThread(
             target=self._work, args=(setup,), name=self.path.removeprefix("/dev/"), daemon=True
         )
         late = self._reactor.call_later(WAIT_US, self._not_set_up)
@@ -318,7 +319,7 @@ class NbdDisk:
         )
         try:
             # Of its own, because it may block until what the kernel has written is stable.
-            threading.Thread(target=self._disconnect, daemon=True).start()
+            NamedThread(target=self._disconnect, daemon=True).start()
         except RuntimeError:
             self._drop("there is no thread to disconnect it")
 
