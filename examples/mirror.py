@@ -33,10 +33,11 @@ class Mirror(VirtualBdev):
         status = await io.forward()
         if status in (Status.SUCCESS, Status.ABORTED):
             return status
-        other = io.child(channel.base, offset_blocks=io.offset_blocks + self.num_blocks)
-        if await other == Status.SUCCESS:
-            await io.child(channel.base, Op.WRITE)  # what was read, where it was asked for
-            self.repaired += 1
+        async with io.lock():  # or the repair could undo a WRITE that came behind the second READ
+            other = io.child(channel.base, offset_blocks=io.offset_blocks + self.num_blocks)
+            if await other == Status.SUCCESS:
+                await io.child(channel.base, Op.WRITE)  # what was read, where it was asked for
+                self.repaired += 1
         return other
 
     def dump_info(self):

@@ -499,6 +499,7 @@ class Bdev:
                     handle=self.handle,
                     future_class=Future,
                     send_msg=channel.reactor.send_msg,
+                    lock=self.control.io_lock if self.control is not None else None,
                 )
             completed = channel.coroutines.completed
             if type(self).submit is Bdev.submit:
@@ -571,8 +572,11 @@ class Bdev:
         """Let I/O in a range (default: all) end, and hold up what comes (spdk_bdev_quiesce_range).
 
         For the bdev's own module alone: EINVAL for another, and for a range that is not inside.
+        Not from its `handle`, `submit` or `completed`: the I/Os in their hands are among those that
+        it waits for, which is refused (EDEADLK); see `BdevIO.lock`.
         """
         control = self._own_control(module)
+        control.refuse_own_wait("quiesced")
         if num_blocks is None:
             num_blocks = self.num_blocks - offset_blocks
         if not 0 <= offset_blocks <= offset_blocks + num_blocks <= self.num_blocks:

@@ -14,16 +14,19 @@ import errno
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 
 from vbdev.bdev import Bdev, BdevError
 from vbdev.channels import for_each_channel
 from vbdev.core.batch import IOBatch
 from vbdev.core.channel import Channel
+from vbdev.core.coroutines import BdevIO
+from vbdev.core.engine import Engine
 from vbdev.reactor import Reactor, ReactorStoppedError
-from vbdev.task import Future
+from vbdev.task import Future, wake
 from vbdev.vocab import Op, Status
 
-__all__ = ["Control", "RangeLock"]
+__all__ = ["Control", "IoLock", "RangeLock"]
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,8 @@ log = logging.getLogger(__name__)
 FAILED = (int(Status.FAILED), 0, 0)
 LOOK_AGAIN_US = 100
 """How often outstanding I/O in a range that is being locked is looked for (SPDK: 100 us)."""
+SLOW_LOCK_NS = 10_000_000_000
+"""After this long it is said what a lock waits for."""
 DRAIN_LOOK_US = 10_000
 """How often, at the least, a RESET that lets I/O drain looks whether it has: at first sooner."""
 
@@ -42,30 +47,126 @@ def abort_coroutines(channel: Channel) -> None:
 
 
 class RangeLock:
-    """Blocks that only whoever holds the lock may change (SPDK: struct lba_range)."""
+    """Blocks that only whoever holds the lock may change (SPDK: struct lba_range).
 
-    __slots__ = ("active", "freed", "num_blocks", "number", "offset_blocks", "quiesce")
+    own: where the I/O is that holds it, as (offset_blocks, num_blocks): locks of others in there
+    wait for its end, so that this one does not wait for them.
+    """
 
-    def __init__(self, number: int, offset_blocks: int, num_blocks: int, *, quiesce: bool) -> None:
+    __slots__ = (
+        "active",
+        "cancelled",
+        "freed",
+        "num_blocks",
+        "number",
+        "offset_blocks",
+        "own",
+        "quiesce",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        offset_blocks: int,
+        num_blocks: int,
+        *,
+        quiesce: bool,
+        own: tuple[int, int] = (0, 0),
+    ) -> None:
         self.number = number
         self.offset_blocks = offset_blocks
         self.num_blocks = num_blocks
         self.quiesce = quiesce
+        self.own = own
         self.active = False
+        self.cancelled = False
         self.freed: Future[None] = Future()
 
     def overlaps(self, other: RangeLock) -> bool:
-        """Whether they have a block in common; a range without blocks has none."""
-        return (
-            self.offset_blocks < other.offset_blocks + other.num_blocks
-            and other.offset_blocks < self.offset_blocks + self.num_blocks
-            and self.num_blocks > 0
-            and other.num_blocks > 0
+        """Whether they have a block in common, or one covers the I/O that the other is for."""
+        mine, theirs = (
+            (self.offset_blocks, self.num_blocks),
+            (other.offset_blocks, other.num_blocks),
         )
+        return _meet(mine, theirs) or _meet(self.own, theirs) or _meet(mine, other.own)
 
     def apply(self, channel: Channel) -> None:
         """Hold I/O up on a channel. On the channel's thread."""
         channel.lock_range(self.number, self.offset_blocks, self.num_blocks, self.quiesce)
+
+
+def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two ranges have a block in common; a range without blocks has none."""
+    return one[0] < other[0] + other[1] and other[0] < one[0] + one[1] and one[1] * other[1] > 0
+
+
+class IoLock:
+    """What `async with io.lock(...)` enters: see `BdevIO.lock`.
+
+    Entered and left on the I/O's own reactor; the lock is the control reactor's. Leaving waits for
+    nothing, so that a coroutine which is closed leaves too.
+    """
+
+    def __init__(self, control: Control, io: BdevIO, lock: RangeLock, home: Reactor) -> None:
+        here = Reactor.current()
+        assert here is not None
+        self._control, self._io, self._lock = control, io, lock
+        self._home, self._here = home, here
+        self._is_held = False  # on the control reactor
+
+    async def __aenter__(self) -> None:
+        """Wait until the blocks are locked."""
+        io = self._io
+        if io.has_lock:
+            raise RuntimeError("the I/O has a lock already")
+        granted: Future[None] = Future()
+        io.has_lock = io.rests = True
+        try:
+            if not self._home.send_msg(self._begin, granted):
+                granted.set_exception(ReactorStoppedError(self._home))
+            await granted
+        except BaseException:
+            self._leave()
+            raise
+        io.rests = False
+
+    async def __aexit__(self, *_exc: object) -> None:
+        """Give the lock back."""
+        self._leave()
+
+    def _leave(self) -> None:
+        self._io.has_lock = self._io.rests = False
+        self._home.send_msg(self._give_back)
+
+    # On the control reactor
+
+    def _begin(self, granted: Future[None]) -> None:
+        self._home.spawn(self._take(granted), f"lock of blocks of {self._control.name}")
+
+    async def _take(self, granted: Future[None]) -> None:
+        try:
+            await self._control.take(self._lock)
+        except Exception as error:  # noqa: BLE001 - it is the I/O's
+            self._here.send_msg(_fail, granted, error)
+            return
+        self._is_held = True
+        if self._lock.cancelled or not self._here.send_msg(wake, granted):
+            await self._free()
+
+    def _give_back(self) -> None:
+        self._lock.cancelled = True
+        if self._is_held:
+            self._home.spawn(self._free(), f"end of a lock of {self._control.name}")
+
+    async def _free(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            await self._control.unlock(self._lock)
+
+
+def _fail(future: Future[None], error: Exception) -> None:
+    if not future.done:
+        future.set_exception(error)
 
 
 class Held:
@@ -103,7 +204,12 @@ class Control:
         self.resetting = False
         self._frozen = False
         self._locks: tuple[RangeLock, ...] = ()  # replaced as a whole: other threads read it
-        self._count = 0
+        self._numbers = count(1)  # of locks; any thread
+
+    @property
+    def name(self) -> str:
+        """Of the bdev."""
+        return self._bdev.name
 
     @property
     def locks(self) -> list[RangeLock]:
@@ -163,10 +269,10 @@ class Control:
         if not waiting:
             del held.reactor.locals[self]
 
-    async def _sum(self, count: Callable[[Channel], int]) -> int:
-        """Add up what `count` returns for each channel, on its own thread."""
+    async def _sum(self, tell: Callable[[Channel], int]) -> int:
+        """Add up what `tell` returns for each channel, on its own thread."""
         counts: list[int] = []
-        await for_each_channel(self._bdev, lambda channel: counts.append(count(channel)))
+        await for_each_channel(self._bdev, lambda channel: counts.append(tell(channel)))
         return sum(counts)
 
     # RESET
@@ -242,28 +348,78 @@ class Control:
         channel, those that are made meanwhile included. Ranges that overlap are locked one after
         the other, in the order of asking.
         """
-        self._count += 1
-        lock = RangeLock(self._count, offset_blocks, num_blocks, quiesce=quiesce)
+        lock = self._new_lock(offset_blocks, num_blocks, quiesce=quiesce)
+        await self.take(lock)
+        return lock
+
+    def io_lock(self, io: BdevIO, offset_blocks: int, num_blocks: int, reads: bool) -> IoLock:
+        """Return the lock that `BdevIO.lock` asks for, not yet taken. On the I/O's thread.
+
+        BdevError EINVAL: a range that is not inside the bdev.
+        """
+        bdev = self._bdev
+        if not 0 <= offset_blocks <= offset_blocks + num_blocks <= bdev.num_blocks:
+            raise BdevError(
+                errno.EINVAL,
+                f"bdev {bdev.name}: {num_blocks} blocks from {offset_blocks} can not be locked;"
+                f" it has {bdev.num_blocks}",
+            )
+        own = (io.offset_blocks, io.num_blocks)
+        lock = self._new_lock(offset_blocks, num_blocks, quiesce=reads, own=own)
+        return IoLock(self, io, lock, bdev.reactor)
+
+    def refuse_own_wait(self, what: str) -> None:
+        """BdevError EDEADLK where the module's own I/O code asks: it would wait for itself."""
+        here = Reactor.current()
+        engine = here.engine if here is not None else None
+        if isinstance(engine, Engine) and engine.is_calling(self._bdev):
+            raise BdevError(
+                errno.EDEADLK,
+                f"bdev {self._bdev.name} can not be {what} by its own handle, submit or completed:"
+                " that waits for the I/O in their hands. In handle: async with io.lock(...)",
+            )
+
+    def _new_lock(
+        self,
+        offset_blocks: int,
+        num_blocks: int,
+        *,
+        quiesce: bool,
+        own: tuple[int, int] = (0, 0),
+    ) -> RangeLock:
+        return RangeLock(next(self._numbers), offset_blocks, num_blocks, quiesce=quiesce, own=own)
+
+    async def take(self, lock: RangeLock) -> None:
+        """Lock a range that nobody has locked yet; it is in force even where it was cancelled."""
         earlier = [other for other in self._locks if other.overlaps(lock)]
         self._locks += (lock,)
         for other in earlier:
             await other.freed
         lock.active = True
+        clock = self._bdev.reactor.clock
+        slow_ns = clock.now_ns() + SLOW_LOCK_NS
         try:
             await for_each_channel(self._bdev, lock.apply)
-            while await self._outstanding(lock):
+            while not lock.cancelled and (under_way := await self._outstanding(lock)):
                 await self._bdev.reactor.sleep(LOOK_AGAIN_US)
+                if clock.now_ns() >= slow_ns:
+                    slow_ns = clock.now_ns() + 6 * SLOW_LOCK_NS
+                    log.warning(
+                        "a lock of blocks waits for I/O under way bdev=%s offset_blocks=%d"
+                        " num_blocks=%d ios=%d",
+                        self._bdev.name,
+                        lock.offset_blocks,
+                        lock.num_blocks,
+                        under_way,
+                    )
         except Exception:  # those who ask later must not wait for it
             await self.unlock(lock)
             raise
-        return lock
 
-    async def _outstanding(self, lock: RangeLock) -> bool:
-        return bool(
-            await self._sum(
-                lambda channel: channel.outstanding_in(
-                    lock.offset_blocks, lock.num_blocks, lock.quiesce
-                )
+    async def _outstanding(self, lock: RangeLock) -> int:
+        return await self._sum(
+            lambda channel: channel.outstanding_in(
+                lock.offset_blocks, lock.num_blocks, lock.quiesce
             )
         )
 

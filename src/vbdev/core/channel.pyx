@@ -583,6 +583,9 @@ cdef class Channel(Delivery):
                     io.state == IO_CONTROL
                     or io.state == IO_WAITING and io.stage == STAGE_ENTER):
                 continue
+            if (io.index < self.s.in_hand_size and self.s.in_hand[io.index] != NULL
+                    and self.coroutines.rests(io.index)):
+                continue  # it waits for a lock itself, and changes nothing meanwhile
             src = io.src_offset_blocks + frame.offset_blocks - io.offset_blocks
             if touches(io.op, frame.offset_blocks, src, io.num_blocks,
                        offset_blocks, num_blocks, quiesce):

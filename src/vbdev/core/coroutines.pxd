@@ -17,6 +17,8 @@ cdef class BdevIO:
     cdef uint8_t trip                   # TRIP_*
     cdef bint aborted                   # its coroutine is not run any more
     cdef bint running
+    cdef public bint has_lock           # or has asked for one
+    cdef public bint rests              # waits for it
     cdef int8_t final                   # how it is to end; PENDING: nobody has said
     cdef int32_t final_err
     cdef uint32_t final_cdw0
@@ -72,6 +74,7 @@ cdef class Coroutines(IoOwner):
     cdef object handle_self
     cdef object future_class
     cdef object send_msg
+    cdef object make_lock
     cdef IOBatch base_out               # forwarded in this run, to the base
     cdef list outs                      # [channel, batch] of others
     cdef list woken                     # whose Future has come

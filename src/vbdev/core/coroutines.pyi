@@ -1,4 +1,5 @@
 from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeAlias
 
 from vbdev.core.batch import IOBatch
@@ -29,6 +30,15 @@ class BdevIO:
     def errno(self) -> int: ...
     @property
     def detail(self) -> int: ...
+    has_lock: bool
+    rests: bool
+    def lock(
+        self,
+        offset_blocks: int | None = None,
+        num_blocks: int | None = None,
+        *,
+        reads: bool = False,
+    ) -> AbstractAsyncContextManager[None]: ...
     def data(self) -> list[memoryview]: ...
     def copy_data(self) -> BdevIO: ...
     def forward(self, to: Channel | None = None) -> BdevIO: ...
@@ -81,6 +91,7 @@ class Coroutines(IoOwner):
         handle: Callable[[Channel, BdevIO], Coroutine[Any, Any, Any]],
         future_class: type,
         send_msg: Callable[..., object] | None,
+        lock: Callable[[BdevIO, int, int, bool], AbstractAsyncContextManager[None]] | None = None,
     ) -> None: ...
     def submit(self, channel: Channel, ios: IOBatch, /) -> None: ...
     def completed(self, channel: Channel, ios: IOBatch, /) -> None: ...

@@ -386,6 +386,35 @@ cdef class BdevIO:
         self.coroutines._send_child(child)
         return child
 
+    def lock(self, offset_blocks=None, num_blocks=None, *, bint reads=False):
+        """Keep blocks of the bdev from being changed, with `reads` from being read too.
+
+        `async with io.lock():`, for this I/O's own blocks where nothing else is given. I/O that is
+        under way in the range ends first, but for this one; what comes waits until the block is
+        left, on every channel of every reactor. Nothing that goes to the base is held up. Locks
+        that overlap, or that are for I/Os in each other's range, come in the order of asking.
+
+        What guarantees progress: an I/O has one lock, and asks for it with nothing of its own under
+        way (RuntimeError otherwise); while it waits it changes nothing, and no other lock waits for
+        it. An ABORT, a RESET or the bdev's removal ends the coroutine where it waits, and gives
+        the lock back.
+        """
+        cdef bdev_io *io = self.held()
+        if self.under_way:
+            raise RuntimeError(
+                "children of the I/O are under way: await them before its blocks are locked, or the"
+                " lock would wait for them")
+        if self.has_lock:
+            raise RuntimeError("the I/O has a lock already: locks of two ranges could wait for"
+                               " each other for ever")
+        if self.coroutines.make_lock is None:
+            raise RuntimeError(f"{self.coroutines.channel.bdev!r} is not registered")
+        return self.coroutines.make_lock(
+            self,
+            io.offset_blocks if offset_blocks is None else offset_blocks,
+            io.num_blocks if num_blocks is None else num_blocks,
+            reads)
+
     def complete(self, status=None, int errno=0, *, nvme=None, scsi=None, uint32_t cdw0=0):
         """End it now, as `IOBatch.complete` does; its coroutine may go on without it.
 
@@ -539,10 +568,13 @@ cdef class Coroutines(IoOwner):
     handle: called as (channel, io) for each I/O; returns its coroutine.
     future_class: what else a coroutine may await; has `add_done_callback`.
     send_msg: called with a function, runs it soon on the channel's thread.
+    lock: called as (io, offset_blocks, num_blocks, reads), makes what `BdevIO.lock` returns.
 
     """
 
-    def __init__(self, engine, Channel channel not None, *, handle, future_class, send_msg):
+    def __init__(self, engine, Channel channel not None, *, handle, future_class, send_msg,
+                 lock=None):
+        self.make_lock = lock
         self.channel = channel
         self.handle_function = getattr(handle, "__func__", handle)
         self.handle_self = getattr(handle, "__self__", None)
@@ -661,10 +693,14 @@ cdef class Coroutines(IoOwner):
         """Run a coroutine up to its next await."""
         cdef PyObject *got = NULL
         cdef PySendResult result
+        cdef void *before
         cdef object value, coroutine = one.coroutine
         one.awaits = None
         one.running = True
+        before = self.engine.calling
+        self.engine.calling = <void *>self.channel
         result = PyIter_Send(<PyObject *>coroutine, Py_None, &got)
+        self.engine.calling = before
         if result == PYGEN_NEXT:
             value = <object>got
             Py_DECREF(got)
@@ -1122,6 +1158,10 @@ cdef class Coroutines(IoOwner):
             self.engine.cancel_io_wait(self.io_token)
             self.io_token = None
         return 0
+
+    def rests(self, uint32_t index):
+        """Whether an I/O waits for a lock, so that no other lock has to wait for it."""
+        return (<BdevIO>self.channel.s.in_hand[index]).rests
 
     def hurry(self, uint32_t index):
         """Give the children of an I/O memory beyond the limit: others wait for its end."""

@@ -218,6 +218,7 @@ cdef class Delivery(Admission):
         cdef Engine engine = self.engine
         cdef PyObject *result
         cdef uint64_t took_ns, blocked_ns
+        cdef void *before
         if n > SNAPSHOT:
             copy = <bdev_io **>malloc(n * sizeof(void *))
             if copy == NULL:
@@ -228,7 +229,10 @@ cdef class Delivery(Admission):
         engine.inside += 1
         blocked_ns = engine.blocked_ns
         took_ns = coarse_ns()
+        before = engine.calling
+        engine.calling = <void *>self
         result = call_module(&self.module_submit, <PyObject *>self, <PyObject *>ios)
+        engine.calling = before
         engine.inside -= 1
         took_ns = coarse_ns() - took_ns
         try:
@@ -300,6 +304,7 @@ cdef class Delivery(Admission):
         cdef bdev_io *io
         cdef Py_ssize_t i = 0, n, end, kept = 0
         cdef uint64_t now, blocked_ns = engine.blocked_ns, took_ns
+        cdef void *before
         if ios is None:
             ios = new_batch(engine)
         else:
@@ -317,7 +322,10 @@ cdef class Delivery(Admission):
         ios.n = state.ready.n
         # The end of one module's work is taken for the next one's beginning.
         took_ns = coarse_ns() if engine.virtual else engine.turn_ns
+        before = engine.calling
+        engine.calling = <void *>self
         result = call_module(&self.module_completed, <PyObject *>self, <PyObject *>ios)
+        engine.calling = before
         # Nothing was added to `ready` meanwhile, since `drain` alone does that.
         n = state.ready.n
         state.ready.n = 0

@@ -41,6 +41,7 @@ cdef class Engine(IoCore):
     cdef time_slice slice               # of the part of a turn that runs
     cdef object workers                 # who has more to do, in turn
     cdef bint has_workers
+    cdef void *calling                  # the Channel whose module is being called, borrowed
     cdef int inside                     # of `drain` or a module's `submit`, how deep
     cdef uint64_t turn_ns               # the time, while inside; read once, however deep
     cdef uint64_t deadline

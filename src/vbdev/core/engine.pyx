@@ -257,6 +257,10 @@ cdef class Engine(IoCore):
         """Return the time that I/Os are stamped with."""
         return self.now_ns()
 
+    def is_calling(self, bdev):
+        """Whether the caller is code of the bdev's module, which has I/Os of it in its hands."""
+        return self.calling != NULL and (<object>self.calling).bdev is bdev
+
     def watch_outstanding(self, uint64_t period_ns, callback):
         """Call `callback(now_ns)` every so often, for as long as any I/O is in use.
 
