@@ -1,7 +1,7 @@
 # How long one part of a reactor's turn may go on, and who comes next where there is more to do.
 #
-# Its parts: messages, tasks, pollers, timers, descriptors, completions, long work.
-# Its parts: messages, tasks, pollers, timers, descriptors, completions, long work. Each has a
+# Its parts: messages, tasks, pollers, timers, descriptors, completions, long work. Each has a slice
+# of time of its own, so that a turn is bounded in all, and no part takes another's.
 # What does not fit into a slice goes on in the next turn's. A part always does at least one thing.
 
 from libc.stdint cimport uint64_t
