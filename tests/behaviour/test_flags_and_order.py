@@ -1,0 +1,91 @@
+"""What emulation and locks owe that no client sees at once: FUA, the order of a COPY onto itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from vbdev.bdev import BASIC_OPS
+from vbdev.testing import Stack, Stub
+from vbdev.vocab import IoFlag, Op, Status
+
+BLOCK = 512
+
+
+class Plain(Stub):
+    """Reads and writes, and nothing else that could be made of it."""
+
+    kind = "plain_stub"
+    ops = BASIC_OPS
+    fua = True
+
+
+@pytest.fixture
+def stack():
+    made = Stack()
+    yield made
+    made.close()
+
+
+def end(stack, disk, request):
+    while not request.done:
+        disk.complete()
+        stack.settle()
+
+
+def writes_of(disk):
+    return [held for held in disk.held if held.ops[0] == Op.WRITE]
+
+
+@pytest.mark.parametrize("fua", [0, IoFlag.FUA])
+def test_emulated_zeroes_keep_fua(stack, fua):
+    disk = stack.disk(Plain, num_blocks=8192, block_size=BLOCK)
+    top = stack.open("Disk")
+    zeroes = top.submit(Op.WRITE_ZEROES, 0, 8192, flags=fua)
+    stack.settle()
+    assert writes_of(disk)
+    assert {int(held.flags[0]) & IoFlag.FUA for held in writes_of(disk)} == {fua}
+    end(stack, disk, zeroes)
+    assert zeroes.status == Status.SUCCESS
+
+
+@pytest.mark.parametrize("fua", [0, IoFlag.FUA])
+def test_an_emulated_copy_keeps_fua(stack, fua):
+    disk = stack.disk(Plain, num_blocks=8192, block_size=BLOCK)
+    top = stack.open("Disk")
+    copy = top.submit(Op.COPY, 4096, 4, src_offset_blocks=0, flags=fua)
+    stack.settle()
+    assert not int(disk.held[0].flags[0]) & IoFlag.FUA  # the READ
+    disk.complete()
+    stack.settle()
+    (write,) = writes_of(disk)
+    assert int(write.flags[0]) & IoFlag.FUA == fua
+    end(stack, disk, copy)
+
+
+@pytest.mark.parametrize(("source", "target"), [(100, 0), (0, 100)])
+def test_a_copy_onto_itself_goes_piece_by_piece(stack, source, target):
+    disk = stack.disk(Plain, num_blocks=8192, block_size=BLOCK)
+    top = stack.open("Disk")
+    copy = top.submit(Op.COPY, target, 1024, src_offset_blocks=source)
+    stack.settle()
+    while not copy.done:
+        assert len(disk.held) == 1
+        disk.complete()
+        stack.settle()
+    reads = [offset for op, offset, _count in disk.arrived if op == Op.READ]
+    assert len(reads) > 1
+    assert reads == sorted(reads, reverse=source < target)
+
+
+def test_an_abort_of_what_has_ended_does_not_hit_the_next_of_its_bdevio(stack):
+    disk = stack.disk(Stub, num_blocks=64, block_size=BLOCK)
+    top = stack.open("Disk")
+    first = top.submit(Op.WRITE, 0, 1, bytes(BLOCK))
+    end(stack, disk, first)
+    second = top.submit(Op.WRITE, 1, 1, bytes(BLOCK))
+    abort = top.submit(Op.ABORT, 0, 0, victim=first)
+    stack.settle()
+    assert abort.status == Status.FAILED
+    assert not second.done
+    end(stack, disk, second)
+    assert second.status == Status.SUCCESS
