@@ -13,7 +13,7 @@ from vbdev.modules import malloc
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
-from vbdev.testing import Stub, layer, stack
+from vbdev.testing import Stack, Stub, layer, stack
 from vbdev.vocab import Op, Status
 
 
@@ -182,3 +182,28 @@ def test_the_machine_says_how_much_memory_there_is():
 
 def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_promise_beyond_the_memory_that_there_is_is_told(monkeypatch, caplog):
+    disks = Stack()
+    monkeypatch.setattr(malloc, "available_bytes", lambda: 1 << 20)
+    disks.create(Malloc, name="Fits", num_blocks=2048, block_size=512)
+    assert not caplog.records
+    disks.create(Malloc, name="More", num_blocks=2049, block_size=512)
+    (said,) = caplog.messages
+    for words in ("'More'", "1049088 bytes", "1048576 are available"):
+        assert words in said
+    disks.close()
+
+
+def test_limits_of_control_groups_count(tmp_path):
+    groups = tmp_path / "cgroup"
+    groups.write_text("5:devices:/\n0::/a/b\n")
+    for name, limit in (("a", "1000"), ("a/b", "max")):
+        place = tmp_path / name
+        place.mkdir()
+        (place / "memory.max").write_text(limit)
+        (place / "memory.current").write_text("600")
+        (place / "memory.stat").write_text("anon 1\ninactive_file 50\n")
+    assert malloc._cgroups_leave(groups, tmp_path) == [450]
+    assert malloc._cgroups_leave(tmp_path / "none", tmp_path) == []

@@ -22,7 +22,7 @@ And when a sync has failed once, the data that it was about is gone, and no late
 say so. The failure is therefore kept with the OpenFile: every later FLUSH and FUA fails with EIO,
 until somebody who knows what was lost makes the bdev anew.
 
-A write that failed is no sync that failed: nothing acknowledged is in question, and FLUSH goes on to
+A write that failed is no sync that failed: nothing acknowledged is in question; FLUSH goes on to
 be true. With RWF_DSYNC one call is both, and one errno has to say which (`blame`). What never
 began (no thread to be had, a ring that the kernel closed) has not failed either.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from pathlib import Path
 
@@ -18,12 +19,15 @@ from vbdev.module_methods import DECODE_OBJECT_FAILED
 from vbdev.params import UINT64_MAX, Int32, Uint32
 from vbdev.vocab import DmaDeviceType, Op
 
+log = logging.getLogger(__name__)
+
 FORMAT_BYTES = 4 << 20
 """Memory touched at a time, about 1 ms."""
 GIVE_BACK_BYTES = 16 << 20
 """Memory returned to the kernel at a time, 1 ms at most."""
 TURN_NS = 500_000
 """After so long others run in between."""
+CGROUPS = Path("/sys/fs/cgroup")
 ANY_NODE = -1
 
 
@@ -111,6 +115,9 @@ class Malloc(Bdev):
                 f"{who}: protection information is written to all of its blocks, which takes"
                 f" {written} bytes of memory; {available} are available",
             )
+        if self.size_bytes > available:
+            promise = f"{who}: {self.size_bytes} bytes are promised, and {available} are available"
+            log.warning("%s; the kernel may kill vbdev when they are written", promise)
         try:
             self._ram = RamDisk(self.num_blocks, self.block_size, self.metadata_layout())
         except (MemoryError, OverflowError) as error:
@@ -157,12 +164,40 @@ class Malloc(Bdev):
 
 
 def available_bytes() -> int:
-    """Return how much memory there is for the taking (MemAvailable of proc(5))."""
+    """Return how much memory there is for the taking: MemAvailable of proc(5), or a cgroup's."""
+    available = UINT64_MAX
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
-    return UINT64_MAX
+                available = int(line.split()[1]) << 10
+    return min([available, *_cgroups_leave()])
+
+
+def _cgroups_leave(groups: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -> list[int]:
+    """Return what each limit of this process's control groups leaves (cgroups(7))."""
+    left: list[int] = []
+    try:
+        lines = groups.read_text().splitlines()
+    except (OSError, ValueError):
+        return left
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top, most, used = root, "memory.max", "memory.current"
+        if controllers:
+            top, most, used = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        group = top / path.lstrip("/")
+        for place in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # "max": there is no limit
+                limit = int((place / most).read_text())
+                # Pages of files go as soon as somebody wants their memory.
+                stat = dict(one.split() for one in (place / "memory.stat").read_text().splitlines())
+                files = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+                left.append(max(0, limit - int((place / used).read_text()) + files))
+            if place == top:
+                break
+    return left
 
 
 def online_nodes() -> list[int]:
