@@ -1,7 +1,8 @@
 """StandInKernel: the kernel's nbd driver as far as a user of its devices sees it.
 
 It does what the ioctls of linux/nbd.h say, and speaks the transmission phase over the socket that
-it is given, as the driver does: simple replies, one reader, EIO for what is in flight at the end.
+it is given, as the driver does: simple replies, one reader, EIO for what is in flight at the end. A
+device has its size some time after its process is named, and its partitions when it is opened then.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import socket
 import threading
 
 from support.nbd_client import NbdClient, header
+from vbdev.bdev import BdevError
 from vbdev.targets.nbd.kernel import (
     NBD_CLEAR_SOCK,
     NBD_DISCONNECT,
@@ -30,6 +32,8 @@ from vbdev.wire.nbd import Command, ReplyParser
 
 WAIT_S = 20
 PAGE_BYTES = 4096
+SIZE_DELAY_S = 0.03
+"""How long a device that runs has no size yet (6.12: up to some milliseconds)."""
 
 
 class Device(NbdClient):
@@ -45,6 +49,14 @@ class Device(NbdClient):
         """DISCONNECT sends nothing."""
         self.scan = False
         """It reads its partition table before it says that it runs."""
+        self.sized = False
+        self.sizeless = False
+        """It never gets a size."""
+        self.slow_look = threading.Event()
+        """Set: whoever opens it waits. Clear it to let them."""
+        self.looks = 0
+        self.partitions = None
+        """The type of each partition that the kernel has found."""
         self.block_size = self.num_blocks = self.set_flags = self.timeout_s = 0
         self.opens = 0
         self.socket = None
@@ -88,6 +100,7 @@ class Device(NbdClient):
                     self._run()
         with self._changed:
             self.pid = None
+            self.sized, self.partitions = False, None
             self._changed.notify_all()
         while self.hang.is_set():
             threading.Event().wait(0.005)
@@ -97,6 +110,25 @@ class Device(NbdClient):
         with self._changed:
             self.pid = os.getpid()
             self._changed.notify_all()
+        if not self.sizeless:
+            timer = threading.Timer(SIZE_DELAY_S, self._get_size)
+            timer.daemon = True
+            timer.start()
+
+    def _get_size(self):
+        with self._changed:
+            self.sized = self.pid is not None
+
+    def look(self):
+        """What an open of a device that runs makes the kernel do."""
+        self.looks += 1
+        while self.slow_look.is_set():
+            threading.Event().wait(0.005)
+        if not self.size:
+            return
+        table = self.ask(Command.READ, 0, PAGE_BYTES).data
+        if table[510:512] == b"\x55\xaa":
+            self.partitions = [kind for kind in table[450:510:16] if kind]
 
     def _receive(self):
         try:
@@ -123,7 +155,7 @@ class Device(NbdClient):
     @property
     def size(self):
         """Size in bytes; none as long as it does not run."""
-        return self.block_size * self.num_blocks if self.pid is not None else 0
+        return self.block_size * self.num_blocks if self.sized else 0
 
     def ask(self, command, offset=0, length=0, flags=0, data=b""):
         """Carry out one request; any number of threads may."""
@@ -207,6 +239,16 @@ class StandInKernel(KernelNbd):
     def owner(self, number):
         device = self.devices.get(f"/dev/nbd{number}")
         return self.owners.get(number, device and device.pid)
+
+    def size_bytes(self, number):
+        device = self.devices.get(f"/dev/nbd{number}")
+        return device and device.size
+
+    def look(self, path):
+        try:
+            self.devices[path].look()
+        except OSError as error:
+            raise BdevError(error.errno, str(error)) from error
 
     def users(self, number):
         return self.mounts.get(number, [])

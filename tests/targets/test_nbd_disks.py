@@ -206,6 +206,61 @@ def test_a_partition_table_is_read_before_the_device_says_that_it_runs(machine):
     assert machine.start().table[510:512] == b"\x55\xaa"
 
 
+@pytest.mark.parametrize(("block_size", "sector"), [(1536, 512), (8192, 4096), (65536, 4096)])
+def test_blocks_that_the_driver_can_not_have(machine, block_size, sector):
+    """The device has smaller ones; what they leave of the bdev's is read and written with them."""
+    machine.malloc(block_size=block_size, num_blocks=16)
+    device = machine.start()
+    assert (device.block_size, device.size) == (sector, 16 * block_size)
+    device.write(sector, b"\7" * sector)
+    assert device.read(0, 4 * sector) == bytes(sector) + b"\7" * sector + bytes(2 * sector)
+
+
+# When it can be used
+
+
+def test_it_has_its_size_and_partitions_when_the_answer_comes(machine):
+    """A user who mounts right away finds what it was told of."""
+    machine.malloc()
+    entry = b"\0\0\2\0\x83\0\0\0\1\0\0\0\1\0\0\0"
+    machine.start().write(0, bytes(446) + entry + bytes(48) + b"\x55\xaa")
+    assert machine.call("nbd_stop_disk", nbd_device="/dev/nbd0") is True
+    device = machine.start()
+    assert device.size == 1 << 20
+    assert device.partitions == [0x83]
+
+
+def test_a_device_that_gets_no_size_is_answered_for_all_the_same(machine, monkeypatch, caplog):
+    monkeypatch.setattr(disks, "RUNNING_WAIT_US", 50_000)
+    machine.kernel[0].sizeless = True
+    machine.malloc()
+    machine.start()
+    assert "does not say that it runs" in caplog.text
+    assert machine.kernel[0].looks == 0
+
+
+def test_an_open_that_hangs_holds_up_nobody(machine, monkeypatch, caplog):
+    monkeypatch.setattr(disks, "LOOK_WAIT_US", 50_000)
+    machine.kernel[0].slow_look.set()
+    machine.malloc()
+    device = machine.start()
+    assert "takes long to be opened" in caplog.text
+    device.write(0, b"\1" * 512)
+    assert machine.call("nbd_stop_disk", nbd_device="/dev/nbd0") is True
+    device.slow_look.clear()
+
+
+def test_a_device_that_ends_while_it_is_opened(machine):
+    machine.kernel[0].slow_look.set()
+    machine.malloc()
+    wait = machine.begin("nbd_start_disk", bdev_name="Disk", nbd_device="/dev/nbd0")
+    machine.app.wait_until(lambda: machine.kernel[0].looks)
+    assert machine.call("bdev_malloc_delete", name="Disk") is True
+    assert wait()[0] == -5
+    machine.kernel[0].slow_look.clear()
+    machine.wait_until_none()
+
+
 # Refusals
 
 
@@ -236,7 +291,6 @@ REFUSED = [
         (-1, "Operation not permitted"),
         "Top",
     ),
-    ("nbd_start_disk", {"bdev_name": "Odd", "nbd_device": "/dev/nbd1"}, INVALID, "NBD_SET_BLKSIZE"),
     ("nbd_stop_disk", {}, UNDECODED, "nbd_device"),
     ("nbd_stop_disk", {"nbd_device": "/dev/nbd1"}, NO_DEVICE, "/dev/nbd0"),
     ("nbd_stop_disk", {"nbd_device": ""}, NO_DEVICE, "/dev/nbd0"),
@@ -250,7 +304,6 @@ def test_refusals(machine):
     machine.malloc("Taken")
     machine.start("Taken")
     machine.malloc()
-    machine.malloc("Odd", block_size=1536)
     machine.malloc("Below")
     machine.call("bdev_passthru_create", name="Top", base_bdev_name="Below")
     for method, params, failure, detail in REFUSED:
@@ -259,8 +312,7 @@ def test_refusals(machine):
     assert list(machine.disks.disks) == ["/dev/nbd0"]
     assert machine.kernel[1].opens == 0
     assert machine.kernel[1].socket is None
-    for name in ("Disk", "Odd"):
-        assert machine.call("bdev_malloc_delete", name=name) is True
+    assert machine.call("bdev_malloc_delete", name="Disk") is True
 
 
 def test_the_first_free_device_is_taken(machine, monkeypatch):

@@ -23,7 +23,7 @@ from vbdev.bdev import BdevError, BdevEvent
 from vbdev.reactor import Timer
 from vbdev.registry import comes_back
 from vbdev.targets.nbd.export import Export
-from vbdev.targets.nbd.kernel import NO_DRIVER, KernelDevice, KernelNbd, Setup
+from vbdev.targets.nbd.kernel import NO_DRIVER, KernelDevice, KernelNbd, Setup, sector_bytes
 from vbdev.targets.nbd.poll_group import PollGroup
 from vbdev.targets.nbd.server import NbdServer
 from vbdev.targets.nbd.session import Session
@@ -41,7 +41,10 @@ BUSY_WAIT_S = 1.0
 BUSY_LOOK_S = 0.02
 RUNNING_LOOK_US = 1000
 RUNNING_WAIT_US = 1_000_000
-"""How long the kernel may take to say that a device runs; it is taken to run all the same then."""
+"""How long the kernel may take to say that a device runs, and to give it its size; it is taken to
+run all the same then."""
+LOOK_WAIT_US = 5_000_000
+"""How long its first open may take, in which the kernel reads the partition table."""
 DRAIN_US = 5_000_000
 """How long the kernel has to disconnect by itself, before its connection is dropped."""
 WAIT_US = 10_000_000
@@ -94,10 +97,11 @@ class NbdDisk:
     async def start(self) -> None:
         """Attach it, and wait until it runs. BdevError: why it does not, and nothing is left."""
         descriptor = self.export.descriptor
+        block_size = sector_bytes(descriptor.block_size)
         setup = Setup(
             socket_fd=self._far.fileno(),
-            block_size=descriptor.block_size,
-            num_blocks=descriptor.size_bytes // descriptor.block_size,
+            block_size=block_size,
+            num_blocks=descriptor.size_bytes // block_size,
             flags=self.export.flags(),
         )
         # A daemon: a device that hangs in the kernel must not keep the process from ending.
@@ -116,7 +120,7 @@ class NbdDisk:
         failure = await self._started
         late.cancel()
         if failure is None:
-            failure = await self._running()
+            failure = await self._running(setup.num_blocks * setup.block_size)
         if failure is not None:
             self.request_stop()
             await self.ended
@@ -136,20 +140,46 @@ class NbdDisk:
             )
         )
 
-    async def _running(self) -> BdevError | None:
-        """Wait until the kernel says that it runs, so that it has its size when this ends."""
+    async def _running(self, size_bytes: int) -> BdevError | None:
+        """Wait until it can be used: it runs, has its size, and its partitions are there."""
         give_up_ns = self._reactor.clock.now_ns() + RUNNING_WAIT_US * 1000
         while self._reactor.clock.now_ns() < give_up_ns:
             if self._thread_over.done:
                 return self._failure
             try:
-                if self._kernel.owner(self.number) is not None:
-                    return None
+                runs = self._kernel.owner(self.number) is not None
             except BdevError as error:
                 return error
+            if runs and self._kernel.size_bytes(self.number) == size_bytes:
+                return await self._looked_at()
             await self._reactor.sleep(RUNNING_LOOK_US)
-        log.warning("nbd device does not say that it runs device=%s", self.path)
+        log.warning(
+            "nbd device does not say that it runs device=%s bytes=%s of=%d",
+            self.path,
+            self._kernel.size_bytes(self.number),
+            size_bytes,
+        )
         return None
+
+    async def _looked_at(self) -> BdevError | None:
+        """Have it opened once, on a thread of its own: the kernel reads from it meanwhile."""
+        over: Future[None] = Future()
+        name = f"{self.path.removeprefix('/dev/')} look"
+        try:
+            threading.Thread(target=self._look, args=(over,), name=name, daemon=True).start()
+        except RuntimeError as error:
+            log.warning("nbd device not looked at device=%s error=%s", self.path, error)
+            return None
+        late = self._reactor.call_later(LOOK_WAIT_US, lambda: self._late_look(over))
+        self._thread_over.add_done_callback(lambda _over: wake(over))
+        await over
+        late.cancel()
+        return self._failure if self._thread_over.done else None
+
+    def _late_look(self, over: Future[None]) -> None:
+        if not over.done:
+            log.warning("nbd device takes long to be opened device=%s", self.path)
+            wake(over)
 
     # On its thread
 
@@ -176,6 +206,14 @@ class NbdDisk:
         finally:
             self._release(clear=mine)
             self._tell(self._thread_ended, failure)
+
+    def _look(self, over: Future[None]) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._kernel.look(self.path)
+        except BdevError as error:
+            log.warning("nbd device not looked at: %s", error)
+        self._tell(wake, over)
 
     def _acquire(self, device: KernelDevice, setup: Setup) -> None:
         give_up = time.monotonic() + BUSY_WAIT_S

@@ -14,7 +14,7 @@ from typing import Final
 from vbdev.bdev import BdevError
 from vbdev.wire.nbd import TransmissionFlag
 
-__all__ = ["FLAGS", "IO_TIMEOUT_S", "KernelDevice", "KernelNbd", "Setup"]
+__all__ = ["FLAGS", "IO_TIMEOUT_S", "KernelDevice", "KernelNbd", "Setup", "sector_bytes"]
 
 NBD_SET_SOCK: Final = 0xAB00
 NBD_SET_BLKSIZE: Final = 0xAB01
@@ -37,6 +37,10 @@ NAMES: Final = {
 
 IO_TIMEOUT_S: Final = 60
 """How long the kernel waits for one reply before it gives the device up (SPDK: 60 s)."""
+
+SYSFS_SECTOR_BYTES: Final = 512
+"""What sizes in /sys/block are counted in, whatever the device's blocks are."""
+LARGEST_BLOCK_BYTES: Final = 4096
 
 FLAGS: Final = (
     TransmissionFlag.HAS_FLAGS
@@ -61,6 +65,16 @@ HINTS: Final = {
     errno.ENOTTY: "it is no device of the kernel's nbd driver",
 }
 BLKSIZE_HINT: Final = "it takes powers of two from 512 to the size of a page"
+
+
+def sector_bytes(block_size: int) -> int:
+    """Return the block size of a device for a bdev's: its own, where the driver can have it.
+
+    Else a smaller one, of which the bdev's blocks are made as far as that is possible.
+    """
+    if block_size > LARGEST_BLOCK_BYTES:
+        return LARGEST_BLOCK_BYTES if block_size % LARGEST_BLOCK_BYTES == 0 else 512
+    return block_size if block_size & (block_size - 1) == 0 else 512
 
 
 class Setup:
@@ -155,6 +169,28 @@ class KernelNbd:
             raise BdevError(
                 getattr(error, "errno", None) or errno.EIO, f"{file}: {error}"
             ) from error
+
+    def size_bytes(self, number: int) -> int | None:
+        """Return the size that /dev/nbd<number> has now, None where that can not be found out.
+
+        It is 0 until the device runs, and for a while longer: the driver names its process before
+        it sets the size (drivers/block/nbd.c, nbd_start_device).
+        """
+        try:
+            text = Path(f"/sys/block/nbd{number}/size").read_text(encoding="ascii")
+            return int(text) * SYSFS_SECTOR_BYTES
+        except (OSError, ValueError):
+            return None
+
+    def look(self, path: str) -> None:
+        """Open a device that runs, and close it: the kernel reads its partition table then.
+
+        It does so at the first open only, which elsewhere udev's is. BdevError where it fails.
+        """
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            raise BdevError(error.errno or errno.EIO, f"{path}: {error.strerror}") from error
 
     def users(self, number: int) -> list[str]:
         """Say who uses /dev/nbd<number>: where it is mounted, what stands on it."""
