@@ -30,7 +30,7 @@ PIP_BUILD := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-buil
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test canaries test-long test-release test-debug test-asan lint generated clients bench costs \
-  baseline fuzz rpc-coverage soak clean
+  baseline fuzz rpc-coverage soak aarch64 clean
 
 demo: $(VENV)/release
 	$(BIN)/vbdev demo
@@ -80,6 +80,9 @@ costs: $(VENV)/release clients
 
 baseline: $(VENV)/release clients
 	PYTHONPATH=tests $(BIN)/python -m costs --write
+
+aarch64: $(VENV)/release
+	tests/aarch64.sh
 
 rpc-coverage: $(VENV)/release $(VENV)/tools
 	PYTHONPATH=tests $(BIN)/python -m spdk_client

@@ -4,7 +4,8 @@
   nothing: timeout(1) sends each of its signals twice, service managers when they lose patience.
 - But a SIGINT that comes while the stop is under way is a person who does not want to wait. One
   that comes within SAME_WISH_S of the one before is the same wish, told by two.
-  What can not end by itself then, because a module has the thread, is ended (`Signals.exit_within`).
+  What can not end by itself then, because a module has the thread, is ended
+  (`Signals.exit_within`).
 - SIGUSR1 and SIGUSR2 have no meaning, and the log says so; they end nothing.
 - SIGHUP stays ignored where it was at the start: nohup(1). SIGPIPE is ignored by Python.
 
