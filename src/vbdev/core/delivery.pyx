@@ -47,6 +47,60 @@ cdef extern from "Python.h":
     void Py_DECREF(PyObject *object) noexcept
     void Py_INCREF(PyObject *object) noexcept
 
+cdef extern from *:
+    """
+    #include <fcntl.h>
+    #include <stdint.h>
+    #include <stdlib.h>
+    #include <unistd.h>
+
+    /* How long this thread has been ready to run and did not: the scheduler's doing, and not a
+       module's. 0 where the kernel does not say (proc(5), schedstat). */
+    static uint64_t vbdev_run_delay_ns(void)
+    {
+        char text[96], *rest;
+        ssize_t n;
+        int fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+            return 0;
+        n = read(fd, text, sizeof(text) - 1);
+        close(fd);
+        if (n <= 0)
+            return 0;
+        text[n] = 0;
+        strtoull(text, &rest, 10);
+        return strtoull(rest, NULL, 10);
+    }
+
+    #define VBDEV_SAMPLE_NS 10000000        /* so old is what a call's delay is measured from */
+    static __thread uint64_t vbdev_sampled_at, vbdev_sampled;
+    static __thread int vbdev_calls;        /* one inside another: the outermost measures for all */
+
+    static inline void vbdev_sample_delay(uint64_t now)
+    {
+        if (__builtin_expect(now - vbdev_sampled_at >= VBDEV_SAMPLE_NS, 0) && !vbdev_calls) {
+            vbdev_sampled_at = now;
+            vbdev_sampled = vbdev_run_delay_ns();
+        }
+        vbdev_calls++;
+    }
+
+    static inline void vbdev_call_ended(void) { vbdev_calls--; }
+
+    /* What the scheduler took from a call of `took` ns that ends now, as far as it is known. */
+    static uint64_t vbdev_delay_in(uint64_t took, uint64_t now)
+    {
+        uint64_t delay;
+        if (now - vbdev_sampled_at > took + 2 * VBDEV_SAMPLE_NS)
+            return 0;
+        delay = vbdev_run_delay_ns();
+        return delay > vbdev_sampled ? delay - vbdev_sampled : 0;
+    }
+    """
+    void sample_delay "vbdev_sample_delay"(uint64_t now) noexcept nogil
+    void call_ended "vbdev_call_ended"() noexcept nogil
+    uint64_t delay_in "vbdev_delay_in"(uint64_t took, uint64_t now) noexcept nogil
+
 cdef enum:
     SNAPSHOT = 128
     SLOW_CALL_NS = 100000000            # a module's call that takes longer is reported
@@ -229,9 +283,11 @@ cdef class Delivery(Admission):
         engine.inside += 1
         blocked_ns = engine.blocked_ns
         took_ns = coarse_ns()
+        sample_delay(took_ns)
         before = engine.calling
         engine.calling = <void *>self
         result = call_module(&self.module_submit, <PyObject *>self, <PyObject *>ios)
+        call_ended()
         engine.calling = before
         engine.inside -= 1
         took_ns = coarse_ns() - took_ns
@@ -261,6 +317,10 @@ cdef class Delivery(Admission):
         """Report a call that took long, unless it was one further down that did."""
         cdef Engine engine = self.engine
         cdef uint64_t below_ns = engine.blocked_ns - blocked_ns
+        if took_ns < SLOW_CALL_NS:
+            return 0
+        # What this thread waited for a CPU is nobody's; what a system call slept is the module's.
+        took_ns -= min(took_ns, delay_in(took_ns, coarse_ns()))
         # Two clocks: a coarse one may have seen less of a call than a fine one of what it called.
         if below_ns < took_ns and took_ns - below_ns >= SLOW_CALL_NS:
             took_ns -= below_ns
