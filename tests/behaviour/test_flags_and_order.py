@@ -1,4 +1,4 @@
-"""What emulation and locks owe that no client sees at once: FUA, the order of a COPY onto itself."""
+"""What emulation and locks owe and no client sees at once: FUA, the order of a COPY onto itself."""
 
 from __future__ import annotations
 
