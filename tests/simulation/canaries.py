@@ -14,6 +14,7 @@ from pathlib import Path
 import vbdev
 from simulation.disks import SimDisk
 from simulation.faults import MARK, VARIABLE
+from vbdev.descriptor import Descriptor
 from vbdev.targets.nbd.poll_group import PollGroup
 from vbdev.targets.nbd.session import Session
 from vbdev.vocab import IoFlag, Op, Status
@@ -101,6 +102,18 @@ def waits_for_ever():
     PollGroup._look_at = lambda *_arguments, **_words: None
 
 
+def closes_what_it_counted_before():
+    """What is submitted between the count and the close is neither waited for nor refused."""
+
+    def count(self, reactor):
+        path = self._path_of(reactor)
+        return path.outstanding if path is not None else 0
+
+    Descriptor._hold = count
+    Descriptor._release = Descriptor._refuse = lambda _self, _reactor: 0
+    Descriptor._count_outstanding = lambda _self, _reactor: 0
+
+
 # In compiled code
 
 
@@ -136,6 +149,18 @@ CANARIES = {
     "drop an I/O": Canary(on_disk(drops_reads), "quiet", frozenset({"answer", "calm"})),
     "write late": Canary(on_disk(writes_late), "quiet", frozenset({"data"})),
     "wait for ever": Canary(waits_for_ever, "stallers", frozenset({"answer", "calm"})),
+    "count, then close": Canary(
+        closes_what_it_counted_before, "guests", frozenset({"close", "log", "left"})
+    ),
+    "believe modules": Canary(
+        compiled("believe modules"), "lies", frozenset({"data", "turn"}), compiled=True
+    ),
+    "let exits through": Canary(
+        compiled("let exits through"),
+        "exits",
+        frozenset({"answer", "calm", "left", "memory", "crash", "guest", "data"}),
+        compiled=True,
+    ),
     "hold and wait": Canary(
         compiled("hold and wait", looks_again),
         "crowds",

@@ -62,6 +62,41 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "            if not FAULT and hung_up(self.fd):",
         ),
     ],
+    # A READ that its module calls done is taken for done, with or without data.
+    "believe modules": [
+        (
+            "core/engine.pyx",
+            "    if io.iovcnt == 1:\n        return io.iovs[0].iov_len == length\n",
+            """    if FAULT:
+        return True
+    if io.iovcnt == 1:
+        return io.iovs[0].iov_len == length
+""",
+        )
+    ],
+    # SystemExit of a module passes through, and leaves a list that is gone through once more.
+    "let exits through": [
+        (
+            "core/delivery.pyx",
+            """            self.engine.report(self, error, failed)
+        return 0
+
+    cdef int _was_slow""",
+            """            if FAULT and not isinstance(error, Exception):
+                raise
+            self.engine.report(self, error, failed)
+        return 0
+
+    cdef int _was_slow""",
+        ),
+        (
+            "core/children.pyx",
+            "            self.o.ready.n -= taken\n",
+            """            taken = 0 if FAULT and taken < n else taken
+            self.o.ready.n -= taken
+""",
+        ),
+    ],
     # A turn is bounded by nothing.
     "endless turns": [
         (

@@ -22,6 +22,7 @@ class Sent:
         self.request = None
         self.word = self.floor = self.data = None
         self.may_abort = False
+        self.may_fail = False
         self.reactor = None
 
 
@@ -65,6 +66,7 @@ class Guest:
             first %= sectors - count + 1
         one = Sent(self, op, first, count, self.world.now_ns)
         one.reactor = self.reactors[on % len(self.reactors)]
+        one.may_fail = self.closing is not None
         more = {}
         if op == Op.WRITE:
             one.word = content.write(first, count)
@@ -127,8 +129,8 @@ class Guest:
             self.world.fail("abort", f"{self} has aborted an I/O of {one.word.guest}")
         if status == Status.ABORTED and not one.may_abort and not self.export.may_abort:
             self.world.fail("abort", f"{self}: {one.op.name} was aborted by nobody who may")
-        if status != Status.SUCCESS and self.export.flawless and not one.may_abort:
-            if one.op != Op.ABORT:
+        if status != Status.SUCCESS and self.export.flawless:
+            if one.op != Op.ABORT and not (one.may_abort or one.may_fail):
                 self.world.fail(
                     "error", f"{self}: {one.op.name} ended with {status}, for no reason"
                 )
