@@ -184,8 +184,8 @@ class Shaky(VirtualBdev):
     """A layer that forwards, until it is told to do wrong.
 
     going_down, coming_up: exceptions that the next batches raise, half of them handed on. lies: so
-    many batches of READs that come without a buffer are answered as done, without any data. promises: so many SEEKs with a
-    place that there is not.
+    many batches of READs that come without a buffer are answered as done, without any data.
+    promises: so many SEEKs with a place that there is not.
     """
 
     kind = "shaky"
