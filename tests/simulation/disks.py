@@ -196,7 +196,8 @@ class Shaky(VirtualBdev):
     world = None
 
     async def start(self):
-        self.max_rw_size = Shaky.max_rw_size
+        # Its own choice, whatever the base's: where nobody above has given a buffer, none is there.
+        self.max_rw_size, self.gives_read_buffers = Shaky.max_rw_size, True
         self.going_down = []
         self.coming_up = []
         self.lies = 0

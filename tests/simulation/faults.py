@@ -72,7 +72,12 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     if io.iovcnt == 1:
         return io.iovs[0].iov_len == length
 """,
-        )
+        ),
+        (
+            STREAM,
+            "        elif io.tag & KIND_READ and (\n",
+            "        elif not FAULT and io.tag & KIND_READ and (\n",
+        ),
     ],
     # SystemExit of a module passes through, and leaves a list that is gone through once more.
     "let exits through": [
