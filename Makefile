@@ -7,6 +7,8 @@
 # make baseline   the same, and record the figures there
 # make test-long   run the state machine and the simulation for ten minutes each (docs/testing.md)
 # make canaries   put faults back in a build of their own, and have the simulation find them
+# make mutants   change the compiled core, registry and control one mistake at a time, and say which
+#              the tests find (N=100 of them, SEED=1, FILES=...; docs/testing.md)
 # make soak   ten minutes of all kinds of clients at once, and what an honest one sees (SECONDS=60)
 # make rpc-coverage   ask everything of SPDK's client and write docs/rpc-coverage.md
 #
@@ -29,7 +31,7 @@ PIP_BUILD := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-buil
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test canaries test-long test-release test-debug test-asan lint generated clients bench costs \
+.PHONY: demo mutants test canaries test-long test-release test-debug test-asan lint generated clients bench costs \
   baseline fuzz rpc-coverage soak aarch64 clean
 
 demo: $(VENV)/release
@@ -86,6 +88,9 @@ aarch64: $(VENV)/release
 
 rpc-coverage: $(VENV)/release $(VENV)/tools
 	PYTHONPATH=tests $(BIN)/python -m spdk_client
+
+mutants: $(VENV)/release $(VENV)/tools
+	PYTHONPATH=tests $(BIN)/python -m mutation --number $(or $(N),100) --seed $(or $(SEED),1) $(FILES)
 
 fuzz: $(VENV)/release
 	$(BIN)/pip install --quiet --group fuzz
