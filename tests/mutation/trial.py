@@ -36,8 +36,8 @@ BY_FILE = (
     ("*/core/*", "tests/core tests/behaviour tests/modules tests/test_registry.py"),
     (
         "*/registry/*",
-        "tests/registry tests/test_registry.py tests/modules/test_split.py tests/config"
-        " tests/rpc/test_life_cycle_methods.py tests/behaviour",
+        ("tests/registry tests/test_registry.py tests/modules/test_split.py tests/config"
+        " tests/rpc/test_life_cycle_methods.py tests/behaviour"),
     ),
     ("*/control.py", "tests/behaviour tests/threads/test_control.py tests/core"),
 )  # fmt: skip
