@@ -88,9 +88,9 @@ cdef enum:
 
 # What the core says of an I/O in `flags`, so that a channel that has nothing to do with it need
 # not look: it is a write that begins or ends inside a block (see edges.pyx), where it enters its
-# first channel and no further down; its data is in a memory domain; it has separate metadata; its data has no metadata in
-# it, where the bdev's has. And, for who answers a READ without writing anything: its buffer is a
-# pool's, with somebody else's data in it.
+# first channel and no further down; its data is in a memory domain; it has separate metadata; its
+# data has no metadata in it, where the bdev's has. And, for who answers a READ without writing
+# anything: its buffer is a pool's, with somebody else's data in it.
 cdef enum:
     IN_BYTES = 1 << 11
     HAS_DOMAIN = 1 << 12
