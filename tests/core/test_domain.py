@@ -101,10 +101,12 @@ def test_data_in_a_domain(stack, domain, kind):
 @pytest.mark.rule("A.19.2", "A.21.9", "E.bdev_ut.bdev_get_memory_domains")
 @pytest.mark.rule("E.bdev_ut.bdev_get_memory_domain_types")
 def test_which_domains_a_bdev_uses_itself(stack):
-    both = [{"dma_device_type": 1}, {"dma_device_type": 1000}]
-    assert describe(stack.disk(Malloc))["memory_domains"] == both
-    assert describe(stack.disk(Null, "Null"))["memory_domains"] == both
-    assert describe(stack.layer(Passthru))["memory_domains"] == both
+    told = [{"dma_device_type": 1}, {"dma_device_type": 2}]
+    assert describe(stack.disk(Malloc))["memory_domains"] == told
+    assert "memory_domains" not in describe(stack.disk(Null, "Null"))
+    assert describe(stack.layer(Passthru))["memory_domains"] == told
+    for name in ("Disk", "Null", "Top"):  # the engine's own kind, which nobody is told of
+        assert DmaDeviceType.MEMFD in stack.registry.get(name).memory_domains
     info = describe(stack.layer(opaque(), "Opaque", base="Top"))
     assert "memory_domains" not in info
     protected = stack.disk(Malloc, "Protected", md_size=8, dif_type=1, md_interleave=True)

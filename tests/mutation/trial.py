@@ -23,15 +23,19 @@ ROOT = Path(__file__).parents[2]
 MUTATED = ("src/vbdev/core/*.pyx", "src/vbdev/registry/*.py", "src/vbdev/control.py")
 BY_FILE = (
     ("*/core/nbd_link*", "tests/core/test_nbd_client*.py tests/modules/test_nbd.py"),
+    ("*/core/nbd_memory*", "tests/targets/test_nbd_memory.py tests/targets"),
     ("*/core/nbd_*", "tests/core/test_nbd_wire.py tests/targets"),
     ("*/core/dif*", "tests/core/test_dif.py tests/modules/test_metadata.py"),
     ("*/core/protect*", "tests/core/test_protect.py tests/modules/test_hidden_metadata.py"),
     ("*/core/coroutines*", "tests/core/test_coroutines*.py tests/core/test_runs.py"),
     ("*/core/ram*", "tests/core/test_ram.py tests/modules/test_memory_disks.py"),
     ("*/core/file*", "tests/modules/test_file_*.py tests/modules/test_uring.py"),
-    ("*/core/ring*", "tests/modules/test_uring.py tests/modules/test_file_*.py"),
+    ("*/core/uring*", "tests/modules/test_uring.py tests/modules/test_file_*.py"),
+    ("*/core/loadgen*", "tests/test_bench.py tests/threads/test_bench.py"),
     ("*/core/histogram*", "tests/core/test_histogram.py tests/rpc/test_stat_methods.py"),
-    ("*/core/rate*", "tests/core/test_rate_limits.py tests/core/test_qos.py"),
+    ("*/core/qos*", "tests/core/test_rate_limits.py tests/core/test_qos.py"),
+    ("*/core/children*", "tests/behaviour tests/core tests/modules tests/test_registry.py"),
+    ("*/core/admission*", "tests/behaviour tests/core tests/modules tests/test_registry.py"),
     ("*/core/loop*", "tests/core/test_loop_polls.py tests/test_reactor*.py tests/threads"),
     ("*/core/*", "tests/core tests/behaviour tests/modules tests/test_registry.py"),
     (

@@ -201,6 +201,8 @@ def test_what_has_such_things_takes_the_place_of_nothing():
     assert [method.name for method in dispatcher.methods()].count(name) == 1
     dispatcher.unregister(name)
     assert dispatcher.get(name) is nothing
+    dispatcher.unregister(name)
+    assert dispatcher.get(name) is None
 
 
 def test_null_moves_no_data_whatever_memory_it_is_in():

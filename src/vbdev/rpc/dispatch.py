@@ -147,8 +147,11 @@ class Dispatcher:
                 raise ValueError(f"RPC method {name} is registered already")
 
     def unregister(self, name: str) -> None:
-        """Take a method away, as when the module that owns it is unloaded. KeyError if none."""
-        del self._methods[name]
+        """Take a method away, as when the module that owns it is unloaded. KeyError if none.
+
+        A substitute goes when nothing has its place.
+        """
+        del (self._methods if name in self._methods else self._substitutes)[name]
 
     def allow(self, names: Iterable[str]) -> None:
         """From here on there are no other methods than these (SPDK: spdk_rpc_set_allowlist)."""
