@@ -262,7 +262,12 @@ def test_create_now_and_later(control):
     told = control.told("Slow")
     assert told["product_name"] == "delay"
     assert told["driver_specific"] == {
-        "delay": {"name": "Slow", "base_bdev_name": "Disk", **LATENCIES}
+        "delay": {
+            "name": "Slow",
+            "base_bdev_name": "Disk",
+            "uuid": told["uuid"],
+            **LATENCIES,
+        }
     }
     import hashlib
 
