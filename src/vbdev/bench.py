@@ -20,7 +20,7 @@ from vbdev.bdev import Bdev, BdevError, BdevEvent
 from vbdev.core.engine import Engine
 from vbdev.core.loadgen import WORKLOADS, LoadGenerator
 from vbdev.descriptor import Descriptor
-from vbdev.reactor import Reactor, Timer
+from vbdev.reactor import MAX_DELAY_US, Reactor, Timer
 from vbdev.registry import Registry
 from vbdev.task import Future, wake
 from vbdev.vocab import Op, Status
@@ -346,7 +346,9 @@ class Bench:
         self._idle = Future()
         if seconds:
             self._timers.append(
-                self._reactor.call_later(seconds * US_PER_S, lambda: self._end("time"))
+                self._reactor.call_later(
+                    min(seconds * US_PER_S, MAX_DELAY_US), lambda: self._end("time")
+                )
             )
         try:
             await self._start(num_ios)

@@ -30,7 +30,6 @@ import contextlib
 import errno
 import heapq
 import logging
-import math
 import os
 import threading
 from collections import deque
@@ -68,7 +67,7 @@ TASKS_PER_TURN = 64
 
 
 MAX_DELAY_US = 1 << 51
-"""71 years: no timer is set further ahead."""
+"""71 years: a timer further ahead is a mistake of whoever asks for it."""
 
 LAST_NS = (1 << 63) - (1 << 32)
 """The last deadline there can be: deadlines, and what is added to them, are signed 64-bit ns."""
@@ -272,12 +271,13 @@ class Reactor:
     ) -> Poller:
         """Call `function` each turn, or every `period_us`.
 
-        One without a period keeps the reactor awake for as long as it is registered. ValueError
-        for a period that is negative or no number.
+        One without a period keeps the reactor awake for as long as it is registered. A period of
+        more than `MAX_DELAY_US` is as long as that. ValueError: it is negative, or no number.
         """
         if not period_us >= 0:
             raise ValueError(f"reactor {self.name}: poller {name!r}: a period of {period_us} us")
         self._poller_count += 1
+        period_us = min(period_us, MAX_DELAY_US)
         poller = Poller(self, self._poller_count, function, period_us, name or repr(function))
         self._pollers[poller.id] = poller
         return poller
@@ -294,19 +294,21 @@ class Reactor:
     def call_later(self, delay_us: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` once, `delay_us` microseconds from now.
 
-        At once where that is less than 0; what is longer than `MAX_DELAY_US` is as long as that.
-        ValueError: it is no number (NaN).
+        At once where that is less than 0. ValueError: more than `MAX_DELAY_US`, or no number.
         """
-        delay_us = min(max(delay_us, 0), MAX_DELAY_US)  # a NaN stays one
-        if math.isnan(delay_us):
-            raise ValueError(f"reactor {self.name}: a delay of {delay_us} us for {callback!r}")
-        timer = Timer(min(self.clock.now_ns() + int(delay_us * 1000), LAST_NS), callback)
+        if not delay_us <= MAX_DELAY_US:  # a NaN is neither more nor less
+            raise ValueError(
+                f"reactor {self.name}: a delay of {delay_us} us for {callback!r};"
+                f" {MAX_DELAY_US} us at most"
+            )
+        delay_ns = int(max(delay_us, 0) * 1000)
+        timer = Timer(min(self.clock.now_ns() + delay_ns, LAST_NS), callback)
         self._timer_count += 1  # equal deadlines run in the order they were asked for
         heapq.heappush(self._timers, (timer.when_ns, self._timer_count, timer))
         return timer
 
     def sleep(self, delay_us: float) -> Future[None]:
-        """Return a future that resolves after `delay_us` microseconds."""
+        """Return a future that resolves after `delay_us` us. ValueError as `call_later`."""
         future: Future[None] = Future()
         self.call_later(delay_us, lambda: future.set_result(None))
         return future

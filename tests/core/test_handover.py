@@ -12,8 +12,10 @@ from vbdev.core.dif import guard
 
 SOURCES = Path(vbdev.core.__file__).parent
 OTHERS = {
-    # Worker threads wait for a job in Python's own code, where they could not say that they left.
-    "fileio.pyx": 1,
+    # Worker threads wait for a job in Python's own code, where they could not say that they left;
+    # so do those on which a file is opened, which is when its alignment, its file system and what
+    # it can punch are asked for.
+    "fileio.pyx": 3,
     # What is measured beside, on a thread of its own.
     "loadgen.pyx": 2,
 }

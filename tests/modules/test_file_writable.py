@@ -93,7 +93,8 @@ def loop_device(tmp_path):
         return made[-1]
 
     yield make
-    for device in made:
+    for device in made:  # it would be read-only for whoever has it next
+        subprocess.run([find("blockdev"), "--setrw", device], check=False)
         subprocess.run([find("losetup"), "-d", device], check=False)
 
 

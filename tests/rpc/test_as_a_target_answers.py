@@ -41,7 +41,7 @@ def call(app, method, **params):
 # bdevs
 
 
-@pytest.mark.rule("A.21")
+@pytest.mark.rule("A.21.9")
 def test_memory_domains(control):
     """malloc takes memory of every kind that there is; null and AIO name none."""
     control.malloc()
@@ -65,7 +65,7 @@ def test_a_malloc_bdev_of_no_name(control):
     assert control.call("bdev_malloc_create", **sizes) == "Malloc0"
 
 
-@pytest.mark.rule("A.21")
+@pytest.mark.rule("A.21.10")
 def test_a_delay_bdev_tells_its_uuid(control):
     control.malloc()
     latencies = [f"{kind}_{verb}_latency" for verb in ("read", "write") for kind in ("avg", "p99")]

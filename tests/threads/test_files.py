@@ -109,9 +109,11 @@ def test_a_sync_that_failed_fails_for_every_reactor(file, caplog):
 
 def test_reactors_that_find_the_failure_at_once_tell_it_once(file, caplog):
     app, descriptor, _ = file
+    whole = {}
     for reactor in app.reactors:
         io(app, descriptor, reactor, Op.WRITE, reactor.id, 1, bytes(BLOCK))
         fd = descriptor.channels[reactor].context.sync_fd
+        whole[fd] = os.dup(fd)
         reader, writer = os.pipe()
         os.dup2(reader, fd)
         os.close(reader)
@@ -128,6 +130,9 @@ def test_reactors_that_find_the_failure_at_once_tell_it_once(file, caplog):
     app.wait_until(lambda: len(ended) == 3)
     assert set(ended) == {Status.AIO_ERROR}
     assert caplog.text.count("sync failed, data written") == 1
+    for fd, copy in whole.items():  # one of them is for the sync at the end
+        os.dup2(copy, fd)
+        os.close(copy)
 
 
 def test_a_size_that_changes_is_seen_by_every_reactor(file):
@@ -136,7 +141,7 @@ def test_a_size_that_changes_is_seen_by_every_reactor(file):
     for reactor in app.reactors:
         io(app, descriptor, reactor, Op.READ, 0, 1, bytearray(BLOCK))
     os.truncate(path, 128 * BLOCK)
-    app.ask(bdev.rescan)
+    app.ask(lambda: bdev.rescan(128 * BLOCK))
     for reactor in app.reactors:
         io(app, descriptor, reactor, Op.WRITE, 100 + reactor.id, 1, bytes([reactor.id]) * BLOCK)
         request = io(app, descriptor, reactor, Op.SEEK_HOLE, 127, 1)
