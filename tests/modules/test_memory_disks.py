@@ -207,3 +207,59 @@ def test_limits_of_control_groups_count(tmp_path):
         (place / "memory.stat").write_text("anon 1\ninactive_file 50\n")
     assert malloc._cgroups_leave(groups, tmp_path) == [450]
     assert malloc._cgroups_leave(tmp_path / "none", tmp_path) == []
+
+
+@pytest.mark.parametrize("wish", ["reserve", "populate"])
+def test_a_promise_that_has_to_be_kept_is_refused_where_it_can_not_be(monkeypatch, wish):
+    disks = Stack()
+    monkeypatch.setattr(malloc, "available_bytes", lambda: 1 << 20)
+    bdev = disks.create(Malloc, name="Fits", num_blocks=2048, block_size=512, **{wish: True})
+    assert bdev.config_params()[wish] is True
+    with pytest.raises(BdevError, match=r"1049088 bytes .* 1048576 are available") as caught:
+        disks.create(Malloc, name="More", num_blocks=2049, block_size=512, **{wish: True})
+    assert caught.value.errno == errno.ENOMEM
+    disks.close()
+
+
+def test_metadata_in_a_buffer_of_its_own_is_part_of_the_promise(monkeypatch):
+    disks = Stack()
+    monkeypatch.setattr(malloc, "available_bytes", lambda: 1 << 20)
+    with pytest.raises(BdevError, match="1179648 bytes are promised"):
+        disks.create(Malloc, name="M", num_blocks=2048, block_size=512, md_size=64, reserve=True)
+    disks.close()
+
+
+def test_memory_that_is_populated_is_there_and_goes_with_the_disk(made):
+    size = 64 << 20
+    before = resident_bytes()
+    made.disk(Malloc, num_blocks=size // 512, block_size=512, md_size=64, populate=True)
+    assert resident_bytes() - before > size * 9 // 8 - (2 << 20)
+    made.delete("Disk")
+    assert resident_bytes() - before < size // 4
+
+
+def test_a_disk_that_can_not_be_populated_to_its_end_leaves_nothing(monkeypatch):
+    """Others may take memory meanwhile: what is left is compared before each piece."""
+    disks, size = Stack(), 64 << 20
+    answers = [size, size, size // 4, size // 4]
+    monkeypatch.setattr(malloc, "available_bytes", lambda: answers.pop(0))
+    before = resident_bytes()
+    with pytest.raises(BdevError, match=r"bytes are missing, and 16777216 are available") as caught:
+        disks.create(Malloc, name="Big", num_blocks=size // 512, block_size=512, populate=True)
+    assert caught.value.errno == errno.ENOMEM
+    assert resident_bytes() - before < size // 8
+    assert disks.registry.find("Big") is None
+    disks.close()
+
+
+def test_the_kernel_s_refusal_to_populate_is_the_creation_s(monkeypatch):
+    class Refuses(malloc.RamDisk):
+        def populate(self, offset, length):
+            return errno.ENOMEM if offset else super().populate(offset, length)
+
+    disks = Stack()
+    monkeypatch.setattr(malloc, "RamDisk", Refuses)
+    with pytest.raises(BdevError, match="Cannot allocate memory") as caught:
+        disks.create(Malloc, name="Big", num_blocks=65536, block_size=512, populate=True)
+    assert caught.value.errno == errno.ENOMEM
+    disks.close()

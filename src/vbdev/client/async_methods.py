@@ -696,6 +696,8 @@ class AsyncMethods:
         optimal_io_boundary: int | None = None,
         md_interleave: bool | None = None,
         numa_id: int | None = None,
+        reserve: bool | None = None,
+        populate: bool | None = None,
     ) -> str:
         """Create a bdev in memory.
 
@@ -714,6 +716,10 @@ class AsyncMethods:
             Default: 0.
         md_interleave: Metadata is part of each block, not in a buffer of its own. Default: False.
         numa_id: NUMA node whose memory is preferred; -1 for any. Default: -1.
+        reserve: Refuse a disk of more memory than is available now; by default the log says so.
+            Default: False.
+        populate: Take all of its memory at creation, or fail; UNMAP gives it back all the same.
+            Default: False.
         """
         return await self._typed(
             AsyncMethods.bdev_malloc_create,
@@ -730,6 +736,8 @@ class AsyncMethods:
                 "optimal_io_boundary": optimal_io_boundary,
                 "md_interleave": md_interleave,
                 "numa_id": numa_id,
+                "reserve": reserve,
+                "populate": populate,
             },
         )
 

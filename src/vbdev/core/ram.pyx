@@ -81,7 +81,7 @@ cdef extern from "sys/syscall.h":
     long SYS_mbind
 
 cdef extern from *:
-    int __ATOMIC_ACQUIRE, __ATOMIC_SEQ_CST
+    int __ATOMIC_RELAXED, __ATOMIC_ACQUIRE, __ATOMIC_SEQ_CST
     uint64_t __atomic_load_n(const uint64_t *at, int order) nogil
     uint64_t __atomic_fetch_or(uint64_t *at, uint64_t bits, int order) nogil
     uint64_t __atomic_fetch_and(uint64_t *at, uint64_t bits, int order) nogil
@@ -94,6 +94,7 @@ cdef enum:
     PAGE_SHIFT = 12
     PAGE_BYTES = 4096
     MPOL_PREFERRED = 1
+    MADV_POPULATE_WRITE = 23
     MADVISE_FROM = 256 << 10    # below this a memset is cheaper than giving pages back
     WORD_SHIFT = 18             # what a word of the bitmap stands for: 256 KiB
     STEP_BYTES = 256 << 10      # copied or compared in one step, some 50 us
@@ -121,6 +122,19 @@ cdef inline uint64_t bits_from(uint64_t first, uint64_t last) noexcept nogil:
     return (<uint64_t>-1 >> (63 - last)) & (<uint64_t>-1 << first)
 
 
+cdef int populate(char *at, uint64_t length) noexcept nogil:
+    # Pages that are there already stay as they are, whoever writes them meanwhile.
+    cdef uint64_t offset = 0
+    if not madvise(at, length, MADV_POPULATE_WRITE):
+        return 0
+    if errno != EINVAL:
+        return errno
+    while offset < length:  # before Linux 5.14
+        __atomic_fetch_or(<uint64_t *>(at + offset), 0, __ATOMIC_RELAXED)
+        offset += PAGE_BYTES
+    return 0
+
+
 cdef class RamDisk(LongLeaf):
     """Memory of `num_blocks` blocks of `block_size` bytes. MemoryError where there is none.
 
@@ -137,6 +151,7 @@ cdef class RamDisk(LongLeaf):
     cdef uint64_t step_blocks
     cdef uint64_t size
     cdef readonly uint64_t mapped_bytes
+    cdef readonly uint64_t held_bytes   # with metadata in a buffer of its own
     cdef uint64_t num_pages
     cdef uint32_t block_size
     cdef dif_layout layout
@@ -149,6 +164,7 @@ cdef class RamDisk(LongLeaf):
         self.size = num_blocks * block_size
         self.num_pages = (self.size + PAGE_BYTES - 1) >> PAGE_SHIFT
         self.mapped_bytes = self.num_pages << PAGE_SHIFT
+        self.held_bytes = self.mapped_bytes
         self.base = <char *>self._map(self.mapped_bytes)
         self.num_words = (self.num_pages + 63) >> 6
         self.pages = <uint64_t *>self._map(self.num_words * 8)
@@ -160,6 +176,7 @@ cdef class RamDisk(LongLeaf):
         if not self.layout.interleaved:
             self.md_bytes = num_blocks * self.layout.md_size
             self.md = <char *>self._map(self.md_bytes)
+            self.held_bytes += self.md_bytes
         if self.layout.type:
             self._make_blank()
 
@@ -205,6 +222,26 @@ cdef class RamDisk(LongLeaf):
             failed = syscall(SYS_mbind, <long>self.md, self.md_bytes, MPOL_PREFERRED,
                              <long>mask, <long>1024, <long>0)
         return errno if failed else 0
+
+    def populate(self, uint64_t offset, uint64_t length):
+        """Have memory behind a piece of the disk now, without changing it. Return 0 or an errno.
+
+        offset: bytes of `held_bytes`, a page's start. May take 0.3 ms for each MiB, with no GIL:
+        for any thread, while somebody holds the disk.
+        """
+        cdef int number
+        cdef uint64_t end, begin
+        if offset % PAGE_BYTES or offset > self.held_bytes:
+            raise ValueError(f"no page of the disk begins at byte {offset}")
+        end = offset + min(length, self.held_bytes - offset)
+        begin = max(offset, self.mapped_bytes)
+        with nogil:
+            number = 0
+            if offset < self.mapped_bytes:
+                number = populate(self.base + offset, min(end, self.mapped_bytes) - offset)
+            if not number and begin < end:
+                number = populate(self.md + (begin - self.mapped_bytes), end - begin)
+        return number
 
     def give_back(self, uint64_t offset, uint64_t length):
         """Return memory to the kernel: bytes of the data from a page's start on, as far as it goes.

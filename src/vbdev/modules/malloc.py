@@ -6,11 +6,13 @@ import contextlib
 import errno
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from vbdev.bdev import Bdev, BdevError, BdevParams, Unnamed
+from vbdev.blocking import call_blocking
 from vbdev.core.batch import IOBatch
 from vbdev.core.channel import Channel
 from vbdev.core.ram import RamDisk
@@ -27,6 +29,8 @@ GIVE_BACK_BYTES = 16 << 20
 """Memory returned to the kernel at a time, 1 ms at most."""
 TURN_NS = 500_000
 """After so long others run in between."""
+POPULATE_BYTES = 16 << 20
+"""Memory taken at a time on a thread, some 5 ms; what is left is compared before each."""
 CGROUPS = Path("/sys/fs/cgroup")
 ANY_NODE = -1
 
@@ -42,6 +46,10 @@ class MallocParams(SizedParams, kw_only=True, forbid_unknown_fields=True):
     """Metadata is part of each block, not in a buffer of its own."""
     numa_id: Int32 = -1
     """NUMA node whose memory is preferred; -1 for any."""
+    reserve: bool = False
+    """Refuse a disk of more memory than is available now; by default the log says so."""
+    populate: bool = False
+    """Take all of its memory at creation, or fail; UNMAP gives it back all the same."""
 
 
 class Malloc(Bdev):
@@ -115,8 +123,11 @@ class Malloc(Bdev):
                 f"{who}: protection information is written to all of its blocks, which takes"
                 f" {written} bytes of memory; {available} are available",
             )
-        if self.size_bytes > available:
-            promise = f"{who}: {self.size_bytes} bytes are promised, and {available} are available"
+        promised = self.num_blocks * (self.block_size + (0 if self.md_interleave else self.md_len))
+        if promised > available:
+            promise = f"{who}: {promised} bytes are promised, and {available} are available"
+            if self.params.reserve or self.params.populate:
+                raise BdevError(errno.ENOMEM, promise)
             log.warning("%s; the kernel may kill vbdev when they are written", promise)
         try:
             self._ram = RamDisk(self.num_blocks, self.block_size, self.metadata_layout())
@@ -130,8 +141,38 @@ class Malloc(Bdev):
                 raise BdevError(
                     number, f"{who}: no memory of NUMA node {self.numa_id}: {os.strerror(number)}"
                 )
-        if self.dif_type:
-            await self._format()
+        try:
+            if self.params.populate:
+                await self._populate(who)
+            if self.dif_type:
+                await self._format()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _populate(self, who: str) -> None:
+        """Take the memory, a piece at a time on a thread, so that nobody waits for it.
+
+        The kernel does not refuse what it lacks, but kills; so it is asked before each piece.
+        What guarantees progress: a piece is bounded, and needs nothing but memory.
+        """
+        ram = self._ram
+        for offset in range(0, ram.held_bytes, POPULATE_BYTES):
+            left, available = ram.held_bytes - offset, available_bytes()
+            number = errno.ENOMEM
+            if left <= available:
+                take = partial(ram.populate, offset, POPULATE_BYTES)
+                what = f"populating {who}"
+                try:
+                    number = await call_blocking(self.reactor, what, take, timeout_us=None)
+                except OSError as error:  # no thread to be had, or the application ends
+                    number = error.errno or errno.EIO
+            if number:
+                raise BdevError(
+                    number,
+                    f"{who}: populating its {ram.held_bytes} bytes: {os.strerror(number)};"
+                    f" {left} bytes are missing, and {available} are available",
+                )
 
     async def _format(self) -> None:
         """Write the first protection information, a piece at a time: others run in between."""
