@@ -75,17 +75,3 @@ def test_a_copy_onto_itself_goes_piece_by_piece(stack, source, target):
     reads = [offset for op, offset, _count in disk.arrived if op == Op.READ]
     assert len(reads) > 1
     assert reads == sorted(reads, reverse=source < target)
-
-
-def test_an_abort_of_what_has_ended_does_not_hit_the_next_of_its_bdevio(stack):
-    disk = stack.disk(Stub, num_blocks=64, block_size=BLOCK)
-    top = stack.open("Disk")
-    first = top.submit(Op.WRITE, 0, 1, bytes(BLOCK))
-    end(stack, disk, first)
-    second = top.submit(Op.WRITE, 1, 1, bytes(BLOCK))
-    abort = top.submit(Op.ABORT, 0, 0, victim=first)
-    stack.settle()
-    assert abort.status == Status.FAILED
-    assert not second.done
-    end(stack, disk, second)
-    assert second.status == Status.SUCCESS

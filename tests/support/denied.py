@@ -19,8 +19,24 @@ import pytest
 T = TypeVar("T")
 
 _NUMBERS = {
-    "x86_64": {"lseek": 8, "ioctl": 16, "fdatasync": 75, "fallocate": 285, "pwritev2": 328},
-    "aarch64": {"lseek": 62, "ioctl": 29, "fdatasync": 83, "fallocate": 47, "pwritev2": 287},
+    "x86_64": {
+        "lseek": 8,
+        "ioctl": 16,
+        "fdatasync": 75,
+        "fallocate": 285,
+        "preadv": 295,
+        "pwritev": 296,
+        "pwritev2": 328,
+    },
+    "aarch64": {
+        "lseek": 62,
+        "ioctl": 29,
+        "fdatasync": 83,
+        "fallocate": 47,
+        "preadv": 69,
+        "pwritev": 70,
+        "pwritev2": 287,
+    },
 }
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 LOAD, IF_EQUAL, RETURN = 0x20, 0x15, 0x06
