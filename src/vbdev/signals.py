@@ -1,7 +1,8 @@
 """What signals mean to a process that has something to bring to an end.
 
-- SIGTERM, SIGINT, SIGHUP, SIGQUIT and SIGXCPU ask for the orderly stop. Whoever asks again changes
-  nothing: timeout(1) sends each of its signals twice, service managers when they lose patience.
+- SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGXCPU, SIGALRM and SIGPWR (init's word that the power fails)
+  ask for the orderly stop. Whoever asks again changes nothing: timeout(1) sends each of its
+  signals twice, service managers when they lose patience.
 - But a SIGINT that comes while the stop is under way is a person who does not want to wait. One
   that comes within SAME_WISH_S of the one before is the same wish, told by two.
   What can not end by itself then, because a module has the thread, is ended
@@ -37,6 +38,8 @@ STOP_SIGNALS: Final = (
     signal.SIGHUP,
     signal.SIGQUIT,
     signal.SIGXCPU,
+    signal.SIGALRM,
+    signal.SIGPWR,
 )
 IGNORED_SIGNALS: Final = (signal.SIGUSR1, signal.SIGUSR2)
 SAME_WISH_S: Final = 0.25
