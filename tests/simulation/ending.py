@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gc
-
 from simulation.failure import SimulationError
-from simulation.world import BOUND_S, STALLER_S, open_descriptors
-from vbdev.task import Task
+from simulation.world import BOUND_S, STALLER_S, open_descriptors, unfinished_tasks
 
 STOP_S = 100
 """Virtual time for an orderly stop."""
@@ -99,7 +96,7 @@ def _hold_nothing_left(world):
             raise SimulationError("left", f"after the stop {reactor.name} has timers: {timers}")
         if reactor.pollers or reactor.locals:
             raise SimulationError("left", f"after the stop {reactor.name} has pollers or locals")
-    tasks = [o.name for o in gc.get_objects() if isinstance(o, Task) and not o.done]
+    tasks = [task.name for task in unfinished_tasks() if task not in world.tasks_before]
     if tasks:
         raise SimulationError("left", f"after the stop these tasks have not ended: {tasks}")
     app.close()

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from simulation import world
 from simulation.canaries import CANARIES
 from simulation.running import run, shrink, tell
 from simulation.steps import EMPHASES, make_run
+from vbdev.reactor import Reactor
+from vbdev.task import Future
 
 STEPS = 250
 SEEDS = {"all": 6, "floods": 2, "crowds": 2, "stallers": 2}
@@ -38,6 +41,44 @@ def test_a_seed_is_a_run():
     assert first == second
 
 
+def test_what_others_left_behind_is_not_the_runs():
+    """A run is forked, with all that other tests have in this process."""
+    reactor, forever = Reactor(), Future()
+
+    async def wait():
+        await forever
+
+    try:
+        reactor.spawn(wait(), "somebody else's")
+        reactor.poll()
+        wanted = make_run(0, "quiet", 20)
+        result = run(wanted)
+        assert "failure" not in result, tell(wanted, result)
+
+        def prepare():
+            world.World.__init__ = leaves_a_task(world.World.__init__)
+
+        assert "its own" in run(wanted, prepare)["text"]
+    finally:
+        forever.set_result(None)
+        reactor.poll()
+        reactor.close()
+
+
+def leaves_a_task(init):
+    """Return an `init` of a world in which a task waits for ever."""
+
+    async def wait():
+        await Future()
+
+    def leave(self, options):
+        init(self, options)
+        with self.app.reactor.here():
+            self.left = self.app.reactor.spawn(wait(), "its own")
+
+    return leave
+
+
 def test_a_failure_is_told_shrinks_and_is_played_again():
     prepare = CANARIES["drop an I/O"].prepare
     wanted = make_run(0, "quiet", STEPS)
@@ -53,8 +94,6 @@ def test_a_failure_is_told_shrinks_and_is_played_again():
 
 def test_a_turn_that_never_ends_is_a_failure():
     def prepare():
-        from simulation import world
-
         def for_ever(_self, _did):
             while True:
                 pass

@@ -23,6 +23,7 @@ with nothing left that excuses anybody, `stop` and `left`.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import select
 import signal
@@ -38,7 +39,7 @@ from vbdev.app import App
 from vbdev.clock import VirtualClock
 from vbdev.reactor import Reactor
 from vbdev.rpc.dispatch import State
-from vbdev.task import wake
+from vbdev.task import Task, wake
 
 BOUND_S = 20
 """How long an honest client may wait, of virtual time in which its disk does its work."""
@@ -67,6 +68,11 @@ def open_descriptors():
         with contextlib.suppress(OSError):  # the one with which the folder is read
             found[entry.name] = str(entry.readlink())
     return found
+
+
+def unfinished_tasks():
+    """Return the tasks of this process that have not ended, whosever they are."""
+    return {o for o in gc.get_objects() if isinstance(o, Task) and not o.done}
 
 
 class Log(logging.Handler):
@@ -125,6 +131,7 @@ class World:
 
     def __init__(self, options):
         self.fds_before = open_descriptors()
+        self.tasks_before = unfinished_tasks()  # of whoever forked this process
         self.failure = None
         self.stopping = False
         self.disks, self.layers = {}, {}
