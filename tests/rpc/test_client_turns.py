@@ -32,9 +32,10 @@ def test_clients_share_a_turn_and_follow_each_other():
     try:
         greedy = [Client(reactor, turns, started, 1000) for _ in range(CLIENTS)]
         modest = Client(reactor, turns, started, 1)
-        assert turns.take(greedy[0])  # nobody else: at once, in this turn
+        assert turns.start(greedy[0])  # nobody else: at once, in this turn
+        assert reactor.late
         for client in [*greedy[1:], modest]:
-            assert not turns.take(client)
+            assert not turns.start(client)
         while modest not in started:
             before = len(started)
             reactor.poll()
@@ -46,17 +47,48 @@ def test_clients_share_a_turn_and_follow_each_other():
         reactor.close()
 
 
-def test_a_single_client_waits_for_nobody():
+class Slow:
+    """Its one request takes all the time there is."""
+
+    def __init__(self, reactor):
+        self.reactor, self.runs = reactor, 0
+
+    def pump(self):
+        self.runs += 1
+        while not self.reactor.late:
+            pass
+
+
+def start_in_a_turn(reactor, turns, *clients):
+    """Return which of them were started at once, in one turn of the reactor."""
+    told = []
+    reactor.send_msg(lambda: told.extend(turns.start(client) for client in clients))
+    reactor.poll()
+    return told
+
+
+def test_who_asks_for_little_is_served_at_once_turn_by_turn():
     reactor, started = Reactor(clock=VirtualClock()), []
     turns = ClientTurns(reactor)
-    client = Client(reactor, turns, started, 0)
+    clients = [Client(reactor, turns, started, 0) for _ in range(3)]
     try:
-        for _ in range(3):
-            assert turns.take(client)
+        for _ in range(5):
+            assert start_in_a_turn(reactor, turns, *clients) == [True] * 3
+    finally:
+        reactor.close()
+
+
+def test_whose_call_takes_a_slice_leaves_the_next_turn_to_others():
+    reactor = Reactor(clock=VirtualClock())
+    turns, slow = ClientTurns(reactor), Slow(reactor)
+    try:
+        for n in (0, 2, 4):
+            assert start_in_a_turn(reactor, turns, slow) == [True]
+            assert start_in_a_turn(reactor, turns, slow) == [False]
+            assert slow.runs == n + 1
             reactor.poll()
+            assert slow.runs == n + 2
             reactor.poll()
-        assert turns.take(client)
-        assert not turns.take(client)
     finally:
         reactor.close()
 

@@ -47,6 +47,11 @@ class RawRpc:
 
     def line(self):
         """Return the next answer; None at the end."""
+        text = self.text()
+        return None if text is None else json.loads(text)
+
+    def text(self):
+        """Return the next answer as it came, without its newline; None at the end."""
         while b"\n" not in self._received:
             try:
                 data = self.socket.recv(1 << 16)
@@ -57,7 +62,7 @@ class RawRpc:
                 return None
             self._received += data
         line, _, self._received = self._received.partition(b"\n")
-        return json.loads(line)
+        return line
 
     def answers(self, count):
         """Return the next answers by id."""

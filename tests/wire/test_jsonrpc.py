@@ -23,6 +23,7 @@ from vbdev.wire.jsonrpc import (
     Request,
     Response,
     ServerCodec,
+    batch_pieces,
     encode_batch,
     encode_error,
     encode_request,
@@ -344,6 +345,19 @@ def test_batch_response():
     assert [part["id"] for part in json.loads(encode_batch(parts))] == [1, 2]
     assert encode_batch(parts).endswith(b"]\n")
     assert encode_batch([b"", b""]) == b""
+    assert list(batch_pieces([b"", b""])) == []
+
+
+def test_a_batch_in_pieces_lets_go_of_what_it_has_given():
+    parts = [encode_result(n, "a") for n in range(3)]
+    whole = encode_batch(parts)
+    assert all(parts), "these are the caller's"
+    given = b""
+    for piece in batch_pieces(parts):
+        given += piece
+        assert len(given) + sum(map(len, parts)) <= len(whole) + len(b",\n")
+    assert given == whole
+    assert parts == [b"", b"", b""]
 
 
 def test_two_roles_joined():

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from vbdev.reactor import Reactor, Timer
@@ -29,7 +29,7 @@ from vbdev.wire.jsonrpc import (
     Refusal,
     Request,
     ServerCodec,
-    encode_batch,
+    batch_pieces,
     encode_error,
     encode_result,
 )
@@ -204,12 +204,9 @@ class Connection:
             self._codec.feed(data)
         else:
             self._no_more_input = True
-        if not self._pump_due:
-            if self._turns.take(self):
-                self.pump()
-            else:
-                self._pump_due = True
-                self._settle()
+        if not self._pump_due and not self._turns.start(self):
+            self._pump_due = True
+            self._settle()
 
     def _peer_hung_up(self) -> None:
         """Epoll reports a hang-up even to who wants to know nothing, and again each turn."""
@@ -269,7 +266,7 @@ class Connection:
             self._in_flight_bytes += size_bytes
             self._batch = _BatchRun(event, size_bytes)
         elif isinstance(event, Refusal):
-            self._send(_refused(event))
+            self._send([_refused(event)])
             self._no_more_input |= event.close
         else:
             self.in_flight += 1
@@ -309,7 +306,7 @@ class Connection:
     # Requests in flight
 
     async def _serve(self, request: Request, size_bytes: int) -> None:
-        self._finished(await self._answer(request), size_bytes)
+        self._finished([await self._answer(request)], size_bytes)
 
     async def _serve_in_batch(
         self, batch: _BatchRun, place: int, request: Request | Refusal
@@ -321,9 +318,9 @@ class Connection:
         batch.answers[place] = response
         batch.unanswered -= 1
         if batch.unanswered:
-            self._finished(b"", 0)
+            self._finished([], 0)
         else:
-            self._finished(encode_batch(batch.answers), batch.size_bytes)
+            self._finished(batch_pieces(batch.answers), batch.size_bytes)
 
     async def _answer(self, request: Request | Refusal) -> bytes:
         """Return the rendered response, empty where none is due or nobody is left. Never raises."""
@@ -344,22 +341,23 @@ class Connection:
             return _too_long(request.id, f"the answer is {len(response)} bytes,")
         return response
 
-    def _finished(self, response: bytes, size_bytes: int) -> None:
+    def _finished(self, pieces: Iterable[bytes], size_bytes: int) -> None:
         was_full = self._is_full()
         self.in_flight -= 1
         self._in_flight_bytes -= size_bytes
         if not self._is_open and not self.in_flight:
             self._on_closed(self)
         if self._is_open:
-            self._send(response)
+            self._send(pieces)
             if was_full:
                 self._schedule_pump()
             self._settle()
 
     # Output
 
-    def _send(self, response: bytes) -> None:
-        self._unsent += response
+    def _send(self, pieces: Iterable[bytes]) -> None:
+        for piece in pieces:
+            self._unsent += piece
         if len(self._unsent) > MAX_UNSENT_BYTES:
             self._flush()  # perhaps the client has made room meanwhile
             if len(self._unsent) > MAX_UNSENT_BYTES:

@@ -1,9 +1,9 @@
 """Whose requests are started next: all clients of the control plane share the time of a turn.
 
-One client's requests are started in the turn in which they arrive, as long as the turn before had
-none. Where there are more, clients take turns: so however many they are and whatever they ask, all
-of them together get one slice of a reactor's turn, and a client that asks for little is not behind
-all that another one asks for.
+A client's requests are started in the turn in which they arrive while there is time. Once a slice
+was not enough, clients wait and take turns, in one slice of each turn: so however many they are and
+whatever they ask, they leave time to others, and a client that asks for little is not behind all
+that another one asks for.
 """
 
 from __future__ import annotations
@@ -35,14 +35,20 @@ class ClientTurns:
         self._reactor = reactor
         self._waiting: deque[_Client] = deque()
         self._is_due = False
-        self._last_turn = -2
+        self._full_turn = -2  # the last in which requests took all the time there was
 
-    def take(self, client: _Client) -> bool:
-        """Whether a client may start requests now; where not, it has its turn later, once."""
-        if self._waiting or self._reactor.turns <= self._last_turn + 1:
+    def start(self, client: _Client) -> bool:
+        """Call `client.pump()` at once, or later where there is no time; return whether at once.
+
+        What follows a slice that was used up waits even if nobody else does: it would take the
+        time of those who wait for this part of the turn, turn by turn.
+        """
+        reactor = self._reactor
+        if self._waiting or reactor.turns <= self._full_turn + 1 or reactor.late:
             self.ask(client)
             return False
-        self._last_turn = self._reactor.turns
+        client.pump()
+        self._note_time()
         return True
 
     def ask(self, client: _Client) -> None:
@@ -54,14 +60,18 @@ class ClientTurns:
 
     def _run(self) -> None:
         reactor, waiting = self._reactor, self._waiting
-        self._last_turn = reactor.turns
         for _ in range(len(waiting)):
             waiting.popleft().pump()
             if reactor.late:
                 break
+        self._note_time()
         self._is_due = bool(waiting)
         if waiting:
             reactor.send_msg(self._run)
+
+    def _note_time(self) -> None:
+        if self._reactor.late:
+            self._full_turn = self._reactor.turns
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ A request without an id, or with the id null, wants no result; an error it gets 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -35,6 +36,7 @@ __all__ = [
     "Request",
     "Response",
     "ServerCodec",
+    "batch_pieces",
     "encode_batch",
     "encode_error",
     "encode_request",
@@ -263,7 +265,22 @@ def _utf8_only(value: Any) -> Any:
     return value
 
 
-def encode_batch(responses: list[bytes]) -> bytes:
+def encode_batch(responses: Iterable[bytes]) -> bytes:
     """Join rendered responses to one array; nothing at all where none is due."""
-    due = [response.rstrip(b"\n") for response in responses if response]
-    return b"[" + b",".join(due) + b"]\n" if due else b""
+    return b"".join(batch_pieces(list(responses)))
+
+
+def batch_pieces(responses: list[bytes]) -> Iterator[bytes]:
+    """Yield the array piece by piece, taking the responses out of the list as they go.
+
+    So whoever puts the pieces together holds a response once, as long as there are many.
+    """
+    before = b"["
+    for place, response in enumerate(responses):
+        if response:
+            responses[place] = b""
+            yield before
+            yield response.removesuffix(b"\n")
+            before = b","
+    if before == b",":
+        yield b"]\n"
