@@ -745,6 +745,15 @@ cdef class FilePath:
             self.engine.start_sync(&self.s)
             self.engine.reap()
 
+    def fail_syncs(self, int err):
+        """Fail the syncs that wait for a descriptor, of which nothing was asked of the disk."""
+        cdef bdev_io *waiting = self.s.sync_head
+        if self.s.file.sync_fd >= 0 or waiting == NULL:
+            return
+        self.s.sync_head = self.s.sync_tail = NULL
+        self.engine.answer(waiting, err)
+        self.engine.reap()
+
     @property
     def sync_fd(self):
         """The descriptor that fdatasync goes through; below 0 as long as there is none."""

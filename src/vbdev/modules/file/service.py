@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 
-from vbdev.blocking import call_blocking, call_unheeded
+from vbdev.blocking import BlockedError, call_blocking, call_unheeded
 from vbdev.core.batch import IOBatch
 from vbdev.core.engine import Engine
 from vbdev.core.fileio import FileJob
@@ -31,6 +31,8 @@ MAX_UNDER_WAY = 4096
 """I/Os with the kernel at once; more wait here."""
 RETRY_US = 1000
 """How long to leave a kernel alone that has no memory for another I/O."""
+REOPEN_US = 100_000
+"""How long until a file is opened once more for its syncs, where that has failed."""
 NO_RING_VARIABLE = "VBDEV_NO_IO_URING"
 """Set in the environment, this keeps io_uring unused, as if the kernel forbade it."""
 
@@ -108,30 +110,60 @@ class FileService:
                 paths[self._reactor] = path
             self._paths[open_file] = path
             self._names[open_file] = bdev_name
-            if not is_free:
-                name = f"second opening of bdev {bdev_name}'s file"
-                self._reactor.begin(self._open_again(path), name)
         self._users[path] = self._users.get(path, 0) + 1
+        if path.sync_fd < 0 and self._users[path] == 1:
+            # It may be over before this returns, and looks whether the path still has users.
+            name = f"second opening of bdev {bdev_name}'s file"
+            self._reactor.begin(self._give_sync_fd(path), name)
         return path
 
-    async def _open_again(self, path: FilePath) -> None:
-        """Give a path a descriptor of its own. Its syncs wait for that."""
+    async def _give_sync_fd(self, path: FilePath) -> None:
+        """Give a path a descriptor of its own.
+
+        Its syncs wait for that. They come to an end all the same: a try that fails fails those
+        that wait by then, and the next one follows, as long as the path has users.
+        """
+        what = f"opening the file of bdev {self._names[path.open_file]} again"
+        said = False
+        while path in self._users:
+            try:
+                sync_fd = await self._open_again(path, what)
+            except OSError as error:
+                if not said:
+                    log.error("%s failed, no FLUSH until it does not: %s", what, error.strerror)  # noqa: TRY400 - a sentence says it
+                    said = True
+                path.fail_syncs(error.errno or errno.EIO)
+                await self._reactor.sleep(REOPEN_US)
+                continue
+            self._own_sync_fds[path] = sync_fd
+            if path in self._users:
+                path.set_sync_fd(sync_fd)
+            else:
+                self._close_own(path)
+            return
+
+    async def _open_again(self, path: FilePath, what: str) -> int:
         fd = os.dup(path.open_file.fd)  # its file may be closed before the thread gets to it
+        held = [fd]
+
+        def give_up_copy() -> None:
+            while held:
+                os.close(held.pop())
 
         def work() -> int:
             try:
                 return open_again(fd)
             finally:
-                os.close(fd)
+                give_up_copy()
 
-        what = f"opening the file of bdev {self._names[path.open_file]} again"
-        self._own_sync_fds[path] = sync_fd = await call_blocking(
-            self._reactor, what, work, give_back=os.close, timeout_us=None
-        )
-        if path in self._users:
-            path.set_sync_fd(sync_fd)
-        else:
-            self._close_own(path)
+        try:
+            return await call_blocking(
+                self._reactor, what, work, give_back=os.close, timeout_us=None
+            )
+        except BlockedError as error:
+            if error.errno != errno.ESHUTDOWN:
+                give_up_copy()  # no thread has begun, nor will
+            raise
 
     def _close_own(self, path: FilePath) -> None:
         """Close the descriptor that this path had for itself; the server may have to be asked."""
