@@ -331,6 +331,10 @@ class Bare(Stub):
     ops = frozenset({Op.READ, Op.WRITE})
 
 
+class Abortable(Bare):
+    ops = Bare.ops | {Op.ABORT}
+
+
 @pytest.fixture
 def bare():
     with stack() as made:
@@ -358,6 +362,29 @@ def test_nothing_comes_between_comparing_and_writing(bare):
     assert bare.stub.arrived[2:] == [(Op.WRITE, 5, 1)]
     finish(bare)
     assert late.status == Status.SUCCESS
+
+
+@pytest.mark.rule("A.16.1")
+def test_an_abort_ends_the_one_that_waits_for_its_lock():
+    """Two that came at once: the second waits with the control path, and its ABORT finds it."""
+    with stack() as made:
+        made.stub = made.disk(Abortable)
+        top = made.open("Disk")
+        first, second = (
+            top.submit(Op.COMPARE_AND_WRITE, 5, 1, bytes(512), write_data=b"n" * 512)
+            for _ in range(2)
+        )
+        made.pass_time(300)
+        assert made.stub.arrived == [(Op.READ, 5, 1)]
+        request = top.io(Op.ABORT, 0, 0, victim=second)
+        assert (request.status, second.status) == (Status.SUCCESS, Status.ABORTED)
+        assert not first.done
+        assert top.io(Op.ABORT, 0, 0, victim=second).errno == errno.ENOENT
+        made.stub.complete(None, Status.AIO_ERROR, errno.EREMOTEIO)
+        made.pass_time(300)
+        assert first.errno == errno.EREMOTEIO
+        assert made.stub.arrived == [(Op.READ, 5, 1)]
+        assert made.stub.control.locks == []
 
 
 @pytest.mark.rule("A.24.6", "A.24.5", "Dd.10")
