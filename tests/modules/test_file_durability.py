@@ -169,6 +169,17 @@ def test_what_failed_before_the_sync_leaves_flush_true(kept, number):
     assert answers == [0 if number == errno.EINVAL else number, 0, 0]
 
 
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS], ids=errno.errorcode.get)
+def test_without_the_flag_or_the_call_an_fdatasync_follows(kept, number):
+    assert fua_answers(kept, Denied("pwritev2", number)) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS], ids=errno.errorcode.get)
+def test_the_fdatasync_that_follows_is_believed(kept, number):
+    rules = Denied("pwritev2", number), Denied("fdatasync", errno.EIO)
+    assert fua_answers(kept, *rules)[:2] == [errno.EIO, errno.EIO]
+
+
 @pytest.mark.parametrize("number", SYNC_FAILED, ids=errno.errorcode.get)
 def test_a_dsync_write_whose_sync_failed_is_remembered(kept, number):
     assert fua_answers(kept, Denied("pwritev2", number)) == [number, errno.EIO, 0]

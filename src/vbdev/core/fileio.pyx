@@ -157,9 +157,10 @@ cdef int transfer(job_entry *entry) noexcept nogil:
         elif entry.dsync:
             moved = syscall(SYS_pwritev2, entry.file.fd, <void *>window, <long>count,
                             <long>(at + done), <long>0, <long>RWF_DSYNC)
-            if moved < 0 and (errno == ENOTSUP or errno == EINVAL and done == 0):
-                # A file system without RWF_DSYNC: an fdatasync follows. One that objects to
-                # something else says so again.
+            if moved < 0 and (
+                    errno == ENOTSUP or errno == ENOSYS or errno == EINVAL and done == 0):
+                # A file system without RWF_DSYNC, or a kernel or sandbox without the call: an
+                # fdatasync follows. One that objects to something else says so again.
                 entry.dsync = 0
                 continue
         else:
