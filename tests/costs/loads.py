@@ -102,7 +102,7 @@ class DirectLoad:
             self._generator.start(rounds * self.queue_depth)
             while not self._ended:
                 if not drain():
-                    self._reactor._turn()  # what a kernel has not completed at once
+                    self._reactor.poll()  # what a kernel has not completed at once
 
     def batches(self) -> list[tuple[int, int]]:
         """Return (batches, I/Os in them) of each layer from the top, since the start."""

@@ -177,6 +177,20 @@ cdef inline bint read_is_whole(const bdev_io *io) noexcept nogil:
     return io_data_bytes(io) == length
 
 
+cdef inline bint read_is_like(
+        const bdev_io *io, const channel_state *state, uint32_t block_bytes, size_t depth,
+        bint seen) noexcept nogil:
+    """The same, of one of a run whose first has blocks of so many bytes, in 8 instructions.
+
+    `seen`: the layer has been shown it, so its data was looked at below; a coroutine may have
+    ended it without any.
+    """
+    if seen and io.iovcnt:
+        return True
+    return (io.iovcnt == 1 and io.iovs[0].iov_len == io.num_blocks * block_bytes
+            and io.frames[depth - 1].channel == state) or read_is_whole(io)
+
+
 cdef inline void clamp_result(bdev_io *io, const channel_state *state) noexcept nogil:
     """What the base found behind this layer's end is, here, the end or nothing."""
     if io.op >= OP_SEEK_HOLE and io.result >= state.num_blocks and io.result != <uint64_t>-1:
@@ -636,17 +650,23 @@ cdef class Engine(IoCore):
         # A module that gives READs their buffers is taken by its word once, here.
         cdef bint checks = (
             op == OP_READ and popped and first.frames[depth - 1].channel.watch & WATCH_READS)
+        cdef uint32_t block_bytes = 0
         cdef bdev_io **ready
         if first.status != IO_SUCCESS or first.slow or op == OP_ZCOPY:
             self._unwind(first, now)
             return 1
-        if checks and not read_is_whole(first):
-            self._unwind(first, now)  # where it fails
-            return 1
+        if checks:
+            state = first.frames[depth - 1].channel
+            block_bytes = io_block_bytes(state, first)
+            if not read_is_like(first, state, block_bytes, depth, hooked == depth):
+                self._unwind(first, now)  # where it fails
+                return 1
         while run < n:
             io = v[run]
             if (io_kind(io) != kind or io.status != IO_SUCCESS or io.slow or io.owner != owner
-                    or io.hooked_depth != hooked or (checks and not read_is_whole(io))):
+                    or io.hooked_depth != hooked or (
+                        checks and not read_is_like(
+                            io, state, block_bytes, depth, hooked == depth))):
                 break
             blocks += io.num_blocks
             run += 1
