@@ -235,7 +235,7 @@ class FullDisk:
     """An ext4 of 24 MiB in a loop device, and a sparse file on it."""
 
     def __init__(self, directory):
-        requires("mkfs.ext4", "mount", "umount")
+        requires("mkfs.ext4", "mount", "umount", "losetup", "blockdev")
         if os.geteuid():
             pytest.skip("mounting takes root")
         image, self.root = directory / "fs.img", directory / "fs"
@@ -244,10 +244,14 @@ class FullDisk:
             file.truncate(24 << 20)
         run("mkfs.ext4", "-q", "-F", "-m0", image)
         done = subprocess.run(
-            [find("mount"), "-o", "loop", image, self.root], capture_output=True, check=False
+            [find("losetup"), "-f", "--show", image], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            pytest.skip(f"no loop device: {done.stderr.decode()}")
+            pytest.skip(f"no loop device: {done.stderr}")
+        self._device = done.stdout.strip()
+        # Whoever had it before may have left it read-only.
+        subprocess.run([find("blockdev"), "--setrw", self._device], check=True)
+        run("mount", self._device, self.root)
         self.file, self._filler = self.root / "disk", self.root / "filler"
         with self.file.open("wb") as file:
             file.truncate(16 << 20)
@@ -265,6 +269,7 @@ class FullDisk:
 
     def close(self):
         subprocess.run([find("umount"), "-l", self.root], check=False)
+        subprocess.run([find("losetup"), "-d", self._device], check=False)
 
 
 @pytest.fixture

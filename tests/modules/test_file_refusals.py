@@ -164,7 +164,7 @@ def test_without_seeking_all_is_data(stack, number):
 
 @pytest.fixture
 def device(tmp_path):
-    requires("losetup")
+    requires("losetup", "blockdev")
     if os.geteuid():
         pytest.skip("a loop device takes root")
     image = tmp_path / "image"
@@ -174,6 +174,8 @@ def device(tmp_path):
     )
     if done.returncode:
         pytest.skip(f"no loop device: {done.stderr}")
+    # Whoever had it before may have left it read-only.
+    subprocess.run([find("blockdev"), "--setrw", done.stdout.strip()], check=True)
     yield done.stdout.strip()
     subprocess.run([find("losetup"), "-d", done.stdout.strip()], check=False)
 
