@@ -241,6 +241,33 @@ def test_both_legs_of_a_mirror_are_written_at_once():
         assert {w.status for w in writes} == {Status.SUCCESS}
 
 
+def test_what_goes_to_another_channel_in_one_run_goes_in_one_batch():
+    batches = []
+
+    class Counting(Stub):
+        def submit(self, channel, ios):
+            batches.append(range(len(ios)))
+            super().submit(channel, ios)
+
+    async def handle(self, channel, io):
+        io.child(channel.context)
+        io.child(channel.context, offset_blocks=io.offset_blocks + 8)
+        return await io.forward()
+
+    with stack() as rig:
+        base, _ = rig.disk(Stub), rig.disk(Counting, name="Other")
+        other = rig.open("Other", holder="mirror")
+        rig.layer(layer(handle=handle, create_channel=lambda _self, _channel: other.channel))
+        top = rig.open("Top")
+        requests = [top.submit(Op.WRITE, n, 1, bytes(BLOCK)) for n in range(2)]
+        rig.settle()
+        assert [len(batch) for batch in batches] in ([4], [2, 2])
+        rig.registry.get("Other").complete()
+        base.complete()
+        rig.settle()
+        assert {request.status for request in requests} == {Status.SUCCESS}
+
+
 def test_a_child_that_fails_fails_its_parent_unless_that_says_otherwise():
     answers = []
 

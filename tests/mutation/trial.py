@@ -31,6 +31,7 @@ BY_FILE = (
     ("*/core/ram*", "tests/core/test_ram.py tests/modules/test_memory_disks.py"),
     ("*/core/file*", "tests/modules/test_file_*.py tests/modules/test_uring.py"),
     ("*/core/uring*", "tests/modules/test_uring.py tests/modules/test_file_*.py"),
+    ("*/core/edges*", "tests/targets/test_nbd_any_bytes.py tests/targets"),
     ("*/core/loadgen*", "tests/test_bench.py tests/threads/test_bench.py"),
     ("*/core/histogram*", "tests/core/test_histogram.py tests/rpc/test_stat_methods.py"),
     ("*/core/qos*", "tests/core/test_rate_limits.py tests/core/test_qos.py"),
@@ -48,7 +49,7 @@ BY_FILE = (
 """Which tests are about a file, those that find most first; the first pattern that fits."""
 LEFT_OUT = "left_out"
 """File with the tests that fail without any mutant."""
-SECONDS = 900
+SECONDS = 400
 """How long the tests may take with one mutant; one that hangs them is killed."""
 
 
