@@ -249,7 +249,7 @@ def test_what_goes_to_another_channel_in_one_run_goes_in_one_batch():
             batches.append(range(len(ios)))
             super().submit(channel, ios)
 
-    async def handle(self, channel, io):
+    async def handle(_self, channel, io):
         io.child(channel.context)
         io.child(channel.context, offset_blocks=io.offset_blocks + 8)
         return await io.forward()
