@@ -105,19 +105,28 @@ class Tools:
         return self._run(["callgrind_annotate", "--auto=no", "--threshold=90", str(path)], {})
 
     def system_calls(self, loads: str, layer: str = "") -> Costs:
-        """Count system calls of all threads, with strace."""
+        """Count system calls of all threads, with strace.
+
+        Without those that look what the scheduler took from a thread: an open, a read and a close
+        each 10 ms at most (`core/delivery.pyx`), which is a matter of time and not of I/Os.
+        """
         out = self.directory / "strace.out"
         tool = ["strace", "-f", "-qq", "-e", "signal=none", "-o", str(out)]
         told = self._child(tool, self._marking, loads, layer)
         parts: dict[str, Counter[str]] = {}
         calls: Counter[str] = Counter()
         counting = False
+        looks: Counter[str] = Counter()  # {thread: calls of such a look that are to come}
         for line in out.read_text(errors="replace").splitlines():
-            found = re.match(r'\d+ +(\w+)\((?:"(/costs/[^"]*)")?', line)
+            found = re.match(r'(\d+) +(\w+)\((?:"(/costs/[^"]*)")?', line)
             if not found:  # the second half of a call, the end of a thread
                 continue
-            call, mark = found.groups()
-            if mark is None:
+            thread, call, mark = found.groups()
+            if call == "openat" and "/proc/thread-self/schedstat" in line:
+                looks[thread] = 2
+            elif looks[thread] and call in ("read", "close"):
+                looks[thread] -= 1
+            elif mark is None:
                 calls[call] += counting
             elif mark.startswith("/costs/part/"):
                 parts[mark.removeprefix("/costs/part/")] = calls
