@@ -4,6 +4,7 @@ On aarch64 with glibc `pthread_self()`, from which Python has a thread's identit
 than the thread pointer. Here Python's is made another with a library that is loaded before it.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,11 @@ def test_python_s_identity_of_a_thread_may_be_another(tmp_path):
         text=True,
         check=False,
         timeout=60,
-        env={"LD_PRELOAD": str(library), "PYTHONPATH": ":".join(sys.path)},
+        env=os.environ
+        | {
+            # Behind what is preloaded already: a sanitizer's runtime has to be the first.
+            "LD_PRELOAD": f"{os.environ.get('LD_PRELOAD', '')} {library}".strip(),
+            "PYTHONPATH": ":".join(sys.path),
+        },
     )
     assert (done.stdout, done.returncode) == ("served\n", 0), done.stderr
