@@ -1,21 +1,29 @@
-"""What docs/design.md lists is what there is: the floors, the RPC methods."""
+"""What the pages list is what there is: floors, RPC methods, links to places in this tree."""
 
 import itertools
 import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from vbdev.app import App
 
 ROOT = Path(__file__).parents[1]
-DESIGN = (ROOT / "docs" / "design.md").read_text()
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
-def section(heading):
-    """Return the text below a heading, up to the next one."""
-    return re.split(r"^#+ ", DESIGN.split(f"# {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[
-        0
-    ]
+def section(page, heading):
+    """Return the text below a heading of a page, up to the next one."""
+    text = (ROOT / "docs" / page).read_text().split(f"# {heading}\n", 1)[1]
+    return re.split(r"^#+ ", text, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def anchors(page):
+    """Return what a link to a place in a page may name, made as GitHub makes it."""
+    lines = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", lines, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def expand(word):
@@ -28,7 +36,7 @@ def test_floors():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     contracts = project["tool"]["importlinter"]["contracts"]
     layers = [layer.replace("vbdev.", "") for layer in contracts[0]["layers"]]
-    shown = section("Floors").split("```text\n")[1].split("```")[0].splitlines()
+    shown = section("design.md", "Floors").split("```text\n")[1].split("```")[0].splitlines()
     assert shown == layers
 
 
@@ -36,8 +44,27 @@ def test_rpc_methods():
     app = App()
     methods = set(app.dispatcher.names())
     app.close()
-    cells = [line.split("|")[1] for line in section("Control plane").splitlines() if "|" in line]
+    lines = section("control-plane.md", "Methods").splitlines()
+    cells = [line.split("|")[1] for line in lines if "|" in line]
     words = [word for cell in cells for word in re.findall(r"`([a-z][a-z_{},]+)`", cell)]
     named = {name for word in words for name in expand(word)}
     assert named
     assert named <= methods  # docs/rpc.md has them all
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in link:
+            continue
+        path, _, place = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not place or place in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named(page):
+    """A path to a file of ours, from the root of the tree or of the package."""
+    for path in re.findall(r"`((?:\w+/)+\w+\.(?:pyx|pxd|pyi?|toml|sh))`", page.read_text()):
+        assert any((start / path).exists() for start in (ROOT, ROOT / "src/vbdev")), path
