@@ -13,6 +13,15 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t
 
+from vbdev.core.atomics cimport (
+    __ATOMIC_ACQUIRE,
+    __ATOMIC_SEQ_CST,
+    atomic_add_64,
+    atomic_load_64,
+    atomic_store_64,
+    atomic_sub_64,
+)
+
 
 cdef extern from "sys/mman.h" nogil:
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
@@ -23,13 +32,6 @@ cdef extern from "sys/mman.h" nogil:
 cdef extern from "fcntl.h" nogil:
     int fcntl(int fd, int command, ...)
     int F_GET_SEALS, F_SEAL_SHRINK
-
-cdef extern from *:
-    uint64_t __atomic_load_n(const uint64_t *at, int order) nogil
-    void __atomic_store_n(uint64_t *at, uint64_t value, int order) nogil
-    uint64_t __atomic_fetch_add(uint64_t *at, uint64_t by, int order) nogil
-    uint64_t __atomic_fetch_sub(uint64_t *at, uint64_t by, int order) nogil
-    int __ATOMIC_ACQUIRE, __ATOMIC_SEQ_CST
 
 
 @cython.final
@@ -59,14 +61,14 @@ cdef class MemoryDomain:
             munmap(self.d.base, self.d.size)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
-        __atomic_fetch_add(&self.views, 1, __ATOMIC_SEQ_CST)
-        if __atomic_load_n(&self.closing, __ATOMIC_SEQ_CST):
-            __atomic_fetch_sub(&self.views, 1, __ATOMIC_SEQ_CST)
+        atomic_add_64(&self.views, 1, __ATOMIC_SEQ_CST)
+        if atomic_load_64(&self.closing, __ATOMIC_SEQ_CST):
+            atomic_sub_64(&self.views, 1, __ATOMIC_SEQ_CST)
             raise BufferError("the memory domain is closed")
         PyBuffer_FillInfo(view, self, self.d.base, self.d.size, False, flags)
 
     def __releasebuffer__(self, Py_buffer *view):
-        __atomic_fetch_sub(&self.views, 1, __ATOMIC_SEQ_CST)
+        atomic_sub_64(&self.views, 1, __ATOMIC_SEQ_CST)
 
     @property
     def type(self):
@@ -86,17 +88,17 @@ cdef class MemoryDomain:
     @property
     def in_flight(self):
         """I/Os whose data is here."""
-        return __atomic_load_n(&self.d.in_flight, __ATOMIC_ACQUIRE)
+        return atomic_load_64(&self.d.in_flight, __ATOMIC_ACQUIRE)
 
     def close(self):
         """Unmap the memory. RuntimeError while I/O or a memoryview uses it."""
         if self.d.base == NULL:
             return
         # Users count themselves first and look at `closing` then: one of the two sees the other.
-        __atomic_store_n(&self.closing, 1, __ATOMIC_SEQ_CST)
-        if (__atomic_load_n(&self.d.in_flight, __ATOMIC_SEQ_CST)
-                or __atomic_load_n(&self.views, __ATOMIC_SEQ_CST)):
-            __atomic_store_n(&self.closing, 0, __ATOMIC_SEQ_CST)
+        atomic_store_64(&self.closing, 1, __ATOMIC_SEQ_CST)
+        if (atomic_load_64(&self.d.in_flight, __ATOMIC_SEQ_CST)
+                or atomic_load_64(&self.views, __ATOMIC_SEQ_CST)):
+            atomic_store_64(&self.closing, 0, __ATOMIC_SEQ_CST)
             raise RuntimeError(f"the memory domain has {self.in_flight} I/Os in flight and"
                                f" {self.views} views")
         munmap(self.d.base, self.d.size)
@@ -105,7 +107,7 @@ cdef class MemoryDomain:
 
     cdef int check(self, uint64_t offset, uint64_t length) except -1:
         """Refuse a piece that is not in the domain. The caller has counted itself in flight."""
-        if __atomic_load_n(&self.closing, __ATOMIC_SEQ_CST):
+        if atomic_load_64(&self.closing, __ATOMIC_SEQ_CST):
             raise ValueError("the memory domain is closed")
         if length > self.d.size or offset > self.d.size - length:
             raise ValueError(f"{length} bytes at {offset} do not lie in a memory domain of"

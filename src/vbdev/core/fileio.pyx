@@ -22,6 +22,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, strerror
 
+from vbdev.core.atomics cimport __ATOMIC_ACQUIRE, atomic_load_64, atomic_load_int
 from vbdev.core.linux cimport (
     AT_EMPTY_PATH,
     BLKDISCARD,
@@ -39,9 +40,6 @@ from vbdev.core.linux cimport (
     STATX_DIOALIGN,
     SYS_pwritev2,
     SYS_statx,
-    __ATOMIC_ACQUIRE,
-    atomic_load_64,
-    atomic_load_int,
     fallocate as sys_fallocate,
     fdatasync,
     fstatfs,

@@ -53,6 +53,18 @@ from libc.errno cimport (
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int8_t, uint32_t, uint64_t
 
+from vbdev.core.atomics cimport (
+    __ATOMIC_ACQUIRE,
+    __ATOMIC_RELEASE,
+    __ATOMIC_SEQ_CST,
+    atomic_add_int,
+    atomic_exchange_int,
+    atomic_load_int,
+    atomic_or_int,
+    atomic_replace_int,
+    atomic_store_32,
+    atomic_store_64,
+)
 from vbdev.core.batch cimport IOBatch, IoCore
 from vbdev.core.buffers cimport SLAB_BYTES
 from vbdev.core.handover cimport gil_left, gil_wanted
@@ -69,16 +81,6 @@ from vbdev.core.linux cimport (
     RING_WRITE_FIXED,
     RWF_DSYNC,
     SQE_FIXED_FILE,
-    __ATOMIC_ACQUIRE,
-    __ATOMIC_RELEASE,
-    __ATOMIC_SEQ_CST,
-    __atomic_store_n,
-    atomic_add_int,
-    atomic_exchange_int,
-    atomic_load_int,
-    atomic_or_int,
-    atomic_replace_int,
-    atomic_store_64,
     uring_cqe,
     uring_sqe,
 )
@@ -423,7 +425,7 @@ cdef class FileEngine:
             io = <bdev_io *>cqe.user_data
             res = cqe.res
             # Given back before anything else: what follows may submit, and completions need room.
-            __atomic_store_n(self.ring.cq_head, self.ring.cq_head[0] + 1, __ATOMIC_RELEASE)
+            atomic_store_32(self.ring.cq_head, self.ring.cq_head[0] + 1, __ATOMIC_RELEASE)
             self.reaped(io, res)
             cqe = next_cqe(self.ring)
 

@@ -23,13 +23,8 @@ replies.
 from libc.errno cimport EINVAL, EIO, ENOMEM, ESHUTDOWN
 from libc.stddef cimport size_t
 
+from vbdev.core.atomics cimport __ATOMIC_ACQUIRE, __ATOMIC_SEQ_CST, atomic_add_int, atomic_load_int
 from vbdev.core.batch cimport IOBatch
-from vbdev.core.linux cimport (
-    __ATOMIC_ACQUIRE,
-    __ATOMIC_SEQ_CST,
-    atomic_add_int,
-    atomic_load_int,
-)
 from vbdev.core.nbd_link cimport NbdLink
 from vbdev.core.nbd_queue cimport IN_GROUP, IN_QUEUE, changes_data, flush_group
 from vbdev.core.nbd_slots cimport slots_in_use

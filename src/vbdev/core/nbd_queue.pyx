@@ -16,7 +16,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EIO
 from libc.stdlib cimport calloc, free
 
-from vbdev.core.linux cimport (
+from vbdev.core.atomics cimport (
     __ATOMIC_ACQUIRE,
     __ATOMIC_SEQ_CST,
     atomic_load_int,

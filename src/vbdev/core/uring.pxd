@@ -1,4 +1,5 @@
-from vbdev.core.linux cimport __ATOMIC_ACQUIRE, __atomic_load_n, uring_cqe, uring_sqe
+from vbdev.core.atomics cimport __ATOMIC_ACQUIRE, atomic_load_32
+from vbdev.core.linux cimport uring_cqe, uring_sqe
 from vbdev.core.types cimport int32_t, size_t, uint32_t, uint64_t
 
 
@@ -37,6 +38,6 @@ cdef class Ring:
 cdef inline uring_cqe *next_cqe(Ring self) noexcept nogil:
     # The oldest completion, or NULL. It is the kernel's again after `cqe_seen`.
     cdef uint32_t head = self.cq_head[0]
-    if head == __atomic_load_n(self.cq_tail, __ATOMIC_ACQUIRE):
+    if head == atomic_load_32(self.cq_tail, __ATOMIC_ACQUIRE):
         return NULL
     return &self.cqes[head & self.cq_mask]

@@ -16,6 +16,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from vbdev.core.atomics cimport __ATOMIC_RELEASE, atomic_store_32
 from vbdev.core.buffers cimport MAX_SLABS, SLAB_BYTES
 from vbdev.core.linux cimport (
     FEAT_FAST_POLL,
@@ -41,8 +42,6 @@ from vbdev.core.linux cimport (
     SYS_IO_URING_ENTER,
     SYS_IO_URING_REGISTER,
     SYS_IO_URING_SETUP,
-    __ATOMIC_RELEASE,
-    __atomic_store_n,
     close,
     files_update,
     mmap,
@@ -178,7 +177,7 @@ cdef class Ring:
         """
         cdef long taken
         cdef uint32_t some = 1 if early else self.to_submit
-        __atomic_store_n(self.sq_tail, self.tail, __ATOMIC_RELEASE)
+        atomic_store_32(self.sq_tail, self.tail, __ATOMIC_RELEASE)
         while self.to_submit:
             self.enters += 1
             if some > self.to_submit:
@@ -201,7 +200,7 @@ cdef class Ring:
             return NULL
         self.tail -= 1
         self.to_submit -= 1
-        __atomic_store_n(self.sq_tail, self.tail, __ATOMIC_RELEASE)
+        atomic_store_32(self.sq_tail, self.tail, __ATOMIC_RELEASE)
         return &self.sqes[self.tail & self.sq_mask]
 
     # Registration: the kernel then looks a file, or pins a buffer, once instead of for each I/O
