@@ -205,6 +205,7 @@ class Reactor:
             run_pollers=self._run_pollers,
             run_timers=self._run_timers,
             on_error=self._log_failure,
+            main_thread=threading.main_thread().ident or 0,
             clock=None if type(self.clock) is RealClock else self.clock,
         )
         self._wake_watch = self.watch(self._wake_fd, readable=self._woken)

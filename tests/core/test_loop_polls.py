@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import threading
 from collections import deque
 
 import pytest
@@ -34,6 +35,7 @@ def loop():
         run_pollers=int,
         run_timers=lambda _now: 0,
         on_error=print,
+        main_thread=threading.get_ident(),
     )
 
     def wait(delay_us):

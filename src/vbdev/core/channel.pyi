@@ -1,8 +1,7 @@
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from vbdev.core.batch import IOBatch
-from vbdev.core.coroutines import Coroutines
 from vbdev.core.delivery import Delivery
 from vbdev.core.dif import Dif
 from vbdev.core.engine import Engine
@@ -10,12 +9,20 @@ from vbdev.core.histogram import Histogram
 from vbdev.core.qos import RateLimits
 from vbdev.vocab import Status
 
+class Runner(Protocol):
+    def submit(self, channel: Channel, ios: IOBatch, /) -> None: ...
+    def completed(self, channel: Channel, ios: IOBatch, /) -> None: ...
+    def abort_all(self) -> None: ...
+    def rests(self, index: int) -> bool: ...
+    def hurry(self, index: int) -> None: ...
+    def close(self) -> None: ...
+
 class Channel(Delivery):
     engine: Engine
     descriptor: Any
     base: Channel
     context: Any
-    coroutines: Coroutines | None
+    coroutines: Runner | None
     closed: bool
     def __new__(cls, engine: Engine, bdev: Any, descriptor: Any = None) -> Self: ...
     def configure(

@@ -39,6 +39,7 @@ cdef class Loop:
     cdef int next_event
     cdef time_slice own_slice           # without an Engine
     cdef time_slice *slice
+    cdef unsigned long main_thread
     cdef bint takes_signals             # its turns are the main thread's
     cdef object clock                   # None: CLOCK_MONOTONIC
     cdef Engine core                    # None: another kind of engine, or none

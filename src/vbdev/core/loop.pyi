@@ -48,6 +48,7 @@ class Loop:
         run_pollers: Callable[[], int],
         run_timers: Callable[[int], int],
         on_error: Callable[[Callable[..., object], Exception], object],
+        main_thread: int,
         clock: _Clock | None = None,
     ) -> None: ...
     def watch(

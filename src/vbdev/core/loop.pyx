@@ -15,7 +15,6 @@ threads than CPUs, what is polled for is often held up by the polling.
 """
 
 import os
-import threading
 
 cimport cython
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
@@ -42,9 +41,6 @@ cdef enum:
     MAX_SLEEP_MS = 1 << 30
     NEVER = -1
     MAX_SKIPS = 63              # waits without polling, for a long row of polls in vain
-
-# Where Python runs handlers of signals.
-cdef unsigned long main_thread = threading.main_thread().ident
 
 SPIN_US = 30
 cdef int64_t SPIN_NS = 1000 * <int64_t>SPIN_US
@@ -103,6 +99,7 @@ cdef class Loop:
     run_messages, run_tasks, run_pollers, run_timers: called where there are some, or where the
         first timer is due (given the time). Each returns how much it did.
     on_error: called as (callback, exception) where one of a descriptor's callbacks has raised.
+    main_thread: the `ident` of the thread where Python runs handlers of signals.
     clock: where time comes from; the machine's monotonic clock where it is None. With any other
         a turn may sleep, but not poll before.
 
@@ -112,7 +109,8 @@ cdef class Loop:
         self.epoll_fd = -1
 
     def __init__(self, *, messages, tasks, dict pollers not None, list timers not None,
-                 run_messages, run_tasks, run_pollers, run_timers, on_error, clock=None):
+                 run_messages, run_tasks, run_pollers, run_timers, on_error,
+                 unsigned long main_thread, clock=None):
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll_fd < 0:
             raise failed(errno)
@@ -127,6 +125,7 @@ cdef class Loop:
         self.run_pollers = run_pollers
         self.run_timers = run_timers
         self.on_error = on_error
+        self.main_thread = main_thread
         self.clock = clock
         self.slice = &self.own_slice
         self.own_slice.virtual = clock is not None
@@ -230,7 +229,7 @@ cdef class Loop:
         # Budget: 30 ns and an epoll_wait for a turn in which nothing is to be done.
         cdef Py_ssize_t did = 0
         cdef int64_t now
-        self.takes_signals = PyThread_get_thread_ident() == main_thread
+        self.takes_signals = PyThread_get_thread_ident() == self.main_thread
         if self.core is not None:
             self.core.thread = this_thread()
         if self.clock is not None and self.engine_ is not None:
