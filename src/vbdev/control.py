@@ -57,6 +57,7 @@ class RangeLock:
         "active",
         "cancelled",
         "freed",
+        "held",
         "num_blocks",
         "number",
         "offset_blocks",
@@ -79,6 +80,9 @@ class RangeLock:
         self.quiesce = quiesce
         self.own = own
         self.active = False
+        """Channels hold up what comes."""
+        self.held = False
+        """And what was under way has ended: it is whoever asked for it who has it."""
         self.cancelled = False
         self.freed: Future[None] = Future()
 
@@ -415,6 +419,7 @@ class Control:
         except Exception:  # those who ask later must not wait for it
             await self.unlock(lock)
             raise
+        lock.held = True
 
     async def _outstanding(self, lock: RangeLock) -> int:
         return await self._sum(
@@ -428,12 +433,14 @@ class Control:
         await self.lock(offset_blocks, num_blocks, quiesce=True)
 
     async def unquiesce(self, offset_blocks: int, num_blocks: int) -> bool:
-        """Give back the range that was quiesced with exactly these blocks; False without one."""
+        """Give back the range that was quiesced with exactly these blocks; False without one.
+
+        One that still waits for what is under way is not quiesced yet, and stays (SPDK:
+        bdev_unquiesce_range_unlocked).
+        """
         for lock in self.locks:
-            if lock.quiesce and (lock.offset_blocks, lock.num_blocks) == (
-                offset_blocks,
-                num_blocks,
-            ):
+            found = lock.offset_blocks, lock.num_blocks
+            if lock.held and lock.quiesce and found == (offset_blocks, num_blocks):
                 await self.unlock(lock)
                 return True
         return False

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from enum import Enum, auto
+from functools import partial
 from typing import Any, Final
 
 from vbdev.bdev import Bdev, BdevError, BdevEvent, IoError, VirtualBdev
@@ -50,13 +51,14 @@ class _State(Enum):
 class _Path:
     """What one reactor has of a descriptor. Touched by that reactor's thread alone."""
 
-    __slots__ = ("channel", "kept", "refs", "refuses", "requests")
+    __slots__ = ("attempt", "channel", "kept", "refs", "refuses", "requests")
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.refs = 0
         self.kept = False  # until the descriptor is closed: it was made for `submit`
         self.refuses = False  # it is about to be closed
+        self.attempt = 0  # which attempt to close the descriptor holds what comes
         self.requests: Requests | None = None
 
     @property
@@ -94,6 +96,8 @@ class Descriptor:
         self._paths: dict[Reactor, _Path] = {}
         self._state = _State.OPEN
         self._closing: Future[None] | None = None
+        self._attempts = 0  # to close it
+        self._kept_events: list[BdevEvent] = []  # until it is known whether it is closed
         self._timeout: IoTimeout | None = None
 
     @property
@@ -126,12 +130,17 @@ class Descriptor:
     # Events
 
     def post_event(self, event: BdevEvent) -> None:
-        """Tell the owner by message; dropped if it closes the descriptor before."""
+        """Tell the owner by message; dropped if it closes the descriptor before.
+
+        What comes while it is not known whether that succeeds is told where it does not.
+        """
         self._reactor.send_msg(self._deliver_event, event)
 
     def _deliver_event(self, event: BdevEvent) -> None:
-        if not self.closed:
+        if self._state is _State.OPEN:
             self._on_event(event)
+        elif self._state is _State.CLOSING:
+            self._kept_events.append(event)
 
     # Channels
 
@@ -310,8 +319,10 @@ class Descriptor:
             self._state = _State.CLOSING
             others = [reactor for reactor in self._paths if reactor is not here]
         if others or not self.bdev.reactor.is_here:
-            self._hold(here)
-            self._closing = here.spawn(self._close_elsewhere(others), f"close by {self.holder}")
+            self._attempts += 1
+            self._hold(self._attempts, here)
+            closing = self._close_elsewhere(self._attempts, others)
+            self._closing = here.spawn(closing, f"close by {self.holder}")
         else:
             self._closing = Future()
             self._closing.set_result(None)
@@ -329,18 +340,21 @@ class Descriptor:
             f" {outstanding} I/Os are outstanding",
         )
 
-    async def _close_elsewhere(self, others: list[Reactor]) -> None:
+    async def _close_elsewhere(self, attempt: int, others: list[Reactor]) -> None:
         failures: list[Exception] = []
         here = self._reactor
         outstanding = 0
         for reactor in others:  # counted where nothing can be added any more
-            outstanding += await self._ask(reactor, self._hold)
+            outstanding += await self._ask(reactor, partial(self._hold, attempt))
         if outstanding:  # nothing is closed unless everything can be
             with self._lock:
                 self._state = _State.OPEN
             self._closing = None
+            events, self._kept_events = self._kept_events, []
+            for event in events:
+                self.post_event(event)
             for reactor in [here, *others]:
-                await self._ask(reactor, self._release)
+                await self._ask(reactor, partial(self._release, attempt))
             raise self._busy(outstanding)
         self._end_timeout()
         for reactor in [*others, here]:
@@ -372,18 +386,19 @@ class Descriptor:
         path = self._path_of(reactor)
         return path.outstanding if path is not None else 0
 
-    def _hold(self, reactor: Reactor) -> int:
+    def _hold(self, attempt: int, reactor: Reactor) -> int:
         """Let nothing more in, and return what is under way: in one go, on the reactor's thread."""
         path = self._path_of(reactor)
         if path is None:
             return 0
         outstanding = path.outstanding
         path.channel.hold()
+        path.attempt = attempt
         return outstanding
 
-    def _release(self, reactor: Reactor) -> int:
+    def _release(self, attempt: int, reactor: Reactor) -> int:
         path = self._path_of(reactor)
-        if path is not None:
+        if path is not None and path.attempt == attempt:  # else a later one holds, and has counted
             path.channel.release()
         return 0
 

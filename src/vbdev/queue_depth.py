@@ -56,6 +56,8 @@ class QueueDepth:
         depths: list[int] = []
         try:
             await for_each_channel(self._bdev, lambda channel: depths.append(channel.outstanding))
+        except BdevError:  # gone meanwhile
+            return
         finally:
             self._sampling = False
         self.queue_depth = sum(depths)

@@ -469,3 +469,23 @@ def test_one_that_can_not_be_carried_out_fails_and_lets_go(bare, monkeypatch, ca
     assert again.status == Status.FAILED
     assert control.locks == []
     assert "compare and write failed bdev=Disk" in caplog.text
+
+
+def test_a_range_that_is_not_quiesced_yet_is_not_given_back(rig):
+    """Whoever waits for it would go on without having it."""
+    stub = rig.stub
+    write(rig.tops[0], 12)
+    quiescing = spawn(rig, stub.quiesce(Stub, 10, 10))
+    rig.pass_time(300)
+    with pytest.raises(BdevError, match="are not quiesced"):
+        rig.run(stub.unquiesce(Stub, 10, 10))
+    finish(rig)
+    rig.pass_time(300)
+    assert quiescing.done
+    read = rig.tops[1].submit(Op.READ, 12, 1, bytearray(512))
+    rig.pass_time(300)
+    assert offsets(rig) == [12]
+    rig.run(stub.unquiesce(Stub, 10, 10))
+    rig.settle()
+    finish(rig)
+    assert read.done

@@ -17,6 +17,7 @@ from vbdev import blocking
 from vbdev.bdev import BdevError
 from vbdev.modules.file import disk, opening, service
 from vbdev.modules.malloc import Malloc
+from vbdev.modules.uring import Uring
 from vbdev.vocab import Op
 
 DATA = bytes(4096)
@@ -121,6 +122,37 @@ def test_closing_and_measuring_are_beside_the_reactor_too(stack, hang):
 
     stack.run(main())
     assert len(ticks) >= 20
+
+
+def test_a_size_that_was_overtaken_is_not_followed(stack, monkeypatch):
+    """Two look at the size at once, and the first one's answer comes last: the file has grown."""
+    path = stack.path(1 << 20)
+    bdev = stack.create(path)
+    real, over, looks = disk.size_of, threading.Event(), []
+
+    def size_of(*args, **more):
+        size = real(*args, **more)
+        looks.append(size)
+        if len(looks) == 1:
+            over.wait(20)
+        return size
+
+    monkeypatch.setattr(disk, "size_of", size_of)
+    (rescan,) = Uring.rpc_methods()
+    params = rescan.params(name="U0")
+
+    async def main():
+        first = stack.reactor.spawn(rescan.handler(stack.registry, params))
+        await until(stack.reactor, lambda: looks)
+        os.truncate(path, 2 << 20)
+        await rescan.handler(stack.registry, params)
+        assert bdev.size_bytes == 2 << 20
+        over.set()
+        assert await first is True
+
+    stack.run(main())
+    assert bdev.size_bytes == 2 << 20
+    assert looks == [1 << 20, 2 << 20, 2 << 20]
 
 
 def test_syncs_wait_for_a_descriptor_that_is_being_opened(stack, hang):

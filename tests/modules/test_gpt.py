@@ -13,7 +13,10 @@ import pytest
 from support.clients import requires, run
 from support.control import CLAIMED, EXISTS, INVALID, INVALID_PARAMETERS, NO_DEVICE, Control
 from vbdev.bdev import BdevEvent
+from vbdev.module_methods import RpcError
+from vbdev.modules.gpt import module
 from vbdev.modules.passthru import Passthru
+from vbdev.task import Future
 from vbdev.testing import Stub
 from vbdev.vocab import Op, Status
 from vbdev.wire import gpt
@@ -437,3 +440,52 @@ def test_what_nbdkit_makes_is_found(control, tmp_path):
         view = memoryview(data)[piece * 512 : (piece + 128) * 512]
         assert part.io(Op.READ, piece, 128, view).status == Status.SUCCESS
     assert data == b"\2" * (2 << 20)
+
+
+def test_a_table_that_is_erased_while_somebody_looks_at_it_makes_no_bdevs(control, monkeypatch):
+    """What was seen before nobody else could write any more does not count."""
+    control.malloc(num_blocks=BLOCKS)
+    control.call("bdev_gpt_create", base_bdev="Disk", partitions=[{}])
+    control.stack.run(control.registry.unregister(control.registry.get("Diskp1")))
+    over, real = Future(), module.look
+
+    async def slow(descriptor):
+        table = await real(descriptor)
+        await over
+        return table
+
+    monkeypatch.setattr(module, "look", slow)
+    looking = control.stack.reactor.spawn(
+        control.dispatcher.call("bdev_gpt_set_options", {"any_type": True})
+    )
+    control.stack.settle()
+    assert control.call("bdev_gpt_delete", base_bdev="Disk") is True
+    with control.stack.reactor.here():
+        over.set_result(None)
+    control.stack.settle()
+    assert looking.result() is True
+    assert control.names() == ["Disk"]
+    assert control.registry.get("Disk").holders() == []
+
+
+def test_two_who_delete_a_table_do_not_trip_over_its_parts(control):
+    """The second one waits for the removals that the first one has begun."""
+    control.malloc(num_blocks=BLOCKS)
+    control.call("bdev_gpt_create", base_bdev="Disk", partitions=[{"size_mb": 1}, {}])
+    opened = control.stack.open("Diskp2")
+    read = opened.submit(Op.READ, 0, 1, bytearray(512))
+    deleting = [
+        control.stack.reactor.spawn(
+            control.dispatcher.call("bdev_gpt_delete", {"base_bdev": "Disk"})
+        )
+        for _ in range(2)
+    ]
+    for one in deleting:
+        one.add_done_callback(lambda _task: None)
+    control.stack.turn_until(lambda: all(one.done for one in deleting))
+    assert read.done
+    assert control.names() == ["Disk"]
+    assert deleting[0].result() is True
+    with pytest.raises(RpcError) as caught:
+        deleting[1].result()
+    assert (caught.value.code, caught.value.message) in (NO_ENTRY, CLAIMED)

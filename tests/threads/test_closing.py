@@ -1,10 +1,11 @@
 """Closing a descriptor decides once for all its reactors: no I/O is accepted and then forgotten."""
 
+import contextlib
 import errno
 
 import pytest
 
-from vbdev.bdev import BdevError
+from vbdev.bdev import BdevError, BdevEvent
 from vbdev.modules.delay import Delay
 from vbdev.testing import Stack
 from vbdev.vocab import Op, Status
@@ -164,4 +165,70 @@ def test_an_open_zcopy_can_be_ended_all_the_same(commit):
     racer.stack.pass_time(1000)
     racer.stack.settle()
     assert [r.status for r in done] == [Status.SUCCESS] * 2
+    racer.finish()
+
+
+def test_what_happens_to_the_bdev_meanwhile_is_told_where_it_stays_open():
+    """Who is not told of a removal does not let go, and the removal never ends."""
+    racer = Racer()
+    events = []
+    racer.descriptor._on_event = events.append
+    racer.read(racer.reactors[2])
+    future = racer.on(racer.reactors[0], racer.descriptor.close)
+    future.add_done_callback(lambda _future: None)
+    bdev = racer.descriptor.bdev
+    racer.on(racer.reactors[0], lambda: bdev.notify_blockcnt_change(bdev.num_blocks + 1))
+    removal = racer.on(racer.reactors[0], lambda: racer.stack.reactor.spawn(delete(racer)))
+    racer.turn()
+    assert events == []
+    assert not future.done
+    racer.stack.settle()
+    with pytest.raises(BdevError, match="1 I/Os are outstanding"):
+        future.result()
+    assert events == [BdevEvent.RESIZE, BdevEvent.REMOVE]
+    racer.stack.pass_time(1000)
+    racer.on(racer.reactors[0], racer.descriptor.close)
+    racer.stack.settle()
+    racer.stack.pass_time(1000)
+    assert removal.done
+    assert events == [BdevEvent.RESIZE, BdevEvent.REMOVE]
+    racer.stack.close()
+
+
+async def delete(racer):
+    await racer.stack.registry.delete("Slow", "delay")
+
+
+@pytest.mark.parametrize("later", range(6))
+def test_the_end_of_one_attempt_undoes_nothing_of_the_next(later):
+    """What the first one gives back is held by the second: nothing comes in behind its count."""
+    racer = Racer()
+    first_io = racer.read(racer.reactors[2])
+    first = racer.on(racer.reactors[0], racer.descriptor.close)
+    first.add_done_callback(lambda _future: None)
+    while racer.descriptor.closed:  # until the first has decided, and not yet undone
+        racer.turn()
+    assert not first.done
+    racer.stack.reactor.clock.advance_to(racer.stack.reactor.clock.now_ns() + 200_000)
+    while not first_io.done:
+        racer.reactors[2].poll()
+    second = racer.on(racer.reactors[0], racer.descriptor.close)
+    second.add_done_callback(lambda _future: None)
+    racer.ended.clear()
+    for turn in range(12):
+        if turn == later and racer.descriptor.channels:
+            with contextlib.suppress(BdevError):
+                racer.read(racer.reactors[1])
+        racer.turn()
+    with pytest.raises(BdevError, match="1 I/Os are outstanding"):
+        first.result()
+    racer.stack.pass_time(1000)
+    racer.stack.settle()
+    if racer.descriptor.closed:
+        assert all((r.status, r.errno) == (-1, errno.ENODEV) for r in racer.ended)
+        second.result()
+    else:
+        assert [r.status for r in racer.ended] == [Status.SUCCESS]
+        with pytest.raises(BdevError, match="1 I/Os are outstanding"):
+            second.result()
     racer.finish()

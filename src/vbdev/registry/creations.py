@@ -131,7 +131,8 @@ class Creations(dict[str, Creation]):
 async def examine_creations(registry: Registry, bdev: Bdev) -> None:
     """Build what waited for a bdev, oldest first. What fails is logged, and waits on."""
     for creation in registry.creations.on(bdev):
-        if creation.waiting and registry.find(creation.base_name) is bdev:
+        wanted = registry.creations.get(creation.key) is creation  # still: others took their time
+        if wanted and creation.waiting and registry.find(creation.base_name) is bdev:
             try:
                 await build_creation(registry, creation, bdev)
             except (BdevError, OSError) as error:
@@ -162,8 +163,7 @@ async def build_creation(registry: Registry, creation: Creation, base: Bdev) -> 
                 creation.times_built += 1
             except BaseException:
                 for vbdev in reversed(list(creation.vbdevs)):
-                    if vbdev.state is BdevState.READY:
-                        await registry.unregister(vbdev)
+                    await registry.take_away(vbdev)
                 raise
     finally:
         creation.building = False

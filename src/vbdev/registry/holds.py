@@ -47,6 +47,8 @@ class BaseHold:
         claim: ClaimType = ClaimType.EXCLUSIVE_WRITE,
         key: int = 0,
     ) -> None:
+        if registry.find(base.name) is not base:  # another one of its name, by now
+            raise BdevError(errno.ENODEV, f"bdev {base.name!r} was removed before {holder} had it")
         self.base = base
         self.module = module
         self.vbdevs: dict[VirtualBdev, None] = {}

@@ -48,6 +48,7 @@ LOOK_AGAIN_US = 1000
 """How often `close` looks whether the bdevs that somebody else removes are gone."""
 OPEN_RETRY_MS = 100
 """How often `open_async` looks for its bdev."""
+ENDS = "the application ends before the bdev has come"
 EXAMINE_AT_END_US = 5_000_000
 """How long `close` waits for examinations that go on."""
 
@@ -67,6 +68,8 @@ class Registry:
         self.examiner = Examiner(self)
         self.options = BdevOptions()
         self.closing = False
+        self._closes = 0
+        """How often `close` was called."""
         self._names = Names(self._numbers.freed)
         self._starting: set[str] = set()
         """Names of bdevs that are being made, and not entered yet."""
@@ -141,13 +144,16 @@ class Registry:
         self._check_spoken_for(bdev.name)
         self._names.check(bdev)
         bdev.reactor = self.reactor
-        name = bdev.name
+        name, closes = bdev.name, self._closes
         self._starting.add(name)  # others ask for names while it takes its time
         try:
             await bdev.start()
         finally:
             self._starting.discard(name)
             self._numbers.freed(name)
+        if closes != self._closes:
+            await bdev.stop()
+            raise BdevError(errno.ESHUTDOWN, f"bdev {name!r}: the application has ended")
         try:
             await self.register(bdev)
         except BaseException:
@@ -371,7 +377,9 @@ class Registry:
             waited_ms += pause_ms
 
     async def _pause(self, delay_us: int) -> None:
-        """Sleep; BdevError ESHUTDOWN when `close` begins meanwhile."""
+        """Sleep; BdevError ESHUTDOWN when `close` begins meanwhile, or has begun."""
+        if self.closing:
+            raise BdevError(errno.ESHUTDOWN, ENDS)
         future: Future[None] = Future()
         self._opening.add(future)
         timer = self.reactor.call_later(delay_us, lambda: wake(future))
@@ -394,12 +402,17 @@ class Registry:
         await self.delete_bdev(self.get(name, kind))
 
     async def delete_creation(self, creation: Creation) -> None:
-        """Forget a creation, and remove what there is of it, the latest first."""
+        """Forget a creation, and remove what there is of it, the latest first.
+
+        What is being built of it gives up when it has started, and is waited for: afterwards the
+        base is free.
+        """
         if self.creations.get(creation.key) is creation:
             del self.creations[creation.key]
+        while creation.building:
+            await self.reactor.sleep(LOOK_AGAIN_US)
         for vbdev in reversed(list(creation.vbdevs)):
-            if vbdev.state is BdevState.READY:
-                await self.unregister(vbdev)
+            await self.take_away(vbdev)
 
     async def delete_bdev(self, bdev: Bdev, timeout_ms: int | None = None) -> None:
         """Unregister a bdev for good: the creation that is for it alone goes first."""
@@ -418,6 +431,14 @@ class Registry:
         """
         self._check_here(errno.ENOTSUP, f"bdev {bdev.name} was unregistered")
         await remove(self, bdev, timeout_ms)
+
+    async def take_away(self, bdev: Bdev) -> None:
+        """Unregister a bdev, or wait for the end of its removal where one goes on already."""
+        removal = self.removals.get(bdev)
+        if removal is not None:
+            await removal.task
+        elif bdev.state is BdevState.READY:
+            await self.unregister(bdev)
 
     def forget(self, bdev: Bdev) -> None:
         """Take a bdev's names away. For its removal alone."""
@@ -442,9 +463,11 @@ class Registry:
 
         Opens that wait are ended first, and examinations waited for, 5 s at most. One that fails
         to stop (its last sync failed, say) does not keep the others from theirs; the first
-        failure is raised at the end. What is being removed already is waited for.
+        failure is raised at the end. What is being removed already is waited for. What is being
+        made is not, and is refused when it has started, however late: nobody would stop it.
         """
         self.closing = True
+        self._closes += 1
         try:
             await self._close()
         finally:
@@ -454,9 +477,7 @@ class Registry:
         self.creations.clear()
         for future in list(self._opening):
             if not future.done:
-                future.set_exception(
-                    BdevError(errno.ESHUTDOWN, "the application ends before the bdev has come")
-                )
+                future.set_exception(BdevError(errno.ESHUTDOWN, ENDS))
         for examination in await self.examiner.wait(EXAMINE_AT_END_US):
             log.warning("the end does not wait any longer for the examination: %s", examination)
         failures: list[Exception] = []

@@ -42,7 +42,8 @@ def register_holder_methods(dispatcher: Dispatcher, registry: Registry) -> None:
         held = []
         async with long_answer(registry.reactor):
             for bdev in bdevs:
-                held.append(who_holds(registry, bdev))
+                if registry.find(bdev.name) is bdev:  # still: others have run in between
+                    held.append(who_holds(registry, bdev))
                 await registry.reactor.breathe()
         return held
 

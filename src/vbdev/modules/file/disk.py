@@ -53,6 +53,8 @@ class FileBdev(Bdev):
     _geometry: FileGeometry
     _file: OpenFile
     _filename: str
+    _followed: int = 0
+    """How often the file's size was followed."""
     _used: bool = False
     """Whether any reactor ever had a channel. It becomes true once, and is looked at when none has
     one any more."""
@@ -154,7 +156,9 @@ class FileBdev(Bdev):
             """Follow a file's new size; a device that has none any more is hot-removed."""
             bdev = registry.get(params.name, cls.kind)
             assert isinstance(bdev, FileBdev)
-            size = await bdev.file_size()
+            if bdev.state is not BdevState.READY:
+                raise BdevError(errno.ENODEV, f"bdev {bdev.name} is being removed")
+            size = await bdev.newest_size()
             if size and bdev.state is BdevState.READY:
                 bdev.rescan(size)
             elif size:
@@ -167,6 +171,18 @@ class FileBdev(Bdev):
         errors = failures(errno.ENODEV, errno.EBUSY, errno.EINVAL)
         name = f"bdev_{cls.kind}_rescan"
         return (ModuleMethod(name, NamedParams, rescan, errors=errors),)
+
+    async def newest_size(self) -> int:
+        """Return how many bytes the file has, looked at after all sizes that others have followed.
+
+        Each look but the last is one that somebody else's success has made old, so they end.
+        """
+        while True:
+            followed = self._followed
+            size = await self.file_size()
+            if followed == self._followed:
+                self._followed += 1
+                return size
 
     async def file_size(self) -> int:
         """Return how many bytes the file has now."""

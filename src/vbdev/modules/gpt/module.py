@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from vbdev.bdev import Bdev, BdevError
+from vbdev.bdev import Bdev, BdevError, BdevState
 from vbdev.descriptor import Descriptor
 from vbdev.module_methods import ModuleMethod, failures
 from vbdev.modules.gpt.contents import find_contents, listing, wipe
@@ -125,7 +125,11 @@ class Gpt(Part):
             table = await look(descriptor)
         if table is not None and any(map(options(registry).want, table.partitions)):
             async with registry.hold(bdev, cls.kind, holder=holder(bdev)) as hold:
-                await build_parts(registry, hold, table)
+                # Until here others could write; what counts is what nobody can change any more.
+                if (await read_disk(hold.descriptor)).table != table:
+                    table = await look(hold.descriptor)
+                if table is not None:
+                    await build_parts(registry, hold, table)
 
     @classmethod
     def rpc_methods(cls) -> Sequence[ModuleMethod]:
@@ -272,7 +276,7 @@ async def delete(registry: Registry, params: GptDeleteParams) -> bool:
     with reading(registry, base) as descriptor:
         await plan_erasure(descriptor, overwrite=params.overwrite)
     for part in reversed([b for b in registry if isinstance(b, Gpt) and b.base is base]):
-        await registry.unregister(part)
+        await registry.take_away(part)
     async with registry.hold(base, Gpt.kind, holder=holder(base)) as hold:
         steps = await plan_erasure(hold.descriptor, overwrite=params.overwrite)
         await write_steps(hold.descriptor, steps)
@@ -283,7 +287,8 @@ async def set_options(registry: Registry, params: Options) -> bool:
     """Take over which partitions are wanted, and look at the disks that nobody has claimed."""
     registry.module_options[Gpt.kind] = params
     for bdev in list(registry):
-        if bdev.claim is None and Op.READ in bdev.ops:
+        there = bdev.state is BdevState.READY  # still: others have run in between
+        if there and bdev.claim is None and Op.READ in bdev.ops:
             try:
                 await Gpt.examine_disk(registry, bdev)
             except BdevError as error:

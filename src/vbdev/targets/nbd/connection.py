@@ -51,6 +51,7 @@ class NbdConnection:
         self._handshake: ServerHandshake | None = ServerHandshake((META_CONTEXT,))
         self._unsent = b""
         self._talk_due = False  # it has options of the client that there was no time for
+        self._told: Export | None = None  # the export that it was told of last
         self._over: tuple[Transmission, bytes] | None = None
         """How the handshake ended, while not all that it says is sent."""
         self._watch = server.reactor.watch(
@@ -145,6 +146,7 @@ class NbdConnection:
                 OptionReply.ERR_UNKNOWN, f"there is no export named {event.export_name!r}"
             )
         elif isinstance(event, ExportRequest):
+            self._told = export
             handshake.answer_export(export.info())
         else:
             handshake.answer_contexts([(CONTEXT_ID, name) for name in event.matches])
@@ -181,7 +183,8 @@ class NbdConnection:
             self._over = over, early
             return
         export = self.server.find_export(over.export_name)
-        if export is None:
+        # Another one of its name has another size, other flags and other data than were told.
+        if export is None or export is not self._told:
             self._end(f"export {over.export_name!r} was removed")
             return
         self._handshake = None

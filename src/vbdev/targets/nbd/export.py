@@ -15,6 +15,7 @@ from vbdev.wire.nbd import BlockSizes, ExportInfo, TransmissionFlag
 
 if TYPE_CHECKING:
     from vbdev.targets.nbd.connection import NbdConnection
+    from vbdev.task import Task
 
 __all__ = ["META_CONTEXT", "Export"]
 
@@ -44,6 +45,8 @@ class Export:
         self.description = description
         self.strict_blocks = strict_blocks
         self.connections: set[NbdConnection] = set()
+        self.retirement: Task[None] | None = None
+        """Its end, once that has begun; no client finds it any more."""
 
     @property
     def bdev(self) -> Bdev:

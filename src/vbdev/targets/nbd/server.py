@@ -22,7 +22,7 @@ from vbdev.registry import Registry, comes_back
 from vbdev.targets.nbd.connection import NbdConnection
 from vbdev.targets.nbd.export import Export
 from vbdev.targets.nbd.poll_group import PollGroup
-from vbdev.task import Future
+from vbdev.task import Future, Task
 from vbdev.text import is_utf8, printable
 from vbdev.vocab import Op
 
@@ -56,6 +56,7 @@ class NbdServer:
         self.strict_blocks = False
         """Whether exports are strict that nobody has said anything of."""
         self._listeners: dict[str, Listener] = {}
+        self._closing = False
         self._connections: set[NbdConnection] = set()
         self._deadlines: dict[NbdConnection, int] = {}  # of those that negotiate, oldest first
         self._deadline_timer: Timer | None = None
@@ -88,6 +89,9 @@ class NbdServer:
 
     def _listen_with(self, opened: socket.socket) -> Address:
         listener = Listener(self.reactor, opened, self._connected, reserve=CONTROL_RESERVE)
+        if self._closing:
+            listener.close()
+            raise ListenError(f"{listener.address}: the application ends", errno.ESHUTDOWN)
         self._listeners[str(listener.address)] = listener
         log.info("nbd server listens address=%s", listener.address)
         return listener.address
@@ -166,17 +170,25 @@ class NbdServer:
             raise BdevError(errno.ENOENT, f"there is no export {name!r}; exports: {known}")
         await self._retire(export)
 
-    async def _retire(self, export: Export) -> None:
-        del self.exports[export.name]
-        if self.default_export == export.name:
-            self.default_export = next(iter(self.exports), None)
+    def _retire(self, export: Export) -> Task[None]:
+        """Take an export away; several may want that, and await the same end."""
+        if export.retirement is None:
+            del self.exports[export.name]
+            if self.default_export == export.name:
+                self.default_export = next(iter(self.exports), None)
+            export.retirement = self.reactor.begin(
+                self._end_export(export), f"removal of export {export.name}"
+            )
+        return export.retirement
+
+    async def _end_export(self, export: Export) -> None:
         await self._drain(export)
         await export.descriptor.close()
         log.info("nbd export removed name=%s", export.name)
 
     def _bdev_event(self, export: Export, event: BdevEvent) -> None:
-        if event is BdevEvent.REMOVE and self.exports.get(export.name) is export:
-            self.reactor.spawn(self._retire(export), f"removal of export {export.name}")
+        if event is BdevEvent.REMOVE:
+            self._retire(export)
         elif event is BdevEvent.RESIZE:
             # NBD has no message for it. The size of a connection is the one that was negotiated;
             # whoever asks from now on (NBD_OPT_INFO, NBD_OPT_GO) is told the new one.
@@ -272,6 +284,7 @@ class NbdServer:
 
     async def close(self) -> None:
         """Stop: no new clients, replies to what is in flight, exports given up."""
+        self._closing = True  # for who is opening a socket just now
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
