@@ -7,7 +7,6 @@ import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from spdk_client import cases_nothing
 from spdk_client.facts import METHODS
@@ -141,32 +140,41 @@ def _used() -> dict[str, list[str]]:
     """Return the methods that control planes call, and who calls them."""
     used: dict[str, list[str]] = defaultdict(list)
     for plane in PLANES:
-        for method in plane["methods"].split():
+        for method in calls(plane):
             used[method].append(plane["name"])
     return dict(sorted(used.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
-def _sent(plane: dict[str, Any]) -> list[tuple[str, str]]:
+def calls(plane: dict[str, str]) -> dict[str, list[str]]:
+    """Return the methods that a control plane calls, and the parameters that it sends to each."""
+    lines = [line.split() for line in plane["calls"].splitlines()]
+    return {method: sent for method, *sent in lines}
+
+
+def _sent(report: Report, plane: dict[str, str]) -> list[tuple[str, str]]:
     """Return the parameters that a control plane sends to methods that are served."""
-    return [(method, name) for method, names in plane["sends"].items() for name in names.split()]
+    return [
+        (method, name)
+        for method, sent in calls(plane).items()
+        if method in report.served
+        for name in sent
+    ]
 
 
-def not_taken(report: Report, plane: dict[str, Any]) -> list[tuple[str, str]]:
+def not_taken(report: Report, plane: dict[str, str]) -> list[tuple[str, str]]:
     """Return those that a method does not take: such a call fails, though it is served."""
     return [
-        (method, name) for method, name in _sent(plane) if name not in report.takes.get(method, ())
+        (method, name) for method, name in _sent(report, plane) if name not in report.takes[method]
     ]
 
 
 def _planes(report: Report) -> str:
     rows = []
     for plane in PLANES:
-        methods = plane["methods"].split()
-        served = sum(method in report.served for method in methods)
-        sent, taken = len(_sent(plane)), len(_sent(plane)) - len(not_taken(report, plane))
-        rows.append(
-            (plane["name"], plane["source"], *map(str, (len(methods), served, sent, taken)))
-        )
+        called, sent = calls(plane), len(_sent(report, plane))
+        served = sum(method in report.served for method in called)
+        taken = sent - len(not_taken(report, plane))
+        rows.append((plane["name"], plane["source"], *map(str, (len(called), served, sent, taken))))
     methods = [
         (f"`{method}`", "yes" if method in report.served else "-", str(len(who)), ", ".join(who))
         for method, who in _used().items()
@@ -181,6 +189,7 @@ def _planes(report: Report) -> str:
     return "\n".join(
         (
             _CALLED,
+            _refused(report),
             _table(
                 (
                     "control plane",
@@ -195,6 +204,21 @@ def _planes(report: Report) -> str:
             _table(("of", "methods called", "served"), counts),
             _table(("method", "served", "by how many", "by whom"), methods),
         )
+    )
+
+
+def _refused(report: Report) -> str:
+    """Return what is sent to methods that are served, and not taken."""
+    refused: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for plane in PLANES:
+        for call in not_taken(report, plane):
+            refused[call].append(plane["name"])
+    return "".join(
+        _item(
+            f"`{method}` is sent `{name}` by {', '.join(who)}. SPDK 26.09 has no such parameter, a"
+            " fork of it does: such a call is refused here as there."
+        )
+        for (method, name), who in refused.items()
     )
 
 
