@@ -183,10 +183,11 @@ def test_more_than_a_connection_takes_waits(rig):
 def test_what_the_server_does_not_offer_fails_here(rig):
     end = rig.connect(flags=Flag.HAS_FLAGS)
     for op, flags in (
-        (Op.UNMAP, 0),
-        (Op.WRITE_ZEROES, 0),
+        (Op.WRITE_ZEROES, IoFlag.FAST_ZERO),
         (Op.FLUSH, 0),
         (Op.WRITE, IoFlag.FUA),
+        (Op.UNMAP, IoFlag.FUA),
+        (Op.WRITE_ZEROES, IoFlag.FUA),
     ):
         blocks = 0 if op is Op.FLUSH else 1
         data = bytearray(512) if op is Op.WRITE else None

@@ -82,6 +82,11 @@ class End:
             del self.data[: REQUEST_BYTES + length]
         return found
 
+    def peek(self):
+        """Return the first request, of which the header at least has come."""
+        self.read()
+        return decode_request_header(bytes(self.data[:REQUEST_BYTES]))
+
     def request(self):
         (found,) = self.requests()
         return found
@@ -122,11 +127,12 @@ class End:
 class LinkRig:
     """A path of a Wired bdev `Disk`; `connect` gives it a link."""
 
-    def __init__(self, *, resend=False, keeps_writes=False, block_size=512):
+    def __init__(self, *, resend=False, keeps_writes=False, block_size=512, max_bytes=32 << 20):
         self.stack = Stack()
         self.resend = resend
-        self.disk = NbdDisk(block_size=block_size, keeps_writes=keeps_writes)
+        self.disk = NbdDisk(block_size=block_size, keeps_writes=keeps_writes, max_bytes=max_bytes)
         self.flushes, self.resets, self.ends = [], [], []
+        self.refused = []
         self.changes = 0
         module = type("RigWired", (Wired,), {"rig": self})
         self.stack.disk(module, num_blocks=NUM_BLOCKS, block_size=block_size)
@@ -143,6 +149,9 @@ class LinkRig:
 
     def on_work(self):
         self.path.watched = True
+
+    def on_refusal(self, what):
+        self.refused.append(what)
 
     def flush(self, path, ios):
         self.flushes.append((path, ios))

@@ -9,11 +9,12 @@ The rooms behind it, from the ground up:
 | --- | --- |
 | nbd_pieces | which bytes of a READ have come |
 | nbd_slots | requests in flight of a connection, and their cookies |
+| nbd_requests | which command an I/O is, and which one instead where that is refused |
 | nbd_errno | the protocol's error values |
 | nbd_sender | requests on their way into the socket |
 | nbd_replies | replies from it: simple and structured, and what is wrong with them |
 | nbd_queue | I/O that no connection has, FLUSHes in parts, what was lost |
-| nbd_link | a connection: which I/O is which command, and what becomes of it at the end |
+| nbd_link | a connection, its I/Os, and what becomes of them at its end |
 | nbd_client | several of them, for one reactor |
 
 Budget: 60 ns a request beside the system calls and the copy of data that came together with other
@@ -56,8 +57,9 @@ cdef class NbdPath(NbdQueue):
 
     host: has `flush(path, ios)`, called with FLUSHes where other reactors have paths too: call
     `path.submit_flush(ios)` when `flush_dirty` of those has ended; `reset(path, ios)`: call
-    `path.finish_reset(ios)`; `on_change()`: links have changed without a call of the host's; and
-    `on_work()`: called with I/O that comes while `watched` is false, which is the host's to set.
+    `path.finish_reset(ios)`; `on_change()`: links have changed without a call of the host's;
+    `on_work()`: called with I/O that comes while `watched` is false, which is the host's to set;
+    and `on_refusal(what)`: the server offers REFUSES_* and has refused them, for the first time.
     holding: I/O waits while there is no connection; otherwise it fails with ESHUTDOWN.
     resend: I/O that was under way on a lost connection is sent again.
     """

@@ -33,6 +33,7 @@ cdef class NbdLink:
     cdef void use_(self, nbd_slot *slot, uint64_t now) noexcept nogil
     cdef int settle_all(self) except -1
     cdef int _settle(self, nbd_slot *slot) except -1
+    cdef int _note(self, const nbd_slot *slot, int err) except -1
     cdef int close_(self, int err, bint gone, str reason) except -1
     cdef int _ended(self, str reason) except -1
     cdef int _let_go(self, int err, bint gone, bint keep_doubtful) except -1

@@ -1,8 +1,8 @@
 """NbdLink: one connection to an NBD server in its transmission phase, and the I/O that it has.
 
-`NbdSender` and `NbdReplies` are its two halves, `slot_table` what they both know of each request.
-Here is what the requests mean: which I/O becomes which command, what a reply completes, and what
-becomes of I/O under way when the connection is lost.
+`NbdSender` and `NbdReplies` are its two halves, `slot_table` what they both know of each request,
+and `nbd_requests` knows which command an I/O is. Here is what a reply completes, and what becomes
+of I/O under way when the connection is lost.
 
 That is sent again if the path's `resend` is set, except for what changes data and may still be
 carried out by a server that is alive: a WRITE that arrives late, after its second copy was answered
@@ -23,22 +23,26 @@ What must not be broken:
   `on_change` tells of what changed while somebody else called.
 """
 
-from libc.errno cimport (
-    EAGAIN,
-    ECONNRESET,
-    EINVAL,
-    EIO,
-    ENOMEM,
-    EOPNOTSUPP as ENOTSUP,
-    EPIPE,
-    EROFS,
-    ESHUTDOWN,
-)
+from libc.errno cimport EAGAIN, ECONNRESET, EINVAL, EIO, ENOMEM, EPIPE, ESHUTDOWN
 from libc.string cimport memset, strerror
 
 from vbdev.core.handover cimport gil_left, gil_wanted
-from vbdev.core.nbd_queue cimport IN_QUEUE, IN_SLOT, changes_data
+from vbdev.core.nbd_queue cimport (
+    IN_QUEUE,
+    IN_SLOT,
+    REFUSES_FAST_ZERO,
+    REFUSES_TRIM,
+    changes_data,
+)
 from vbdev.core.nbd_replies cimport FAULT_MEMORY, FAULT_NONE
+from vbdev.core.nbd_requests cimport (
+    request_begin,
+    request_fault,
+    request_goes_on,
+    request_instead,
+    request_is_void,
+    request_refused,
+)
 from vbdev.core.nbd_slots cimport (
     MAX_SLOTS,
     slot_give,
@@ -49,34 +53,14 @@ from vbdev.core.nbd_slots cimport (
     slots_in_use,
     slots_init,
 )
-from vbdev.core.nbd_wire cimport (
-    CMD_FLAG_FAST_ZERO,
-    CMD_FLAG_FUA,
-    CMD_FLAG_NO_HOLE,
-    CMD_FLUSH,
-    CMD_READ,
-    CMD_TRIM,
-    CMD_WRITE,
-    CMD_WRITE_ZEROES,
-    EXPORT_READ_ONLY,
-    EXPORT_SEND_FAST_ZERO,
-    EXPORT_SEND_FLUSH,
-    EXPORT_SEND_FUA,
-    EXPORT_SEND_TRIM,
-    EXPORT_SEND_WRITE_ZEROES,
-)
+from vbdev.core.nbd_wire cimport CMD_FLAG_FUA, CMD_FLUSH, CMD_READ, EXPORT_SEND_FLUSH
 from vbdev.core.sockets cimport hung_up, ssize_t
 from vbdev.core.types cimport (
-    FLAG_FAST_ZERO,
     FLAG_FUA,
-    FLAG_NO_HOLE,
     IO_AIO_ERROR,
     IO_SUCCESS,
     OP_FLUSH,
     OP_READ,
-    OP_UNMAP,
-    OP_WRITE,
-    OP_WRITE_ZEROES,
     io_queue,
     io_queue_join_front,
     io_queue_pop,
@@ -204,57 +188,23 @@ cdef class NbdLink:
             if io.op == OP_FLUSH:
                 path.start_flush(io)
                 continue
+            if request_is_void(io, path.disk, self.export_flags):
+                path.finish(io, IO_SUCCESS, 0)
+                continue
             slot = slot_take(&self.slots)
             io.leaf_value = IN_SLOT
-            slot.io = io
-            slot.offset = io.offset_blocks * path.disk.block_size
-            slot.length = <uint32_t>(io.num_blocks * path.disk.block_size)
-            slot.flags = 0
-            if io.op == OP_READ:
-                slot.command = CMD_READ
-            else:
-                if io.flags & FLAG_FUA and self.export_flags & EXPORT_SEND_FUA:
-                    slot.flags = CMD_FLAG_FUA
-                if io.op == OP_WRITE:
-                    slot.command = CMD_WRITE
-                elif io.op == OP_UNMAP:
-                    slot.command = CMD_TRIM
-                else:
-                    slot.command = CMD_WRITE_ZEROES
-                    if io.flags & FLAG_NO_HOLE:
-                        slot.flags |= CMD_FLAG_NO_HOLE
-                    if io.flags & FLAG_FAST_ZERO:
-                        slot.flags |= CMD_FLAG_FAST_ZERO
+            request_begin(slot, io, path.disk, self.export_flags)
             self.use_(slot, now)
         return 0
 
     cdef int check(self, const bdev_io *io) noexcept nogil:
         """Return 0, or the errno of an I/O that this server can not be asked for."""
-        cdef uint32_t offered = self.export_flags
         if (io.offset_blocks > self.num_blocks
                 or io.num_blocks > self.num_blocks - io.offset_blocks):
             return EIO  # the disk was larger once
         if io.num_blocks > self.most_blocks:
             return EINVAL
-        if io.op == OP_READ:
-            return 0
-        if (io.op == OP_FLUSH or io.flags & FLAG_FUA) and self.path.disk.has_lost():
-            return EIO  # it was lost while the I/O waited
-        if io.op == OP_FLUSH:
-            return 0 if offered & EXPORT_SEND_FLUSH else ENOTSUP
-        if offered & EXPORT_READ_ONLY:
-            return EROFS
-        if io.flags & FLAG_FUA and not offered & (EXPORT_SEND_FUA | EXPORT_SEND_FLUSH):
-            return ENOTSUP
-        if io.op == OP_WRITE:
-            return 0
-        if io.op == OP_UNMAP:
-            return 0 if offered & EXPORT_SEND_TRIM else ENOTSUP
-        if io.op == OP_WRITE_ZEROES:
-            if io.flags & FLAG_FAST_ZERO and not offered & EXPORT_SEND_FAST_ZERO:
-                return ENOTSUP
-            return 0 if offered & EXPORT_SEND_WRITE_ZEROES else ENOTSUP
-        return ENOTSUP
+        return request_fault(io, self.path.disk, self.export_flags)
 
     cdef bint add_flush(self, flush_group *group) noexcept:
         """Send a FLUSH for a group. False: there is no room here."""
@@ -282,13 +232,16 @@ cdef class NbdLink:
 
     cdef int send_(self) except -1:
         """Send what waits, as many requests in one call as fit."""
-        cdef int err
-        with nogil:
-            gil_left()
-            err = self.sender.send(MAX_SLOTS)
-            gil_wanted()
-        if self.slots.num_ended:
-            self.settle_all()
+        cdef int err = 0
+        while True:
+            with nogil:
+                gil_left()
+                err = self.sender.send(MAX_SLOTS)
+                gil_wanted()
+            if self.slots.num_ended:
+                self.settle_all()
+            if err or not self.has_unsent():  # what was settled may ask for something else
+                break
         if err:
             self.close_(EIO, err == EPIPE or err == ECONNRESET, strerror(err).decode())
         return 0
@@ -383,15 +336,23 @@ cdef class NbdLink:
             slot_give(&self.slots, slot)
             path.finish(io, IO_AIO_ERROR if err else IO_SUCCESS, err)
             return 0
-        if slot.command == CMD_FLUSH and not err and slot.covers > self.flushed:
-            self.flushed = slot.covers
+        if slot.command == CMD_FLUSH:
+            if not err and slot.covers > self.flushed:
+                self.flushed = slot.covers
+        elif request_instead(slot, path.disk, self.export_flags) if err else request_goes_on(
+                slot, path.disk):
+            self.use_(slot, path.engine.now_ns())
+            return 0
+        else:
+            err = slot.err
         if group != NULL:
             slot_give(&self.slots, slot)
             if not err:
                 group.proven = True
             path.part_ended(group, err, False)
             return 0
-        if slot.command != CMD_FLUSH and not err and not slot.flags & CMD_FLAG_FUA:
+        if (slot.command != CMD_FLUSH and not err and not slot.flags & CMD_FLAG_FUA
+                and slot.refused != REFUSES_TRIM):  # of which nothing was done
             if io.flags & FLAG_FUA:
                 # Where the server has no FUA: a FLUSH behind it, on the same connection.
                 slot.command = CMD_FLUSH
@@ -404,8 +365,19 @@ cdef class NbdLink:
                 self.acked += 1
         if not err and slot.flushing and path.disk.has_lost():
             err = EIO
+        if slot.refused:
+            self._note(slot, err)
         slot_give(&self.slots, slot)
         path.finish(io, IO_AIO_ERROR if err else IO_SUCCESS, err)
+        return 0
+
+    cdef int _note(self, const nbd_slot *slot, int err) except -1:
+        """Keep what the server has refused of an I/O that ends."""
+        cdef int what = request_refused(slot, self.path.disk)
+        if err and what != REFUSES_FAST_ZERO:  # it could not be done otherwise
+            return 0
+        if what and self.path.disk.note_refusal(what):
+            self.path.host.on_refusal(what)
         return 0
 
     def lose(self, int err, str reason not None, *, bint gone=False):

@@ -20,6 +20,14 @@ cdef enum:
     IN_SLOT = 1
     IN_GROUP = 2
 
+# What a server offers, and has refused: it is not asked for again.
+cdef enum:
+    REFUSES_ZEROES = 1          # WRITE_ZEROES
+    REFUSES_NO_HOLE = 2         # the same with NO_HOLE
+    REFUSES_FAST_ZERO = 4       # the same with FAST_ZERO, for another reason than its cost
+    REFUSES_TRIM = 8
+    REFUSES_FUA = 16
+
 # A FLUSH of several links, for an I/O or for somebody in Python.
 cdef struct flush_group:
     bdev_io *io
@@ -35,11 +43,15 @@ cdef struct flush_group:
 cdef class NbdDisk:
     cdef readonly uint32_t block_size
     cdef readonly bint keeps_writes
+    cdef readonly uint32_t max_bytes
     cdef int lost_
     cdef int num_paths
+    cdef int refusals_
 
     cdef bint has_lost(self) noexcept nogil
     cdef void lose(self) noexcept nogil
+    cdef bint refuses(self, int what) noexcept nogil
+    cdef bint note_refusal(self, int what) noexcept nogil
 
 
 cdef class NbdQueue:

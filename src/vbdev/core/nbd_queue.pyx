@@ -32,12 +32,14 @@ cdef class NbdDisk:
     ----------
     block_size: bytes.
     keeps_writes: what the server has acknowledged survives the loss of a connection.
+    max_bytes: the most data that the server takes in one WRITE; a block at least.
 
     """
 
-    def __cinit__(self, *, uint32_t block_size, bint keeps_writes):
+    def __cinit__(self, *, uint32_t block_size, bint keeps_writes, uint32_t max_bytes=32 << 20):
         self.block_size = block_size
         self.keeps_writes = keeps_writes
+        self.max_bytes = max_bytes
 
     @property
     def lost(self):
@@ -51,6 +53,23 @@ cdef class NbdDisk:
         """A connection with writes that no FLUSH has covered is gone."""
         cdef int none = 0
         atomic_replace_int(&self.lost_, &none, 1, False, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
+
+    @property
+    def refusals(self):
+        """What the server offers and has refused, as a mask of REFUSES_*."""
+        return atomic_load_int(&self.refusals_, __ATOMIC_ACQUIRE)
+
+    cdef bint refuses(self, int what) noexcept nogil:
+        return atomic_load_int(&self.refusals_, __ATOMIC_ACQUIRE) & what != 0
+
+    cdef bint note_refusal(self, int what) noexcept nogil:
+        """Keep what was refused, and could be done otherwise. True: nobody knew of it."""
+        cdef int known = atomic_load_int(&self.refusals_, __ATOMIC_ACQUIRE)
+        while known & what != what:
+            if atomic_replace_int(&self.refusals_, &known, known | what, False,
+                                  __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST):
+                return True
+        return False
 
 
 cdef class NbdQueue:

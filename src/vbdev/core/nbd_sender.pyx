@@ -18,10 +18,30 @@ from vbdev.core.sockets cimport send as send_bytes
 
 cdef enum:
     SEND_IOVS = 1024
+    ZERO_BYTES = 64 << 10
+
+cdef uint8_t[ZERO_BYTES] zeroes  # for WRITEs of them, as often as it takes
 
 
 cdef inline size_t request_bytes(const nbd_slot *slot) noexcept nogil:
     return REQUEST_BYTES + (slot.length if slot.command == CMD_WRITE else 0)
+
+
+cdef inline uint32_t data_pieces(const nbd_slot *slot) noexcept nogil:
+    if slot.command != CMD_WRITE:
+        return 0
+    if slot.zeroing:
+        return (slot.length + ZERO_BYTES - 1) // ZERO_BYTES
+    return slot.io.iovcnt
+
+
+cdef void zero_pieces(iovec *into, size_t length) noexcept nogil:
+    """Fill in as many pieces of zeroes as make `length` bytes."""
+    while length:
+        into.iov_base = zeroes
+        into.iov_len = length if length < ZERO_BYTES else ZERO_BYTES
+        length -= into.iov_len
+        into += 1
 
 
 cdef class NbdSender:
@@ -100,7 +120,7 @@ cdef class NbdSender:
         cdef bint after_header = False
         for i in range(min(self.n, most, <uint32_t>SEND_IOVS)):
             slot = &self.slots.v[self.queue[(self.head + i) & SLOT_MASK]]
-            pieces = slot.io.iovcnt if slot.command == CMD_WRITE else 0
+            pieces = data_pieces(slot)
             if count + 1 + pieces > SEND_IOVS:
                 break
             put32(p, REQUEST_MAGIC)
@@ -119,7 +139,10 @@ cdef class NbdSender:
             length += request_bytes(slot)
             after_header = pieces == 0
             if pieces:
-                memcpy(&self.iovs[count], slot.io.iovs, pieces * sizeof(iovec))
+                if slot.zeroing:
+                    zero_pieces(&self.iovs[count], slot.length)
+                else:
+                    memcpy(&self.iovs[count], slot.io.iovs, pieces * sizeof(iovec))
                 count += pieces
         total[0] = length
         return count

@@ -29,6 +29,8 @@ cdef struct nbd_slot:
     uint8_t sent                # all of them were
     uint8_t answered            # wholly; `err` says how
     uint8_t flushing            # a WRITE or the like is answered, and this is the FLUSH for its FUA
+    uint8_t zeroing             # a WRITE of zeroes: a piece of a WRITE_ZEROES
+    uint8_t refused             # what of the I/O the server has refused (REFUSES_*)
     int32_t err                 # errno; the first error that was told
     nbd_pieces came             # of a READ's data
     uint64_t covers             # FLUSH: the writes that were acknowledged before it, counted
@@ -88,7 +90,8 @@ cdef inline nbd_slot *slot_take(slot_table *self) noexcept nogil:
     slot.in_use = True
     slot.io = NULL
     slot.group = NULL
-    slot.flushing = False
+    slot.flushing = slot.zeroing = False
+    slot.refused = 0
     return slot
 
 

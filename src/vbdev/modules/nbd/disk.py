@@ -100,7 +100,11 @@ class Nbd(Bdev):
                 self.name,
                 server,
                 info,
-                NbdDisk(block_size=self.block_size, keeps_writes=params.keeps_writes),
+                NbdDisk(
+                    block_size=self.block_size,
+                    keeps_writes=params.keeps_writes,
+                    max_bytes=self.max_rw_size * self.block_size,
+                ),
                 home=self.reactor,
                 connections=params.connections,
                 reconnect_delay_s=params.reconnect_delay,

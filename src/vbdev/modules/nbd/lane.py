@@ -23,6 +23,7 @@ from vbdev.core.nbd_client import NbdPath
 from vbdev.core.nbd_link import NbdLink
 from vbdev.core.nbd_queue import NbdDisk
 from vbdev.modules.nbd.dialing import Dial, Dialed
+from vbdev.modules.nbd.refusals import tell
 from vbdev.modules.nbd.server import Server
 from vbdev.reactor import Reactor, ReactorStoppedError, Timer, Watch
 from vbdev.task import Future, wake
@@ -139,7 +140,7 @@ class Remote:
         changed = (info.flags ^ self.info.flags) & KEPT_FLAGS
         if changed:
             log.warning(
-                "nbd server has other flags than at first; what it does not offer any more fails"
+                "nbd server has other flags than at first; without SEND_FLUSH, FLUSH fails"
                 " bdev=%s server=%s changed=%s",
                 self.name,
                 self.server,
@@ -214,6 +215,10 @@ class Lane:
             self.reactor.begin(self._keep(end, dialed), f"nbd connection of {self.remote.name}")
 
     # I/O
+
+    def on_refusal(self, what: int) -> None:
+        """Tell of what the server has refused, a mask of REFUSES_*."""
+        tell(self.remote.name, self.remote.server, what)
 
     def on_work(self) -> None:
         """Look at the clock from now on: there is something to wait for."""
