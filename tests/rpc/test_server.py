@@ -554,6 +554,31 @@ def test_the_idlest_leaves_for_another(daemon, raw, monkeypatch, sent):
     assert gone == [True, True, False]
 
 
+def test_who_has_left_makes_room_before_who_is_idle(daemon, raw, monkeypatch):
+    """Also where nobody has looked yet: all of it happens between two turns."""
+    monkeypatch.setattr(connection_module, "FIRST_REQUEST_US", 1000)
+    clients = [raw() for _ in range(MAX_CONNECTIONS)]
+    until(lambda: len(daemon.connections()) == MAX_CONNECTIONS)
+    time.sleep(0.01)
+
+    def at_once():
+        for client in clients[20:24]:
+            client.close()
+        for _ in range(4):
+            near, far = socket.socketpair()
+            far.setblocking(False)
+            clients.append(near)
+            daemon.server._connected(far)
+
+    daemon.ask(at_once)
+    for number, client in enumerate([*clients[:20], *clients[24:]]):
+        client.settimeout(10)
+        client.sendall(encode_request("echo", {"text": str(number)}, 1))
+        assert read_lines(client, 1)[0]["result"] == str(number)
+    for client in clients[MAX_CONNECTIONS:]:
+        client.close()
+
+
 def test_one_that_has_just_come_is_not_idle(daemon, raw, monkeypatch):
     monkeypatch.setattr(connection_module, "FIRST_REQUEST_US", 3_600_000_000)
     clients = [raw() for _ in range(MAX_CONNECTIONS + 1)]

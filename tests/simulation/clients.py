@@ -10,7 +10,7 @@ import json
 import select
 import socket
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,6 +55,7 @@ class Peer:
         self.near.setblocking(False)
         self.theirs.setblocking(False)
         self.out = bytearray()
+        self.sent_bytes = 0
         self.allowance = None  # bytes that it may send still; None: any number
         self.deaf = False
         self.left_ns = None  # when it went away
@@ -101,6 +102,7 @@ class Peer:
             self._gone()
             return 0
         del self.out[:sent]
+        self.sent_bytes += sent
         if self.allowance is not None:
             self.allowance -= sent
         return sent
@@ -372,6 +374,16 @@ class NbdPeer(Peer):
         self.asked.clear()
 
 
+class Call(NamedTuple):
+    """A request to the control plane without an answer. `end`: how much is sent when it is."""
+
+    method: str
+    params: Any
+    then: Any
+    since_ns: int
+    end: int
+
+
 class RpcPeer(Peer):
     """A client of the control plane."""
 
@@ -390,8 +402,9 @@ class RpcPeer(Peer):
         request = {"jsonrpc": "2.0", "id": number, "method": method}
         if params is not None:
             request["params"] = params
-        self.asked[number] = (method, self.world.now_ns, then)
         self.out += json.dumps(request).encode() + b"\n"
+        end = self.sent_bytes + len(self.out)
+        self.asked[number] = Call(method, params, then, self.world.now_ns, end)
         self.want()
 
     def received(self, data):
@@ -399,15 +412,22 @@ class RpcPeer(Peer):
         *lines, self._text = self._text.split(b"\n")
         for line in lines:
             answer = json.loads(line)
-            method, _since_ns, then = self.asked.pop(answer["id"])
+            call = self.asked.pop(answer["id"])
             self.answers += 1
             error = answer.get("error")
             if error is not None and error["code"] == -32603 and "see the log" in str(error):
-                raise SimulationError("rpc", f"{method} failed from within: {error}")
-            if then is not None:
-                then(answer.get("result"), error)
+                raise SimulationError("rpc", f"{call.method} failed from within: {error}")
+            if call.then is not None:
+                call.then(answer.get("result"), error)
 
     def hung_up(self):
-        # One who has nothing under way may have to make room for another.
-        if self.asked and not self.world.stopping:
+        # One who has nothing under way may have to make room for another. What it was about to
+        # ask it asks as another client.
+        asked = list(self.asked.values())
+        self.asked.clear()
+        if self.world.stopping:
+            return
+        if any(call.end <= self.sent_bytes for call in asked):
             raise SimulationError("rpc", f"RPC client {self.number} was hung up on")
+        for call in asked:
+            self.world.caller.call(call.method, call.params, call.then)

@@ -312,7 +312,8 @@ class World:
                 self._hold(client, since_ns, now_ns, "has no answer", more_s=more_s)
         for caller in self.callers:
             if caller.there and caller.asked:
-                method, since_ns, _then = next(iter(caller.asked.values()))
+                call = next(iter(caller.asked.values()))
+                method, since_ns = call.method, call.since_ns
                 self._hold(f"RPC client {caller.number}", since_ns, now_ns, f"waits for {method}")
         for guest in self.guests:
             if guest.sent:

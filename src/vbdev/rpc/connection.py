@@ -149,12 +149,21 @@ class Connection:
             return False
         if self._no_more_input or not self._reading:
             return True
+        return not self._peek()
+
+    @property
+    def has_left(self) -> bool:
+        """Whether the client has closed its end, of which nothing may be known here yet."""
+        return self._peek() == b""
+
+    def _peek(self) -> bytes | None:
+        """Return the first byte that waits to be read; none: the end of all; None: nothing does."""
         try:
-            return not self._socket.recv(1, socket.MSG_PEEK)
+            return self._socket.recv(1, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
-            return True
-        except OSError:  # it is gone
-            return True
+            return None
+        except OSError:
+            return b""
 
     def hold(self) -> None:
         """Start no request until `release`; those in flight go on. What comes waits."""

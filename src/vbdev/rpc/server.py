@@ -150,12 +150,14 @@ class RpcServer:
     def _is_crowded(self) -> bool:
         if len(self._departed) >= MAX_DEPARTED:
             return True
-        return len(self._connections) >= MAX_CONNECTIONS and self._idlest() is None
+        return len(self._connections) >= MAX_CONNECTIONS and not any(
+            connection.is_idle for connection in self._connections
+        )
 
     def _idlest(self) -> Connection | None:
-        """Return who has been idle for the longest time, if anybody is."""
-        by_age = sorted(self._connections, key=lambda connection: connection.active_ns)
-        return next((connection for connection in by_age if connection.is_idle), None)
+        """Return who has left, or else has been idle for the longest time, if anybody is."""
+        idle = [connection for connection in self._connections if connection.is_idle]
+        return min(idle, key=lambda one: (not one.has_left, one.active_ns), default=None)
 
     def _make_room(self) -> None:
         idlest = self._idlest()
