@@ -5,6 +5,7 @@
 #              charts: 20 minutes, with QUICK=1 three; ROWS=1,5 only these rows
 # make costs   count what an I/O costs and compare with tests/costs/baseline.toml (docs/testing.md)
 # make baseline   the same, and record the figures there
+# make test-lowest   build and test with the lowest versions that pyproject.toml promises
 # make test-long   run the state machine and the simulation for ten minutes each (docs/testing.md)
 # make canaries   put faults back in a build of their own, and have the simulation find them
 # make mutants   change the compiled core, registry and control one mistake at a time, and say which
@@ -23,6 +24,9 @@ SOURCES := $(shell find src meson.build pyproject.toml README.md -type f -not -n
 DEBUG := build/debug-site
 ASAN := build/asan-site
 FAULTS := build/faults
+LOWEST := build/lowest
+# What leans on the libraries: declarations and their codecs, what pytest loads, columns, tables.
+LOWEST_TESTS := tests/config tests/rpc tests/testing tests/wire tests/core/test_batch.py tests/cli/test_commands.py
 # What exercises compiled code: run on the debug build and under sanitizers besides the release one.
 CORE_TESTS := tests/core tests/modules tests/targets tests/behaviour tests/threads/test_control.py \
   tests/threads/test_contention.py tests/machine/test_random_stacks.py tests/hostile/test_modules.py \
@@ -31,7 +35,7 @@ PIP_BUILD := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-buil
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo mutants test canaries test-long test-release test-debug test-asan lint generated clients bench costs \
+.PHONY: demo mutants test canaries test-long test-lowest test-release test-debug test-asan lint generated clients bench costs \
   baseline fuzz rpc-coverage soak aarch64 clean
 
 demo: $(VENV)/release
@@ -54,6 +58,9 @@ test-asan: $(ASAN)/built $(VENV)/tools
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
 	  $(BIN)/python -m pytest $(CORE_TESTS) tests/rpc/test_bdev_methods.py \
 	  --ignore tests/targets/test_nbd_crowds.py  # it measures memory, of which ASan takes its own
+
+test-lowest: $(LOWEST)/built
+	PATH="$(CURDIR)/$(LOWEST)/bin:$$PATH" $(LOWEST)/bin/python -m pytest $(LOWEST_TESTS)
 
 canaries: $(FAULTS)/built $(VENV)/tools
 	PYTHONPATH=$(FAULTS)/site $(BIN)/python -m pytest tests/simulation/test_canaries.py
@@ -116,6 +123,14 @@ $(VENV)/release: $(VENV)/build-tools $(SOURCES)
 $(DEBUG)/built: $(VENV)/build-tools $(SOURCES)
 	rm -rf $(DEBUG)
 	$(PIP_BUILD) --target $(DEBUG) -Cbuild-dir=build/debug -Csetup-args=-Dbuildtype=debug .
+	@touch $@
+
+$(LOWEST)/built: $(BIN)/python $(SOURCES) tests/lowest.py
+	test -d $(LOWEST) || $(PYTHON) -m venv $(LOWEST)
+	$(BIN)/python tests/lowest.py >$(LOWEST)/requirements.txt
+	$(LOWEST)/bin/pip install --quiet -r $(LOWEST)/requirements.txt
+	PATH="$(CURDIR)/$(LOWEST)/bin:$$PATH" $(LOWEST)/bin/pip install --quiet --no-build-isolation --no-deps \
+	  -Cbuild-dir=build/lowest-build .
 	@touch $@
 
 $(FAULTS)/built: $(VENV)/build-tools $(SOURCES) tests/simulation/faults.py

@@ -68,3 +68,13 @@ def test_files_that_are_named(page):
     """A path to a file of ours, from the root of the tree or of the package."""
     for path in re.findall(r"`((?:\w+/)+\w+\.(?:pyx|pxd|pyi?|toml|sh))`", page.read_text()):
         assert any((start / path).exists() for start in (ROOT, ROOT / "src/vbdev")), path
+
+
+def test_changelog_fragments():
+    """towncrier passes over a file that it can not place, and shows a name that has no plus."""
+    names = {path.name for path in (ROOT / "changelog.d").iterdir()} - {"README.md"}
+    wrong = [
+        name for name in names if not re.fullmatch(r"\+[\w-]+\.(feature|bugfix|removal)\.md", name)
+    ]
+    assert names
+    assert not wrong
