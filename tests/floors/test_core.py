@@ -42,7 +42,8 @@ ROOMS = {
     "ram": "ram",
     "file": "linux uring fileio filequeue",
     "nbd": "nbd_wire nbd_errno",
-    "nbd/client": "nbd_client nbd_link nbd_pieces nbd_queue nbd_replies nbd_sender nbd_slots",
+    "nbd/client": "nbd_client nbd_link nbd_pieces nbd_queue nbd_replies nbd_requests nbd_sender"
+    " nbd_slots",
     "nbd/server": "nbd_memory nbd_stream",
 }
 FAMILY_OF = {room: family for family, rooms in ROOMS.items() for room in rooms.split()}
