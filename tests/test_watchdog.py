@@ -43,6 +43,31 @@ def said(caplog):
     return look
 
 
+def test_an_io_from_ahead_is_no_age_old(stack, said, monkeypatch):
+    """Another thread may have read the clock first: it is not held for 584 years."""
+    disk = stack.disk(Stub, "Stuck", num_blocks=4096)
+    stack.layer(base="Stuck")
+    top = stack.open("Top")
+    stack.pass_time(SECOND)
+    request = top.submit(Op.READ, 5)
+    stack.settle()
+    monkeypatch.setattr(stack.reactor.clock, "_now_ns", stack.reactor.clock.now_ns() - 1)
+    stack.settle()
+    assert stack.engine.held_longer(1) == []
+    ((channel, count, oldest),) = stack.engine.held_longer(0)
+    assert (channel.bdev.name, count, oldest) == ("Stuck", 1, (Op.READ, 5, 1, 0))
+    assert top.channel.overdue(1) == []
+    assert [age_ns for *_, age_ns, _number in top.channel.overdue(0)] == [0]
+    stack.watchdog._check(stack.engine.clock_ns())
+    assert said() == []
+    disk.complete()
+    stack.settle()
+    assert request.done
+    for one in (top.channel, channel):
+        num_ops, _blocks, latency_ns, most_ns, _least_ns = one.stats()["read"]
+        assert (num_ops, latency_ns, most_ns) == (1, 0, 0)
+
+
 def test_who_keeps_ios_is_named_once_a_minute(stack, said):
     disk = stack.disk(Stub, "Stuck", num_blocks=4096)
     stack.layer(base="Stuck")

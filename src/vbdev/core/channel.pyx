@@ -12,6 +12,7 @@ from libc.string cimport memcpy, memmove, memset
 
 from vbdev.core.batch cimport IOBatch, new_batch
 from vbdev.core.admission cimport MAX_DOMAIN_TYPES, touches
+from vbdev.core.clocks cimport since_ns
 from vbdev.core.delivery cimport Delivery
 from vbdev.core.engine cimport Engine
 from vbdev.core.dif cimport Dif
@@ -361,7 +362,7 @@ cdef class Channel(Delivery):
         while i < self.num_entered:
             io = self.entered[i].io
             frame = &io.frames[self.entered[i].depth]
-            age = now - frame.submit_ns if now > frame.submit_ns else 0
+            age = since_ns(frame.submit_ns, now)
             if io.state != IO_DONE and age >= age_ns and not (
                     self.entered[i].depth == 0 and io.owner == &engine.children.o):
                 found.append((io.op, frame.offset_blocks, io.num_blocks, age, io.index))

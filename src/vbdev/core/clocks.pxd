@@ -24,3 +24,9 @@ cdef inline uint64_t monotonic_ns() noexcept nogil:
 cdef inline uint64_t coarse_ns() noexcept nogil:
     # A few ns for a resolution of a few ms, which is enough to find who blocks.
     return clock_ns(CLOCK_MONOTONIC_COARSE)
+
+
+cdef inline uint64_t since_ns(uint64_t then, uint64_t now) noexcept nogil:
+    # How long ago `then` was. What lies ahead is no time ago: two readings may be of two clocks, of
+    # two threads, or of one that was set.
+    return now - then if now > then else 0

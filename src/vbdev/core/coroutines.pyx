@@ -32,6 +32,7 @@ from libc.string cimport memcpy, memset
 
 from vbdev.core.batch cimport IOBatch, add_views, new_batch, status_parts
 from vbdev.core.channel cimport Channel
+from vbdev.core.clocks cimport since_ns
 from vbdev.core.engine cimport Engine, IoOwner
 from vbdev.core.types cimport (
     FLAG_PRACT,
@@ -1085,7 +1086,7 @@ cdef class Coroutines(IoOwner):
             if one.coroutine is not None and not one.aborted:
                 self._step(one)
         self._leave()
-        self.channel._was_slow(self.engine.now_ns() - began_ns, blocked_ns)
+        self.channel._was_slow(since_ns(began_ns, self.engine.now_ns()), blocked_ns)
 
     # Children
 
@@ -1207,7 +1208,7 @@ cdef class Coroutines(IoOwner):
             if one.awaits is child and one.coroutine is not None and not one.aborted:
                 self._step(one)
         self._leave()
-        self.channel._was_slow(self.engine.now_ns() - began_ns, blocked_ns)
+        self.channel._was_slow(since_ns(began_ns, self.engine.now_ns()), blocked_ns)
         return 0
 
     cdef int _child_ended(self, ChildIO child) except -1:

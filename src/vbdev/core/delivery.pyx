@@ -18,7 +18,7 @@ from libc.string cimport memcpy
 
 from vbdev.core.admission cimport Admission
 from vbdev.core.batch cimport IOBatch, new_batch, only_mine
-from vbdev.core.clocks cimport coarse_ns
+from vbdev.core.clocks cimport coarse_ns, since_ns
 from vbdev.core.engine cimport Engine
 from vbdev.core.types cimport (
     HAS_METADATA,
@@ -80,7 +80,7 @@ cdef extern from *:
 
     static inline void vbdev_sample_delay(uint64_t now)
     {
-        if (__builtin_expect(now - vbdev_sampled_at >= VBDEV_SAMPLE_NS, 0) && !vbdev_calls) {
+        if (__builtin_expect(now >= vbdev_sampled_at + VBDEV_SAMPLE_NS, 0) && !vbdev_calls) {
             vbdev_sampled_at = now;
             vbdev_sampled = vbdev_run_delay_ns();
         }
@@ -93,7 +93,7 @@ cdef extern from *:
     static uint64_t vbdev_delay_in(uint64_t took, uint64_t now)
     {
         uint64_t delay;
-        if (now - vbdev_sampled_at > took + 2 * VBDEV_SAMPLE_NS)
+        if (now > vbdev_sampled_at + took + 2 * VBDEV_SAMPLE_NS)
             return 0;
         delay = vbdev_run_delay_ns();
         return delay > vbdev_sampled ? delay - vbdev_sampled : 0;
@@ -292,7 +292,7 @@ cdef class Delivery(Admission):
         call_ended()
         engine.calling = before
         engine.inside -= 1
-        took_ns = coarse_ns() - took_ns
+        took_ns = since_ns(took_ns, coarse_ns())
         try:
             if result == NULL:
                 self._module_failed(copy, n)
@@ -392,7 +392,7 @@ cdef class Delivery(Admission):
         n = state.ready.n
         state.ready.n = 0
         engine.turn_ns = now = engine.now_ns()
-        took_ns = (coarse_ns() if engine.virtual else now) - took_ns
+        took_ns = since_ns(took_ns, coarse_ns() if engine.virtual else now)
         if result == NULL:
             self._module_failed(state.ready.v, n)
         else:

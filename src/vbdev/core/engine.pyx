@@ -26,7 +26,7 @@ from libc.string cimport memmove, memset
 
 from vbdev.core.batch cimport IoCore
 from vbdev.core.buffers cimport class_bytes
-from vbdev.core.clocks cimport monotonic_ns
+from vbdev.core.clocks cimport monotonic_ns, since_ns
 from vbdev.core.histogram cimport histogram_data, histogram_tally
 from vbdev.core.types cimport (
     FLAG_ZCOPY_END,
@@ -685,10 +685,10 @@ cdef class Engine(IoCore):
                     run = i
                     break
                 if frame.submit_ns != stamp:
-                    tally(state, stat, op, i - since, now - stamp)
+                    tally(state, stat, op, i - since, since_ns(stamp, now))
                     stamp = frame.submit_ns
                     since = i
-            tally(state, stat, op, run - since, now - stamp)
+            tally(state, stat, op, run - since, since_ns(stamp, now))
             state.outstanding -= run
             stat.ops += run
             stat.blocks += blocks
@@ -846,7 +846,7 @@ cdef class Engine(IoCore):
         if io.slow & SLOW_UNCOUNTED and io.uncounted_depth == io.depth:
             io.depth -= 1
             return
-        latency = now - frame.submit_ns
+        latency = since_ns(frame.submit_ns, now)
         if state.watch & WATCH_HISTOGRAM and (
                 (<histogram_data *>state.histogram).ops >> io.op) & 1:
             histogram_tally(<histogram_data *>state.histogram, latency, 1)
@@ -906,12 +906,12 @@ cdef class Engine(IoCore):
             if io.state != IO_SUBMITTED or io.depth == 0:
                 continue
             frame = &io.frames[io.depth - 1]
-            age = now - frame.submit_ns
+            age = since_ns(frame.submit_ns, now)
             if age < age_ns:
                 continue
             channel = <object>frame.channel.object
             count, oldest = found.get(channel, (0, (0, 0, 0, 0)))
-            if age > oldest[3]:
+            if count == 0 or age > oldest[3]:
                 oldest = (io.op, frame.offset_blocks, io.num_blocks, age)
             found[channel] = (count + 1, oldest)
         return [(channel, count, oldest) for channel, (count, oldest) in found.items()]

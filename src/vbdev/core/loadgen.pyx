@@ -24,6 +24,7 @@ from libc.string cimport memcpy, memset
 from vbdev.core.batch cimport IOBatch, new_batch, only_mine
 from vbdev.core.buffers cimport MIN_BUFFER_SHIFT, NUM_CLASSES, class_bytes
 from vbdev.core.channel cimport Channel
+from vbdev.core.clocks cimport since_ns
 from vbdev.core.engine cimport IoOwner
 from vbdev.core.types cimport (
     IO_SUCCESS,
@@ -377,7 +378,7 @@ cdef class LoadGenerator(IoOwner):
                 self.stopping = True
                 continue
             # A batch was submitted at one time and comes back at one: record it in one go.
-            latency = now - io.tag
+            latency = since_ns(io.tag, now)
             if latency != latency_of_same:
                 self._record(latency_of_same, same)
                 latency_of_same = latency
