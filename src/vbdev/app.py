@@ -29,6 +29,7 @@ from vbdev.core.channel import Channel
 from vbdev.core.engine import BrokenPromiseError, Engine
 from vbdev.cpu_sets import Core
 from vbdev.fd_limit import raise_fd_limit
+from vbdev.files.leaving import say_what_stays
 from vbdev.logs import Logs
 from vbdev.modules import MODULES
 from vbdev.options import BdevOptions
@@ -362,6 +363,7 @@ class App:
         finally:
             self._end_at_once()
             ignore_signals()
+            say_what_stays()
 
     def start(
         self,

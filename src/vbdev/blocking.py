@@ -44,6 +44,7 @@ async def call_blocking(
     function: Callable[[], T],
     *,
     give_back: Callable[[T], object] = lambda _value: None,
+    give_up: Callable[[], object] = lambda: None,
     timeout_us: int | None = CALL_US,
 ) -> T:
     """Return function(), called on a thread; what it raises is raised here, or BlockedError.
@@ -52,6 +53,7 @@ async def call_blocking(
     ----------
     what: for messages: "opening /mnt/disk".
     give_back: called with the value, on a thread, when it came too late for anybody to have it.
+    give_up: called before BlockedError is raised: nobody waits any more, if the call ever began.
     timeout_us: None waits until the application ends.
 
     With a virtual clock the call is made here: a thread's time is not that clock's.
@@ -60,15 +62,24 @@ async def call_blocking(
     if reactor.clock.virtual:
         return function()
     calls = _Calls.of(reactor)
-    return await calls.ask(_Call(what, function, give_back, timeout_us))
+    try:
+        return await calls.ask(_Call(what, function, give_back, timeout_us))
+    except BlockedError:
+        give_up()
+        raise
 
 
-def call_unheeded(reactor: Reactor, what: str, function: Callable[[], object]) -> None:
+def call_unheeded(
+    reactor: Reactor,
+    what: str,
+    function: Callable[[], object],
+    give_up: Callable[[], object] = lambda: None,
+) -> None:
     """Call function() on a thread, whose end nobody waits for. What it raises is logged."""
 
     async def call() -> None:
         try:
-            await call_blocking(reactor, what, function)
+            await call_blocking(reactor, what, function, give_up=give_up)
         except OSError as error:
             log.warning("%s failed: %s", what, error.strerror or error)
 

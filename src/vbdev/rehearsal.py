@@ -20,9 +20,10 @@ from typing import Any
 from vbdev.app import App
 from vbdev.bdev import Bdev, BdevError, VirtualBdev
 from vbdev.config import Config, ConfigCall
+from vbdev.files import access
+from vbdev.files.opening import FileError, FileKey
 from vbdev.modules import MODULES
 from vbdev.modules.file.disk import FileBdev
-from vbdev.modules.file.opening import FileKey, survey_file
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.nbd.disk import Nbd
 from vbdev.registry import Creation
@@ -222,13 +223,16 @@ class _DryFile(FileBdev):
         devices_only: str = "",
     ) -> None:
         who = f"{self.kind} bdev {self.name!r}"
-        found = survey_file(
-            who,
-            filename,
-            readonly=readonly,
-            block_size=block_size or None,
-            devices_only=devices_only,
-        )
+        try:
+            found = access.surveying(
+                who,
+                filename,
+                readonly=readonly,
+                block_size=block_size or None,
+                devices_only=devices_only,
+            ).run()
+        except FileError as error:
+            raise BdevError(error.errno, str(error)) from error
         if found.key in self.taken:
             raise BdevError(
                 errno.EBUSY, f"{who}: {filename}: in use already, by {self.taken[found.key]}"

@@ -14,6 +14,7 @@ import pytest
 
 from support.stack import stack
 from vbdev import blocking
+from vbdev.files import access
 from vbdev.modules.file import service
 from vbdev.modules.uring import Uring
 from vbdev.vocab import Op, Status
@@ -69,7 +70,7 @@ def fail_to_open(monkeypatch):
     def open_again(_fd):
         raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
 
-    monkeypatch.setattr(service, "open_again", open_again)
+    monkeypatch.setattr(access, "open_again", open_again)
     return errno.ENFILE
 
 

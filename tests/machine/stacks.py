@@ -38,8 +38,8 @@ from machine.layers import FLIPPED, LAYERS, wish
 from machine.model import Model
 from support.stack import Stack
 from vbdev.bdev import BdevError, BdevState
+from vbdev.files import access
 from vbdev.modules.error import InjectParams
-from vbdev.modules.file import opening
 from vbdev.modules.file.service import FileService
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
@@ -964,8 +964,8 @@ class Stacks(RuleBasedStateMachine):
                 for thread in workers._threads:
                     thread.join()
         inode = os.fstat(self.file).st_ino
-        for key in [key for key in opening._open_files if key[-1] == inode]:
-            del opening._open_files[key]
+        for key in [key for key in access._open_files if key[-1] == inode]:
+            del access._open_files[key]
 
     def read_back(self, at, offset, count):
         self.io(

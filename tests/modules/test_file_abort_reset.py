@@ -29,7 +29,7 @@ class PipeBdev(FileBdev):
     async def start(self):
         self.reader, self.writer = os.pipe()
         self.block_size, self.num_blocks = 512, 1024
-        self._geometry = SimpleNamespace(sync_fd=self.reader)
+        self._geometry = SimpleNamespace(sync_fd=self.reader, may_hang=False)
         self._file = OpenFile(
             self.reader,
             block_size=512,

@@ -23,8 +23,9 @@ from support.clients import find, requires, run
 from support.denied import Denied, run_denied
 from support.file_syncs import break_syncs, fails, syncs_fail
 from vbdev.bdev import BdevError, IoError
-from vbdev.modules.file import service, stable_writes
-from vbdev.modules.file.stable_writes import EXT_MAGIC
+from vbdev.files import stable_writes
+from vbdev.files.stable_writes import EXT_MAGIC
+from vbdev.modules.file import service
 from vbdev.modules.file.workers import Workers
 from vbdev.task import gather
 from vbdev.vocab import IoFlag, Op, Status
@@ -321,7 +322,7 @@ def test_one_that_can_not_sync_does_not_keep_others_from_it(stack):
 SCRIPT = """
 import sys
 from vbdev.core.engine import Engine
-from vbdev.modules.file import stable_writes
+from vbdev.files import stable_writes
 from vbdev.modules.uring import Uring
 from vbdev.reactor import Reactor
 from vbdev.registry import Registry

@@ -15,7 +15,8 @@ import pytest
 
 from vbdev import blocking
 from vbdev.bdev import BdevError
-from vbdev.modules.file import disk, opening, service
+from vbdev.files import access
+from vbdev.modules.file import disk, service
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.uring import Uring
 from vbdev.vocab import Op
@@ -55,7 +56,7 @@ def test_an_open_that_hangs_has_a_deadline_and_others_go_on(stack, hang, monkeyp
     path = stack.path(1 << 20)
     stack.run(stack.registry.create(Malloc, Malloc.Params(name="M", num_blocks=64, block_size=512)))
     other = stack.open("M")
-    hang(disk, "open_file")
+    hang(access, "open_file")
 
     async def main():
         began = time.monotonic()
@@ -72,7 +73,7 @@ def test_an_open_that_hangs_has_a_deadline_and_others_go_on(stack, hang, monkeyp
         # What comes too late is given back, and then the file can be had.
         hang.over.set()
         await until(stack.reactor, lambda: stack.reactor.locals.keys() <= {service.FileService})
-        await until(stack.reactor, lambda: not opening._open_files)
+        await until(stack.reactor, lambda: not access._open_files)
         await stack.registry.create(*params)
 
     stack.run(main())
@@ -80,7 +81,7 @@ def test_an_open_that_hangs_has_a_deadline_and_others_go_on(stack, hang, monkeyp
 
 def test_the_end_of_the_application_does_not_wait_for_it(stack, hang):
     path = stack.path(1 << 20)
-    hang(disk, "open_file")
+    hang(access, "open_file")
 
     async def main():
         task = stack.reactor.spawn(stack.registry.create(*disk_params(path)))
@@ -94,7 +95,7 @@ def test_the_end_of_the_application_does_not_wait_for_it(stack, hang):
         await until(stack.reactor, lambda: not stack.reactor.locals)
 
     stack.run(main())
-    assert opening._open_files == {}
+    assert access._open_files == {}
 
 
 def test_closing_and_measuring_are_beside_the_reactor_too(stack, hang):
@@ -109,13 +110,13 @@ def test_closing_and_measuring_are_beside_the_reactor_too(stack, hang):
                 hang.over.set()
 
     async def main():
-        hang(disk, "size_of")
+        hang(access, "size_of")
         task = reactor.spawn(bdev.file_size())
         await ticking(task)
         assert task.result() == 1 << 20
         hang.over.clear()
         ticks.clear()
-        hang(disk, "close_file")
+        hang(access, "close_descriptors")
         task = reactor.spawn(stack.registry.unregister(bdev))
         await ticking(task)
         task.result()
@@ -128,7 +129,7 @@ def test_a_size_that_was_overtaken_is_not_followed(stack, monkeypatch):
     """Two look at the size at once, and the first one's answer comes last: the file has grown."""
     path = stack.path(1 << 20)
     bdev = stack.create(path)
-    real, over, looks = disk.size_of, threading.Event(), []
+    real, over, looks = access.size_of, threading.Event(), []
 
     def size_of(*args, **more):
         size = real(*args, **more)
@@ -137,7 +138,7 @@ def test_a_size_that_was_overtaken_is_not_followed(stack, monkeypatch):
             over.wait(20)
         return size
 
-    monkeypatch.setattr(disk, "size_of", size_of)
+    monkeypatch.setattr(access, "size_of", size_of)
     (rescan,) = Uring.rpc_methods()
     params = rescan.params(name="U0")
 
@@ -159,7 +160,7 @@ def test_syncs_wait_for_a_descriptor_that_is_being_opened(stack, hang):
     """A second reactor's path opens the file once more, and FLUSH waits for that."""
     bdev = stack.create(stack.path(1 << 20))
     descriptor = stack.open()
-    hang(service, "open_again")
+    hang(access, "open_again")
     with service._lock:  # another reactor has the one that is there
         service._paths[bdev._file] = {None: type("Path", (), {"sync_fd": bdev._geometry.sync_fd})}
 

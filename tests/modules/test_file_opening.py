@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 from vbdev.bdev import BdevError
+from vbdev.files import access, opening
 from vbdev.modules.aio import Aio
-from vbdev.modules.file import opening, service
+from vbdev.modules.file import service
 from vbdev.modules.uring import Uring
 from vbdev.vocab import WRITE_OPS, Op
 
@@ -23,7 +24,7 @@ def refused(stack, path, cls=Uring, **params):
         stack.create(str(path), cls, **params)
     assert str(path) in str(caught.value)
     assert list(stack.registry) == []
-    assert opening._open_files == {}
+    assert access._open_files == {}
     return caught.value.errno, str(caught.value)
 
 

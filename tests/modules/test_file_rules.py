@@ -13,8 +13,9 @@ import pytest
 from support.denied import Denied, run_denied
 from support.file_syncs import syncs_fail
 from vbdev.bdev import IoError
-from vbdev.modules.file import service, stable_writes
-from vbdev.modules.file.stable_writes import EXT_MAGIC
+from vbdev.files import stable_writes
+from vbdev.files.stable_writes import EXT_MAGIC
+from vbdev.modules.file import service
 from vbdev.modules.uring import Uring
 from vbdev.testing import Stack, Stub
 from vbdev.vocab import IoFlag, Op, Status

@@ -11,7 +11,7 @@ import pytest
 
 from support.clients import find, requires
 from vbdev.bdev import BdevError
-from vbdev.modules.file import opening
+from vbdev.files import access, opening
 from vbdev.modules.uring import Uring
 from vbdev.vocab import WRITE_OPS, Op
 
@@ -29,7 +29,7 @@ def refused_and_readable(stack, path, *said):
     assert caught.value.errno == errno.EACCES
     for words in (path, "readonly", *said):
         assert words in str(caught.value)
-    assert opening._open_files == {}
+    assert access._open_files == {}
     bdev = stack.create(path, Uring, readonly=True)
     assert not bdev.ops & WRITE_OPS
     data = bytearray(512)

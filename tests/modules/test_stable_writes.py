@@ -16,8 +16,8 @@ import pytest
 
 from support.clients import find, requires
 from support.file_syncs import fails, syncs_fail
+from vbdev.files import stable_writes
 from vbdev.modules.aio import Aio
-from vbdev.modules.file import stable_writes
 from vbdev.modules.nbd.disk import Nbd
 from vbdev.testing import Stack
 from vbdev.vocab import IoFlag, Op, Status

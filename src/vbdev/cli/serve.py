@@ -22,6 +22,7 @@ from vbdev.cli.words import (
     load_modules,
     reactor_count,
 )
+from vbdev.files.leaving import leave
 from vbdev.logs import Logs
 from vbdev.sizes import show_size
 from vbdev.streams import never_wait
@@ -80,7 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
         logs.set_flag("all")
     logs.open(sys.stderr)
     with contextlib.closing(logs):
-        return _serve(arguments, logs)
+        status = _serve(arguments, logs)
+    leave(status)
+    return status
 
 
 def _serve(arguments: argparse.Namespace, logs: Logs) -> int:

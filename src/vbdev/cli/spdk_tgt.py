@@ -345,7 +345,11 @@ def run(arguments: argparse.Namespace) -> int:
             _say(f"accepted, and without a meaning here: {' '.join(arguments.ignored)}")
         if not arguments.limit_coredump:
             _allow_core_dumps()
-        return _serve(arguments, cores, logs)
+        status = _serve(arguments, cores, logs)
+    from vbdev.files.leaving import leave
+
+    leave(status)
+    return status
 
 
 def _serve(arguments: argparse.Namespace, cores: list[Core], logs: Logs) -> int:

@@ -18,6 +18,7 @@
 `domain`      data outside of this process's memory
 `ram`         memory disks: the loops behind `malloc`
 `fileio`      files, one blocking call after another: what worker threads run
+`leaving`     the end of a process that can not close its files
 `filequeue`   files, many I/Os at once: ring, workers, syncs, what each I/O waits for
 `uring`       the io_uring ring
 `nbd_stream`  NBD's transmission phase: requests to batches, completions to replies

@@ -35,7 +35,7 @@ from vbdev.registry.names import Names, Numbers
 from vbdev.registry.notifications import Notifications
 from vbdev.registry.removal import Removal, remove
 from vbdev.registry.saved import saved_calls
-from vbdev.task import Future, wake
+from vbdev.task import Future, Task, wake
 from vbdev.vocab import (
     ClaimType,
 )
@@ -49,6 +49,8 @@ LOOK_AGAIN_US = 1000
 OPEN_RETRY_MS = 100
 """How often `open_async` looks for its bdev."""
 ENDS = "the application ends before the bdev has come"
+END_TURN_US = 1_000_000
+"""How long the end of one bdev holds up that of others, at the end of all."""
 EXAMINE_AT_END_US = 5_000_000
 """How long `close` waits for examinations that go on."""
 
@@ -462,9 +464,10 @@ class Registry:
         """Unregister every bdev, stacks from the top, newest first.
 
         Opens that wait are ended first, and examinations waited for, 5 s at most. One that fails
-        to stop (its last sync failed, say) does not keep the others from theirs; the first
-        failure is raised at the end. What is being removed already is waited for. What is being
-        made is not, and is refused when it has started, however late: nobody would stop it.
+        to stop (its last sync failed, say) does not keep the others from theirs, nor for longer
+        than END_TURN_US one that takes long; the first failure is raised at the end. What is being
+        removed already is waited for. What is being made is not, and is refused when it has
+        started, however late: nobody would stop it.
         """
         self.closing = True
         self._closes += 1
@@ -481,15 +484,16 @@ class Registry:
         for examination in await self.examiner.wait(EXAMINE_AT_END_US):
             log.warning("the end does not wait any longer for the examination: %s", examination)
         failures: list[Exception] = []
+        ends: list[Task[None]] = []
         while self.bdevs:
             # What stands on a bdev came later: from the end, each is free when its turn comes.
             for bdev in reversed(list(self.bdevs.values())):
                 if bdev.state is BdevState.READY and bdev.claim is None:
-                    await self._end(bdev, failures)
+                    await self._end(bdev, failures, ends)
             idle = [b for b in self.bdevs.values() if b.state is BdevState.READY]
             if any(b.claim is None for b in idle):
                 continue
-            if not idle:
+            if not idle or not all(task.done for task in ends):
                 await self.reactor.sleep(LOOK_AGAIN_US)
                 continue
             bdev, claim = idle[-1], idle[-1].claim
@@ -500,15 +504,30 @@ class Registry:
                 claim.kind,
                 claim.holder,
             )
-            await self._end(bdev, failures)
+            await self._end(bdev, failures, ends)
+        for task in ends:
+            await task
         if failures:
             raise failures[0]
 
-    async def _end(self, bdev: Bdev, failures: list[Exception]) -> None:
-        try:
-            await self.unregister(bdev)
-        except (BdevError, OSError) as error:
-            failures.append(error)
+    async def _end(self, bdev: Bdev, failures: list[Exception], ends: list[Task[None]]) -> None:
+        """Unregister a bdev. One that takes long is added to `ends`: the next one's turn is due."""
+
+        async def unregister() -> None:
+            try:
+                await self.unregister(bdev)
+            except (BdevError, OSError) as error:
+                failures.append(error)
+
+        done: Future[None] = Future()
+        task = self.reactor.spawn(unregister(), f"end of {bdev.name}")
+        task.add_done_callback(lambda _task: wake(done))
+        timer = self.reactor.call_later(END_TURN_US, lambda: wake(done))
+        await done
+        timer.cancel()
+        if not task.done:
+            log.info("the end of a bdev takes long, others go on bdev=%s", bdev.name)
+        ends.append(task)
 
     # Configuration
 

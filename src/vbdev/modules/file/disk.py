@@ -13,18 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from vbdev.bdev import Bdev, BdevError, BdevState
-from vbdev.blocking import BlockedError, call_blocking
+from vbdev.blocking import CALL_US, BlockedError, call_blocking
 from vbdev.core.batch import IOBatch
 from vbdev.core.channel import Channel
 from vbdev.core.filequeue import FilePath, OpenFile
+from vbdev.files import access
+from vbdev.files.access import Call
+from vbdev.files.opening import FileError, FileGeometry, FileLockedError
 from vbdev.module_methods import ModuleMethod, NamedParams, failures
-from vbdev.modules.file.opening import (
-    FileGeometry,
-    FileLockedError,
-    close_file,
-    open_file,
-    size_of,
-)
 from vbdev.modules.file.service import FileService
 from vbdev.reactor import Reactor
 from vbdev.registry import Registry
@@ -40,6 +36,8 @@ UNMAP_OPS = frozenset({Op.UNMAP, Op.WRITE_ZEROES})
 LOCK_WAIT_US = 2_000_000
 """How long a locked file is waited for."""
 LOCK_RETRY_US = 20_000
+LAST_SYNC_US = 25_000_000
+"""How long the last sync of a file is waited for whose mount or disk may hang."""
 SEEK_OPS = frozenset({Op.SEEK_DATA, Op.SEEK_HOLE})
 
 
@@ -78,8 +76,8 @@ class FileBdev(Bdev):
         who = f"{self.kind} bdev {self.name!r}"
         give_up_ns = self.reactor.clock.now_ns() + LOCK_WAIT_US * 1000
 
-        def work() -> FileGeometry:
-            return open_file(
+        while True:
+            call = access.opening(
                 who,
                 filename,
                 readonly=readonly,
@@ -87,17 +85,17 @@ class FileBdev(Bdev):
                 block_size=block_size or None,
                 devices_only=devices_only,
             )
-
-        while True:
             try:
-                geometry = await self._beside(f"{who}: opening {filename}", work, close_file)
+                geometry = await self._beside(f"{who}: opening {filename}", call, _give_back)
                 break
-            except FileLockedError:
+            except FileLockedError as error:
                 # A ring of a process that was killed keeps its files until the kernel is done
                 # with it: whoever restarts a daemon at once must not be refused for that.
                 if self.reactor.clock.now_ns() >= give_up_ns:
-                    raise
+                    raise BdevError(error.errno, str(error)) from error
                 await self.reactor.sleep(LOCK_RETRY_US)
+            except FileError as error:
+                raise BdevError(error.errno, str(error)) from error
         self._geometry = geometry
         self._filename = filename
         self.block_size = geometry.block_size
@@ -126,23 +124,31 @@ class FileBdev(Bdev):
     async def _beside(
         self,
         what: str,
-        function: Callable[[], T],
+        call: Call[T],
         give_back: Callable[[T], object] = lambda _value: None,
     ) -> T:
         """Make a call that may hang on a thread; BdevError where it is given up."""
         try:
-            return await call_blocking(self.reactor, what, function, give_back=give_back)
+            return await call_blocking(
+                self.reactor, what, call.run, give_back=give_back, give_up=call.give_up
+            )
         except BlockedError as error:
             raise BdevError(error.errno or errno.EIO, error.strerror or str(error)) from error
 
     def create_channel(self, channel: Channel) -> FilePath:
         """Go through the ring of the channel's reactor."""
         self._used = True
-        return _service(channel).attach(self._file, self.name, self._geometry.sync_fd)
+        return self._service(channel).attach(self._file, self.name, self._geometry)
 
     def destroy_channel(self, channel: Channel) -> None:
         """Leave the reactor's ring."""
-        _service(channel).detach(channel.context)
+        self._service(channel).detach(channel.context)
+
+    def _service(self, channel: Channel) -> FileService:
+        reactor = Reactor.current()
+        assert reactor is not None
+        is_apart = self._geometry.may_hang and not self._geometry.is_device
+        return FileService.of(reactor, channel.engine, self._file if is_apart else None)
 
     def submit(self, channel: Channel, ios: IOBatch) -> None:
         """Hand everything to the ring, or to workers."""
@@ -186,17 +192,9 @@ class FileBdev(Bdev):
 
     async def file_size(self) -> int:
         """Return how many bytes the file has now."""
-        # A descriptor of the call's own, since the bdev may be gone before a mount answers.
-        fd, is_device = os.dup(self._geometry.fd), self._geometry.is_device
-
-        def work() -> int:
-            try:
-                return size_of(fd, is_device=is_device)
-            finally:
-                os.close(fd)
-
         return await self._beside(
-            f"{self.kind} bdev {self.name!r}: asking for the size of {self._filename}", work
+            f"{self.kind} bdev {self.name!r}: asking for the size of {self._filename}",
+            access.asking_size(self._geometry),
         )
 
     def rescan(self, size: int) -> None:
@@ -221,11 +219,13 @@ class FileBdev(Bdev):
 
         BdevError where that fails; the file is closed all the same.
         """
+        answers = True
         try:
             if Op.FLUSH in self.ops:
                 await self._sync()
         except OSError as error:
             number = error.errno or errno.EIO
+            answers = number != errno.ETIMEDOUT
             message = (
                 f"{self.kind} bdev {self.name!r}: {self._filename} could not be synced at the end:"
                 f" {os.strerror(number)}; data written since the last FLUSH may be lost"
@@ -233,35 +233,40 @@ class FileBdev(Bdev):
             log.critical("%s", message)
             raise BdevError(number, message) from error
         finally:
-            await self._close()
+            await self._close(CALL_US if answers else 0)
 
     async def _sync(self) -> None:
         """Run fdatasync on a thread, so that other bdevs' I/O goes on meanwhile.
 
-        Without a deadline: what it writes is worth waiting for, and who waits can say so.
+        What it writes is worth waiting for, and who waits can say so: there is no deadline. But
+        there is one of LAST_SYNC_US where a mount may hang; then it goes on in its own process.
         """
         if not self._used:  # nobody ever had a channel, so nothing was written
             return
-        fd = self._geometry.sync_fd
+        call = access.syncing(self._geometry)
         what = f"{self.kind} bdev {self.name!r}: the last sync of {self._filename}"
+        timeout_us = LAST_SYNC_US if self._geometry.may_hang else None
         try:
-            await call_blocking(self.reactor, what, lambda: os.fdatasync(fd), timeout_us=None)
+            await call_blocking(
+                self.reactor, what, call.run, give_up=call.give_up, timeout_us=timeout_us
+            )
         except BlockedError as error:
             if error.errno != errno.EAGAIN:
                 raise
-            os.fdatasync(fd)  # no thread to be had: better late than not at all
+            # No thread to be had: better late than not at all.
+            os.fdatasync(self._geometry.sync_fd)
 
-    async def _close(self) -> None:
+    async def _close(self, timeout_us: int) -> None:
         """Close the file, on a thread too: a mount's server may be asked for that."""
-        geometry = self._geometry
         what = f"{self.kind} bdev {self.name!r}: closing {self._filename}"
         try:
-            await call_blocking(self.reactor, what, lambda: close_file(geometry))
-        except BlockedError as error:
+            call = access.closing(self._geometry)
+            await call_blocking(
+                self.reactor, what, call.run, give_up=call.give_up, timeout_us=timeout_us
+            )
+        except OSError as error:
             log.warning("%s", error.strerror)
 
 
-def _service(channel: Channel) -> FileService:
-    reactor = Reactor.current()
-    assert reactor is not None
-    return FileService.of(reactor, channel.engine)
+def _give_back(geometry: FileGeometry) -> None:
+    access.closing(geometry).run()

@@ -11,14 +11,15 @@ import logging
 import os
 import threading
 
-from vbdev.blocking import BlockedError, call_blocking, call_unheeded
+from vbdev.blocking import call_blocking, call_unheeded
 from vbdev.core.batch import IOBatch
 from vbdev.core.engine import Engine
 from vbdev.core.fileio import FileJob
 from vbdev.core.filequeue import FileEngine, FilePath, OpenFile
 from vbdev.core.uring import Ring
-from vbdev.modules.file.opening import open_again
-from vbdev.modules.file.workers import NUM_WORKERS, Workers
+from vbdev.files import access
+from vbdev.files.opening import FileGeometry
+from vbdev.modules.file.workers import NUM_OWN_WORKERS, NUM_WORKERS, Workers
 from vbdev.reactor import Reactor, ReactorStoppedError, Watch
 
 __all__ = ["NO_RING_VARIABLE", "FileService"]
@@ -70,39 +71,48 @@ def _open_ring() -> Ring | None:
 
 
 class FileService:
-    """What a reactor does file I/O with. Belongs to its thread; get it with `of`."""
+    """What a reactor does file I/O with. Belongs to its thread; get it with `of`.
 
-    num_workers = NUM_WORKERS
+    A file on a mount that may hang has one of its own, all threads, and no ring: submitting a READ
+    of a FUSE file waits for its answer (the kernel asks it whether it can be polled, and takes the
+    default for a promise not to wait), and the kernel's own threads, which wait for the others,
+    are few and shared by all rings of a thread.
+    """
 
-    def __init__(self, reactor: Reactor, core: Engine) -> None:
-        self.engine = FileEngine(core, _open_ring(), self)
+    def __init__(self, reactor: Reactor, core: Engine, only: OpenFile | None = None) -> None:
+        self.engine = FileEngine(core, _open_ring() if only is None else None, self)
+        self.num_workers = NUM_WORKERS if only is None else NUM_OWN_WORKERS
+        self._key = _key(only)
         self._reactor = reactor
-        self._workers = Workers(reactor, self.engine.finish_job)
+        self._workers = Workers(
+            reactor, self.engine.finish_job, self.num_workers, may_hang=only is not None
+        )
         self._watch: Watch | None = None
         if self.engine.ring is not None:
             self._watch = reactor.watch(self.engine.ring.fd, readable=self.engine.reap)
         self._paths: dict[OpenFile, FilePath] = {}
         self._users: dict[FilePath, int] = {}
         self._names: dict[OpenFile, str] = {}
-        self._own_sync_fds: dict[FilePath, int] = {}
+        self._own_sync_fds: dict[FilePath, tuple[int, FileGeometry]] = {}
 
     @classmethod
-    def of(cls, reactor: Reactor, core: Engine) -> FileService:
-        """Return the reactor's service, made at the first call."""
-        service = reactor.locals.get(cls)
+    def of(cls, reactor: Reactor, core: Engine, only: OpenFile | None = None) -> FileService:
+        """Return the reactor's service, or its service for one file, made at the first call."""
+        service = reactor.locals.get(_key(only))
         if service is None:
-            service = reactor.locals[cls] = cls(reactor, core)
+            service = reactor.locals[_key(only)] = cls(reactor, core, only)
         assert isinstance(service, cls)
         return service
 
-    def attach(self, open_file: OpenFile, bdev_name: str, sync_fd: int) -> FilePath:
+    def attach(self, open_file: OpenFile, bdev_name: str, geometry: FileGeometry) -> FilePath:
         """Return this reactor's path to a file; all its channels to the bdev share one.
 
-        sync_fd: the file opened once more, for the sync at the end. As long as there are paths
-        nobody else needs it, and one of them has it.
+        The file's `sync_fd` is for the sync at the end. As long as there are paths nobody else
+        needs it, and one of them has it.
         """
         path = self._paths.get(open_file)
         if path is None:
+            sync_fd = geometry.sync_fd
             with _lock:
                 paths = _paths.setdefault(open_file, {})
                 is_free = all(other.sync_fd != sync_fd for other in paths.values())
@@ -114,10 +124,10 @@ class FileService:
         if path.sync_fd < 0 and self._users[path] == 1:
             # It may be over before this returns, and looks whether the path still has users.
             name = f"second opening of bdev {bdev_name}'s file"
-            self._reactor.begin(self._give_sync_fd(path), name)
+            self._reactor.begin(self._give_sync_fd(path, geometry), name)
         return path
 
-    async def _give_sync_fd(self, path: FilePath) -> None:
+    async def _give_sync_fd(self, path: FilePath, geometry: FileGeometry) -> None:
         """Give a path a descriptor of its own.
 
         Its syncs wait for that. They come to an end all the same: a try that fails fails those
@@ -127,7 +137,7 @@ class FileService:
         said = False
         while path in self._users:
             try:
-                sync_fd = await self._open_again(path, what)
+                sync_fd = await self._open_again(geometry, what)
             except OSError as error:
                 if not said:
                     log.error("%s failed, no FLUSH until it does not: %s", what, error.strerror)  # noqa: TRY400 - a sentence says it
@@ -135,41 +145,30 @@ class FileService:
                 path.fail_syncs(error.errno or errno.EIO)
                 await self._reactor.sleep(REOPEN_US)
                 continue
-            self._own_sync_fds[path] = sync_fd
+            self._own_sync_fds[path] = sync_fd, geometry
             if path in self._users:
                 path.set_sync_fd(sync_fd)
             else:
                 self._close_own(path)
             return
 
-    async def _open_again(self, path: FilePath, what: str) -> int:
-        fd = os.dup(path.open_file.fd)  # its file may be closed before the thread gets to it
-        held = [fd]
-
-        def give_up_copy() -> None:
-            while held:
-                os.close(held.pop())
-
-        def work() -> int:
-            try:
-                return open_again(fd)
-            finally:
-                give_up_copy()
-
-        try:
-            return await call_blocking(
-                self._reactor, what, work, give_back=os.close, timeout_us=None
-            )
-        except BlockedError as error:
-            if error.errno != errno.ESHUTDOWN:
-                give_up_copy()  # no thread has begun, nor will
-            raise
+    async def _open_again(self, geometry: FileGeometry, what: str) -> int:
+        call = access.opening_again(geometry)  # the file may be closed before a thread gets to it
+        return await call_blocking(
+            self._reactor,
+            what,
+            call.run,
+            give_back=lambda fd: access.closing_copy(fd, geometry).run(),
+            give_up=call.give_up,
+            timeout_us=None,
+        )
 
     def _close_own(self, path: FilePath) -> None:
         """Close the descriptor that this path had for itself; the server may have to be asked."""
-        fd = self._own_sync_fds.pop(path, None)
-        if fd is not None:
-            call_unheeded(self._reactor, "closing a file", lambda: os.close(fd))
+        own = self._own_sync_fds.pop(path, None)
+        if own is not None:
+            call = access.closing_copy(*own)
+            call_unheeded(self._reactor, "closing a file", call.run, call.give_up)
 
     def detach(self, path: FilePath) -> None:
         """Undo one `attach`. Without any left, ring and workers go too."""
@@ -185,7 +184,7 @@ class FileService:
         del self._users[path], self._paths[path.open_file], self._names[path.open_file]
         if self._users:
             return
-        del self._reactor.locals[FileService]
+        del self._reactor.locals[self._key]
         self._workers.close()
         if self._watch is not None:
             self._watch.close()
@@ -214,7 +213,7 @@ class FileService:
         self._reactor.call_later(RETRY_US, self._retry)
 
     def _retry(self) -> None:
-        if self._reactor.locals.get(FileService) is self:
+        if self._reactor.locals.get(self._key) is self:
             self.engine.retry()
 
     def reset(self, path: FilePath, ios: IOBatch) -> None:
@@ -230,6 +229,10 @@ class FileService:
                 while await _outstanding(reactor, peer):
                     await self._reactor.sleep(RESET_LOOK_US)
         path.reset(ios)
+
+
+def _key(only: OpenFile | None) -> object:
+    return FileService if only is None else (FileService, only)
 
 
 async def _outstanding(reactor: Reactor, path: FilePath) -> int:

@@ -13,21 +13,33 @@ import threading
 from collections.abc import Callable
 
 from vbdev.core.fileio import FileJob
+from vbdev.files.access import threads_in_calls
 from vbdev.reactor import Reactor
 from vbdev.threads import NamedThread
 
-__all__ = ["NUM_WORKERS", "Workers"]
+__all__ = ["NUM_OWN_WORKERS", "NUM_WORKERS", "Workers"]
 
 log = logging.getLogger(__name__)
 
 NUM_WORKERS = 8
 """Threads at most, for each reactor: enough to keep a solid-state disk busy without a ring."""
+NUM_OWN_WORKERS = 32
+"""For each reactor and file that has threads of its own: its server may be far away."""
 
 
 class Workers:
-    """The workers of one reactor. `finish(job)` is called there for each job that has ended."""
+    """Up to `most` workers of a reactor. `finish(job)` is called there for each job that ended."""
 
-    def __init__(self, reactor: Reactor, finish: Callable[[FileJob], None]) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        finish: Callable[[FileJob], None],
+        most: int,
+        *,
+        may_hang: bool = False,
+    ) -> None:
+        self._most = most
+        self._may_hang = may_hang
         self._reactor = reactor
         self._finish = finish
         self._jobs: queue.SimpleQueue[FileJob | None] = queue.SimpleQueue()
@@ -41,7 +53,7 @@ class Workers:
         """Queue jobs. Never blocks, never raises: without any thread, jobs fail with EAGAIN."""
         for job in jobs:
             self._unfinished += 1
-            if len(self._threads) < min(self._unfinished, NUM_WORKERS):
+            if len(self._threads) < min(self._unfinished, self._most):
                 self._add_thread()
             if self._threads:
                 self._jobs.put(job)
@@ -62,8 +74,12 @@ class Workers:
         self._threads.append(thread)
 
     def _work(self) -> None:
+        me = threading.current_thread()
         while (job := self._jobs.get()) is not None:
+            if self._may_hang:
+                threads_in_calls.add(me)
             job.execute()
+            threads_in_calls.discard(me)
             self._hand_back(job)
 
     def _hand_back(self, job: FileJob) -> None:

@@ -4,7 +4,8 @@ Everything that can be wrong with a file is found here, before there is a bdev, 
 file's name, the value and the bound. Nothing is created and nothing changes its size.
 
 Any of this may hang, on a mount whose server is gone. So it runs on a thread (`vbdev.blocking`),
-and what it shares with other openings is under a lock.
+and for a path that may hang in a process of its own (`aside`). That is also why this imports
+little, and why its error is not the one of the bdevs.
 """
 
 from __future__ import annotations
@@ -12,33 +13,29 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import logging
 import mmap
 import os
 import stat
 import struct
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-from vbdev.bdev import BdevError
 from vbdev.core.fileio import can_punch, dio_alignment
-from vbdev.modules.file.stable_writes import dsync_holds
+from vbdev.files.stable_writes import dsync_holds
 
 __all__ = [
+    "FileError",
     "FileGeometry",
+    "FileKey",
     "FileLockedError",
     "FileSurvey",
-    "close_file",
+    "close_descriptors",
     "open_again",
     "open_file",
     "size_of",
     "survey_file",
+    "unlock",
 ]
-
-log = logging.getLogger(__name__)
 
 MIN_BLOCK_SIZE = 512
 BLKGETSIZE64 = 0x80081272
@@ -50,17 +47,25 @@ F_SEAL_WRITE, F_SEAL_FUTURE_WRITE = 0x8, 0x10
 
 FileKey = tuple[str, int, int]
 
-_lock = threading.Lock()  # over the next one; nothing blocks under it
-_open_files: dict[FileKey, str] = {}
-"""Which bdev has which file: the lock on it says that it is taken, this says by whom."""
+
+class FileError(Exception):
+    """A file can not be a bdev: `errno`, and a sentence that names the file."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.errno = number
 
 
-@dataclass(frozen=True, slots=True)
-class FileGeometry:
+class FileLockedError(FileError):
+    """Another program has the file locked."""
+
+
+class FileGeometry(NamedTuple):
     """An open file. Sizes in bytes.
 
     fd: for data. sync_fd: the same file through a description of its own, for the sync at the end.
     alignment: of data in memory, and of its pieces. dsync: direct writes with RWF_DSYNC are stable.
+    may_hang: its mount or disk may, so what may block is done in another process (`access`).
     """
 
     fd: int
@@ -76,10 +81,7 @@ class FileGeometry:
     can_unmap: bool
     can_seek: bool
     fast_zero: bool
-
-
-class FileLockedError(BdevError):
-    """Another program has the file locked."""
+    may_hang: bool = False
 
 
 def open_file(
@@ -90,12 +92,15 @@ def open_file(
     direct: bool | None,
     block_size: int | None,
     devices_only: str = "",
+    claim: Callable[[FileKey], object],
+    warn: Callable[[str], object],
 ) -> FileGeometry:
-    """Open and lock a file and measure it; BdevError where it can not be a bdev. Blocks.
+    """Open and lock a file and measure it; FileError where it can not be a bdev. Blocks.
 
     who: the bdev, for messages. direct: O_DIRECT, or not, or (None) where it works.
     block_size: bytes, or None for what the file asks for. devices_only: the parameter that block
-    devices alone can have, if it was given.
+    devices alone can have, if it was given. claim: told which file it is before it is locked;
+    raises FileError if it is somebody's here. warn: told in a sentence what is worth a warning.
     """
     where = f"{who}: {filename}"
     _check_block_size(where, block_size)
@@ -106,20 +111,11 @@ def open_file(
             _check_writable(where, fd, status)
         is_device = stat.S_ISBLK(status.st_mode)
         key = ("device", status.st_rdev, 0) if is_device else ("file", status.st_dev, status.st_ino)
-        with _lock:
-            if key in _open_files:
-                raise BdevError(errno.EBUSY, f"{where}: in use already, by {_open_files[key]}")
-            _open_files[key] = who
-        undo.callback(_forget, key)
-        _lock_file(where, fd, readonly=readonly)
+        claim(key)
+        _lock_file(where, fd, readonly=readonly, warn=warn)
         geometry = _measure(where, fd, key, readonly=readonly, direct=direct, block_size=block_size)
         undo.pop_all()
     return geometry
-
-
-def _forget(key: FileKey) -> None:
-    with _lock:
-        _open_files.pop(key, None)
 
 
 def _measure(
@@ -166,8 +162,7 @@ def _measure(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class FileSurvey:
+class FileSurvey(NamedTuple):
     """What can be told of a file without opening it. Sizes in bytes."""
 
     key: FileKey
@@ -178,7 +173,7 @@ class FileSurvey:
 def survey_file(
     who: str, filename: str, *, readonly: bool, block_size: int | None, devices_only: str = ""
 ) -> FileSurvey:
-    """Measure a file as `open_file` would, and open nothing; BdevError as there.
+    """Measure a file as `open_file` would, and open nothing; FileError as there.
 
     What only opening tells is not found: who has it locked or mounted, what O_DIRECT wants. A block
     size that nobody gave is that of the device, and 512 bytes of a regular file.
@@ -186,7 +181,7 @@ def survey_file(
     where = f"{who}: {filename}"
     _check_block_size(where, block_size)
     with _named(where):
-        status = Path(filename).stat()
+        status = os.stat(filename)  # noqa: PTH116 - pathlib takes long to import
         _check_type(where, status.st_mode, devices_only)
         if not os.access(filename, os.R_OK if readonly else os.R_OK | os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -201,18 +196,20 @@ def survey_file(
     return FileSurvey(key, size, block_size)
 
 
-def close_file(geometry: FileGeometry) -> None:
-    """Unlock and close a file. What it holds is not synced by that. Blocks.
+def unlock(fd: int) -> None:
+    """Give the lock back. Blocks.
 
-    Until it returns nobody else here can open the file.
+    A ring may hold an open file a little longer than its descriptors; the lock shall not wait.
     """
-    # A ring may hold the file a little longer; the lock shall not wait for that.
     with contextlib.suppress(OSError):
-        _set_lock(geometry.fd, fcntl.F_UNLCK)
+        _set_lock(fd, fcntl.F_UNLCK)
+
+
+def close_descriptors(geometry: FileGeometry) -> None:
+    """Close a file. What it holds is not synced by that. Blocks."""
     for fd in (geometry.sync_fd, geometry.fd):
         with contextlib.suppress(OSError):  # of what an earlier write lost; the last sync has told
             os.close(fd)
-    _forget(geometry.key)
 
 
 def size_of(fd: int, *, is_device: bool) -> int:
@@ -223,20 +220,20 @@ def size_of(fd: int, *, is_device: bool) -> int:
     return os.fstat(fd).st_size
 
 
-@contextmanager
+@contextlib.contextmanager
 def _named(where: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
         number = error.errno if isinstance(error, OSError) and error.errno else errno.EINVAL
         text = os.strerror(number) if isinstance(error, OSError) else str(error)
-        raise BdevError(number, f"{where}: {text}") from error
+        raise FileError(number, f"{where}: {text}") from error
 
 
 def _open(
     where: str, filename: str, *, readonly: bool, devices_only: str
 ) -> tuple[int, os.stat_result]:
-    before = Path(filename).stat()
+    before = os.stat(filename)  # noqa: PTH116 - see above
     # Looked at before it is opened, because opening some things has effects, or blocks.
     _check_type(where, before.st_mode, devices_only)
     flags = os.O_RDONLY if readonly else os.O_RDWR
@@ -270,12 +267,12 @@ def _check_writable(where: str, fd: int, status: os.stat_result) -> None:
                 return
             why = f"it can not be written: {os.strerror(error.errno)}"
     if why:
-        raise BdevError(errno.EACCES, f"{where}: {why}; with readonly it can be read")
+        raise FileError(errno.EACCES, f"{where}: {why}; with readonly it can be read")
 
 
 def _check_block_size(where: str, block_size: int | None) -> None:
     if block_size is not None and (block_size < MIN_BLOCK_SIZE or block_size & (block_size - 1)):
-        raise BdevError(
+        raise FileError(
             errno.EINVAL,
             f"{where}: block_size {block_size} is no power of two of at least {MIN_BLOCK_SIZE}",
         )
@@ -283,7 +280,7 @@ def _check_block_size(where: str, block_size: int | None) -> None:
 
 def _check_type(where: str, mode: int, devices_only: str = "") -> None:
     if devices_only and stat.S_ISREG(mode):
-        raise BdevError(
+        raise FileError(
             errno.EOPNOTSUPP,
             f"{where}: {devices_only} is for block devices, and this is a regular file",
         )
@@ -297,7 +294,7 @@ def _check_type(where: str, mode: int, devices_only: str = "") -> None:
     }
     number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
     what = names.get(stat.S_IFMT(mode), f"of type {stat.S_IFMT(mode):#o}")
-    raise BdevError(number, f"{where} is {what}; a regular file or a block device is needed")
+    raise FileError(number, f"{where} is {what}; a regular file or a block device is needed")
 
 
 def _set_lock(fd: int, kind: int) -> None:
@@ -306,7 +303,7 @@ def _set_lock(fd: int, kind: int) -> None:
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
 
 
-def _lock_file(where: str, fd: int, *, readonly: bool) -> None:
+def _lock_file(where: str, fd: int, *, readonly: bool, warn: Callable[[str], object]) -> None:
     """Keep other writers away (qemu takes locks of the same kind). Readers share."""
     try:
         _set_lock(fd, fcntl.F_RDLCK if readonly else fcntl.F_WRLCK)
@@ -317,7 +314,7 @@ def _lock_file(where: str, fd: int, *, readonly: bool) -> None:
                 errno.EBUSY, f"{where} can not be locked for {wanted}: another program has it"
             ) from error
         # A file system without locks still makes a disk; it is for the operator to keep others off.
-        log.warning("file not locked: the file system has no locks where=%s error=%s", where, error)
+        warn(f"file not locked: the file system has no locks where={where} error={error}")
 
 
 def _try_direct(fd: int, logical: int) -> int:
@@ -357,21 +354,21 @@ def _settle_direct(where: str, fd: int, wanted: bool | None, align: int, block_s
             if align
             else "does not work on this file system"
         )
-        raise BdevError(errno.EINVAL, f"{where}: direct is true, but O_DIRECT {reason}")
+        raise FileError(errno.EINVAL, f"{where}: direct is true, but O_DIRECT {reason}")
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT)
     return False
 
 
 def _check_size(where: str, size: int, block_size: int, logical: int) -> None:
     if size == 0:
-        raise BdevError(errno.EINVAL, f"{where} is empty: 0 bytes, and a bdev has at least 1 block")
+        raise FileError(errno.EINVAL, f"{where} is empty: 0 bytes, and a bdev has at least 1 block")
     if block_size % logical:
-        raise BdevError(
+        raise FileError(
             errno.EINVAL,
             f"{where}: block_size {block_size} is no multiple of the device's {logical} bytes",
         )
     if size % block_size:
-        raise BdevError(
+        raise FileError(
             errno.EINVAL,
             f"{where}: its size of {size} bytes is no multiple of the block size of {block_size}",
         )
@@ -399,19 +396,23 @@ def _phys_block_size(fd: int, status: os.stat_result, block_size: int, *, is_dev
 
 def _queue_limit(device: int, name: str) -> int:
     """Return a limit of a block device's queue from sysfs; 0 where it says nothing."""
-    base = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
-    for queue in (base / "queue", base / ".." / "queue"):  # of a partition: the disk's
-        with contextlib.suppress(OSError, ValueError):
-            return int((queue / name).read_text())
+    for queue in ("queue", "../queue"):  # of a partition: the disk's
+        found = _sysfs_number(device, f"{queue}/{name}")
+        if found is not None:
+            return found
     return 0
 
 
 def _sectors(device: int) -> int:
     """Return the size of a block device from sysfs, in units of 512 bytes; 0 if it says nothing."""
-    path = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/size")
-    with contextlib.suppress(OSError, ValueError):
-        return int(path.read_text())
-    return 0
+    return _sysfs_number(device, "size") or 0
+
+
+def _sysfs_number(device: int, name: str) -> int | None:
+    path = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/{name}"
+    with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:  # noqa: PTH123
+        return int(file.read())
+    return None
 
 
 def _can_seek(fd: int) -> bool:
