@@ -155,7 +155,7 @@ class App:
             "bdev": (["accel", "iobuf"], partial(subsystem_calls, self.registry)),
             "nbd": (["bdev"], lambda: [*self.nbd.config(), *self.nbd_disks.config()]),
         }
-        register_framework_methods(self.dispatcher, self.subsystems)
+        register_framework_methods(self.dispatcher, self.reactor, self.subsystems)
         register_schema_methods(self.dispatcher, self.reactor)
         register_init_methods(self.dispatcher, self._begin_init, self.initialized)
         register_bdev_methods(self.dispatcher, self.registry)

@@ -71,6 +71,9 @@ __all__ = [
     "VirtualBdevParams",
 ]
 
+CONVERTED_BYTES = 256 << 10
+"""With metadata; made or checked in some 200 us."""
+
 ALL_OPS = frozenset(Op)
 BASIC_OPS = frozenset({Op.READ, Op.WRITE, Op.FLUSH, Op.RESET, Op.ABORT})
 
@@ -515,7 +518,9 @@ class Bdev:
             refused_flags=self.refused_flags(),
             gives_read_buffers=self.gives_read_buffers,
             native_mask=native,
-            limits=self.io_limits(channel.engine.buffers.largest_bytes),
+            limits=self.io_limits(
+                channel.engine.buffers.largest_bytes, converted=hide and self.md_interleave
+            ),
             md_len=0 if self.md_interleave else self.md_len,
             dif=self.metadata_layout(),
             hide_metadata=hide and self.md_interleave,
@@ -544,11 +549,15 @@ class Bdev:
         """Whether an I/O type is carried out, by the module or by what stands in for it."""
         return op in self.ops or op in self.emulated_ops()
 
-    def io_limits(self, largest_buffer: int) -> dict[str, int]:
-        """Return by what I/Os are split; data that may have to be bounced fits into a buffer."""
+    def io_limits(self, largest_buffer: int, *, converted: bool = False) -> dict[str, int]:
+        """Return by what I/Os are split; data that may have to be bounced fits into a buffer.
+
+        converted: metadata is made and taken away on the way, which is done for a piece at a time.
+        """
         max_rw = self.max_rw_size
-        if self.required_alignment:
-            fits = max(largest_buffer // self.block_size, 1)
+        if self.required_alignment or converted:
+            most = min(largest_buffer, CONVERTED_BYTES) if converted else largest_buffer
+            fits = max(most // self.block_size, 1)
             if self.split_on_write_unit:
                 fits = max(fits - fits % self.write_unit_size, self.write_unit_size)
             max_rw = min(max_rw or fits, fits)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 import pytest
 
 from vbdev.bdev import ALL_OPS, VirtualBdev
 from vbdev.clock import VirtualClock
+from vbdev.qos import set_rate_limits
 from vbdev.reactor import Reactor
 from vbdev.testing import Stack, Stub
 from vbdev.vocab import IoFlag, Op, Status
@@ -283,3 +285,258 @@ def test_an_abort_of_nothing_says_so(stack):
     write = disk.io(Op.WRITE, 0, 1, bytes(BLOCK))
     abort = disk.io(Op.ABORT, 0, 0, victim=write)
     assert (abort.status, abort.errno) == (Status.FAILED, errno.ENOENT)
+
+
+# What leaves a queue, and what has come up
+
+
+PIECE = 256 << 10
+MANY = 400
+
+
+class Layer(VirtualBdev):
+    """Forwards, and answers NOMEM as long as there is no room; says how many came up at once."""
+
+    kind = "full"
+    product_name = "Full"
+    ops = ALL_OPS
+    has_room = True
+    came_up = ()
+
+    def submit(self, channel, ios):
+        if self.has_room:
+            channel.base.submit(ios)
+        else:
+            ios.complete(Status.NOMEM, errno.ENOMEM)
+
+    def completed(self, channel, ios):
+        if ios.ops.tolist().count(Op.WRITE):
+            type(self).came_up += (len(ios),)
+
+
+def waiting_writes(stack, bdev, begin, end):
+    """Let MANY WRITEs wait at a bdev; return after how many turns a READ and each of them end."""
+    writer, reader = stack.open(bdev), stack.open("Other")
+    data = bytes(PIECE)
+    begin()
+    blocks = PIECE // BLOCK
+    writes = [writer.submit(Op.WRITE, n * blocks, blocks, data) for n in range(MANY)]
+    stack.settle()
+    assert not any(write.done for write in writes)
+    end()
+    while all(write.status != Status.SUCCESS for write in writes):
+        if not stack.reactor.poll():
+            stack.reactor.advance()
+    read = reader.submit(Op.READ, 0, 1, bytearray(BLOCK))
+    ended = turns_until(stack, read, *writes)
+    assert all(write.status == Status.SUCCESS for write in writes)
+    assert ended[1:] == sorted(ended[1:]), "in order"
+    return ended
+
+
+@pytest.fixture
+def queued(stack):
+    stack.disk(name="Other", num_blocks=8, block_size=BLOCK)
+    stack.disk(num_blocks=MANY * PIECE // BLOCK, block_size=BLOCK)
+    return stack
+
+
+def holds_up_nobody(ended):
+    assert ended[0] <= 2
+    assert ended[-1] > MANY // 20
+
+
+@pytest.mark.parametrize("quiesce", [False, True])
+def test_what_a_lock_has_held_up_goes_on_in_its_time(queued, quiesce):
+    control = queued.registry.get("Disk").control
+
+    def begin():
+        begin.lock = queued.run(control.lock(0, MANY * PIECE // BLOCK, quiesce=quiesce))
+
+    def end():
+        with queued.reactor.here():
+            queued.reactor.spawn(control.unlock(begin.lock))
+
+    holds_up_nobody(waiting_writes(queued, "Disk", begin, end))
+
+
+def test_what_a_rate_has_held_up_goes_on_in_its_time(queued):
+    disk = queued.registry.get("Disk")
+
+    def begin():
+        queued.run(set_rate_limits(disk, {"w_mbytes_per_sec": 1}))
+        queued.open("Disk").submit(Op.WRITE, 0, 4096, bytes(4096 * BLOCK))  # all of its seconds
+
+    def end():
+        with queued.reactor.here():
+            queued.reactor.spawn(set_rate_limits(disk, {"w_mbytes_per_sec": 0}))
+
+    holds_up_nobody(waiting_writes(queued, "Disk", begin, end))
+
+
+def test_what_there_was_no_room_for_goes_on_in_its_time(queued):
+    top = queued.layer(Layer)
+    holds_up_nobody(
+        waiting_writes(
+            queued,
+            "Top",
+            lambda: setattr(top, "has_room", False),
+            lambda: setattr(top, "has_room", True),
+        )
+    )
+
+
+def test_those_behind_a_lock_are_found_while_they_wait_for_their_turn(queued):
+    """By an ABORT, by another lock, by a RESET."""
+    control = queued.registry.get("Disk").control
+    all_blocks = MANY * PIECE // BLOCK
+    lock = queued.run(control.lock(0, all_blocks))
+    disk = queued.open("Disk")
+    writes = [disk.submit(Op.WRITE, n, 512, bytes(PIECE)) for n in range(MANY)]
+    queued.settle()
+    unlocking = queued.reactor.spawn(control.unlock(lock))
+    while not writes[0].done:
+        queued.reactor.poll()
+    assert unlocking is not None
+    assert not writes[-1].done
+    abort = disk.submit(Op.ABORT, 0, 0, victim=writes[-1])
+    again = queued.reactor.spawn(control.lock(all_blocks - 1, 1))
+    turns_until(queued, abort, writes[-1])
+    assert (abort.status, writes[-1].status) == (Status.SUCCESS, Status.ABORTED)
+    reset = disk.submit(Op.RESET, 0, 0)
+    turns_until(queued, reset, *writes)
+    assert reset.status == Status.SUCCESS
+    assert {write.status for write in writes} == {Status.SUCCESS, Status.ABORTED}
+    queued.turn_until(lambda: again.done)
+    queued.run(control.unlock(again.result()))
+
+
+def test_callbacks_share_their_time_with_others(stack):
+    """Of 1000 I/Os that end at once, those of the first turn are not all."""
+    stub = stack.disk(Stub, num_blocks=1024, block_size=BLOCK)
+    disk, ended = stack.open("Disk"), []
+    for _ in range(1000):
+        disk.submit(Op.READ, 0, 1, bytearray(BLOCK), callback=ended.append)
+    stub.complete()
+    per_turn = []
+    while len(ended) < 1000:
+        before = len(ended)
+        assert stack.reactor.poll() > 0, "whoever waits for an event would wait for ever"
+        per_turn.append(len(ended) - before)
+    assert max(per_turn) <= 50
+    assert min(per_turn) >= 1
+
+
+def test_a_loop_that_may_sleep_does_not_while_callbacks_are_due():
+    stack = Stack(real_clock=True)
+    stub = stack.disk(Stub, num_blocks=1024, block_size=BLOCK)
+    opened = [stack.open("Disk") for _ in range(20)]
+    ended = []
+
+    def slow(request):
+        time.sleep(0.0005)
+        ended.append(request)
+
+    for one in opened:
+        one.submit(Op.READ, 0, 1, bytearray(BLOCK), callback=slow)
+    stub.complete()
+    guard = stack.reactor.call_later(2_000_000, lambda: None)
+    with stack.reactor.here():
+        sleeps = stack.reactor.sleeps
+        while len(ended) < len(opened):
+            stack.reactor._loop.turn(wait=True)
+        assert stack.reactor.sleeps == sleeps
+    guard.cancel()
+    stack.close()
+
+
+def test_a_module_is_not_shown_more_at_once_than_it_can_look_at(stack):
+    Layer.came_up = ()
+    stub = stack.disk(Stub, num_blocks=1024, block_size=BLOCK)
+    stack.layer(Layer)
+    disk = stack.open("Top")
+    writes = [disk.submit(Op.WRITE, n, 1, bytes(BLOCK)) for n in range(1000)]
+    stub.complete()
+    turns_until(stack, *writes)
+    assert sum(Layer.came_up) == 1000
+    assert max(Layer.came_up) == 256
+
+
+# Disks with metadata
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("op", [Op.WRITE, Op.READ, Op.COPY])
+def test_blocks_with_metadata_hold_up_nobody(stack, op, interleaved):
+    size = 520 if interleaved else 512
+    blocks = (16 << 20) // size
+    stack.disk(
+        num_blocks=3 * blocks,
+        block_size=512,
+        md_size=8,
+        md_interleave=interleaved,
+        dif_type=1,
+    )
+    stack.disk(name="Other", num_blocks=8, block_size=BLOCK)
+    greedy, honest = stack.open("Disk"), stack.open("Other")
+    assert greedy.descriptor.block_size == size
+    data = None if op == Op.COPY else bytearray(blocks * size)
+    if op == Op.WRITE and interleaved:
+        greedy.io(Op.READ, 0, blocks, data)  # with the tags of blocks that nobody has written
+    long = greedy.submit(op, blocks, blocks, data, src_offset_blocks=blocks - 7)
+    read = honest.submit(Op.READ, 0, 1, bytearray(BLOCK))
+    ended = turns_until(stack, read, long)
+    assert ended[0] == 1
+    assert ended[1] > 10
+    assert long.status == Status.SUCCESS
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_a_write_with_a_wrong_tag_far_behind_stores_nothing(stack, interleaved):
+    size, blocks = (520 if interleaved else 512), 4000
+    stack.disk(
+        num_blocks=blocks,
+        block_size=512,
+        md_size=8,
+        md_interleave=interleaved,
+        dif_type=1,
+    )
+    disk = stack.open("Disk")
+    data, tags = bytearray(os.urandom(blocks * size)), bytearray(blocks * 8)
+    more = {} if interleaved else {"metadata": tags}
+    layout = disk.descriptor.bdev.metadata_layout()
+    layout.generate(data, None if interleaved else tags, num_blocks=blocks, ref_tag=0)
+    (data if interleaved else tags)[-1] ^= 1
+    assert disk.io(Op.WRITE, 0, blocks, data, **more).status == Status.NVME_ERROR
+    got = bytearray(blocks * size)
+    assert disk.io(Op.READ, 0, blocks, got).status == Status.SUCCESS
+    if interleaved:
+        got = b"".join(got[n : n + 512] for n in range(0, len(got), size))
+    assert not any(got)
+    (data if interleaved else tags)[-1] ^= 1
+    assert disk.io(Op.WRITE, 0, blocks, data, **more).status == Status.SUCCESS
+    for source, target in ((0, 1), (1, 0)):
+        moved = disk.io(Op.COPY, target, blocks - 1, src_offset_blocks=source)
+        assert moved.status == Status.SUCCESS
+    got, got_tags = bytearray(blocks * size), bytearray(blocks * 8)
+    more = {} if interleaved else {"metadata": got_tags}
+    assert disk.io(Op.READ, 0, blocks, got, **more).status == Status.SUCCESS
+    kept = slice(0, (blocks - 1) * size)
+    assert got[kept] == data[kept]
+    assert interleaved or got_tags[:-8] == tags[:-8]
+
+
+def test_metadata_that_is_made_on_the_way_holds_up_nobody(stack):
+    size = 16 << 20
+    stack.disk(num_blocks=size // BLOCK, block_size=512, md_size=8, md_interleave=True, dif_type=1)
+    stack.disk(name="Other", num_blocks=8, block_size=BLOCK)
+    greedy, honest = stack.open("Disk", hide_metadata=True), stack.open("Other")
+    data, got = os.urandom(size), bytearray(size)
+    for op, memory in ((Op.WRITE, data), (Op.READ, got)):
+        long = greedy.submit(op, 0, size // BLOCK, memory)
+        read = honest.submit(Op.READ, 0, 1, bytearray(BLOCK))
+        ended = turns_until(stack, read, long)
+        assert ended[0] == 1
+        assert ended[1] > 10
+        assert long.status == Status.SUCCESS
+    assert got == data

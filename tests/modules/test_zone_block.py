@@ -552,3 +552,26 @@ def test_threads_share_no_block():
     finally:
         sys.setswitchinterval(before)
     assert sorted(place for mine in got for place in mine) == list(range(0, 48000, 3))
+
+
+def test_all_of_very_many_zones_are_told_in_their_time(control):
+    """Others run in between; what changes meanwhile is told as it is when its turn comes."""
+    many = 100_000
+    control.call("bdev_malloc_create", name="Disk", num_blocks=many, block_size=512)
+    control.malloc("Other")
+    zoned(control, zone_capacity=1)
+    top, other = control.stack.open("Zones"), control.stack.open("Other")
+    half = many // 2 * ZONE_INFO_BYTES + 5
+    pieces = [bytearray(half), bytearray(many * ZONE_INFO_BYTES - half)]
+    asked = top.submit(Op.GET_ZONE_INFO, 0, 0, pieces, arg=many)
+    read = other.submit(Op.READ, 0, 1, bytearray(512))
+    control.stack.reactor.poll()
+    assert read.done
+    turns = 0
+    while not asked.done:
+        turns += 1
+        control.stack.reactor.poll()
+    assert turns > 5
+    assert asked.status == Status.SUCCESS
+    told = list(struct.iter_unpack(ZONE_INFO, b"".join(pieces)))
+    assert told == [(n, n + 1, 1, ZoneState.FULL, ZoneType.SEQWR) for n in range(many)]

@@ -7,13 +7,16 @@ give events, in bounded memory, and how the bytes were cut never matters.
 import itertools
 import json
 import time
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vbdev.wire.jsonrpc import (
     INVALID_REQUEST,
+    LIST_PIECE,
     MAX_REQUEST_BYTES,
     MAX_REQUEST_VALUES,
     PARSE_ERROR,
@@ -28,6 +31,8 @@ from vbdev.wire.jsonrpc import (
     encode_error,
     encode_request,
     encode_result,
+    has_long_list,
+    result_pieces,
 )
 from vbdev.wire.jsontext import MAX_DEPTH, DuplicateKey, HugeNumber, JsonError, decode
 
@@ -338,6 +343,40 @@ def test_messages_end_with_a_newline_and_are_compact():
         b'{"jsonrpc":"2.0","method":"m","id":2,"params":{"a":1}}\n'
     )
     assert encode_request("m") == b'{"jsonrpc":"2.0","method":"m"}\n'
+
+
+class Counted(msgspec.Struct, kw_only=True, rename={"all_of": "all"}):
+    """An answer with lists in its fields, and fields that are absent."""
+
+    first: int | msgspec.UnsetType = msgspec.UNSET
+    some: list[int] = []
+    more: dict[str, int] = {}
+    all_of: list[Any] = []
+    last: str | None = None
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        True,
+        None,
+        {"a": [1] * 1000},
+        [],
+        [{"name": f"Disk{n}"} for n in range(1000)],
+        list(range(LIST_PIECE)),
+        list(range(2 * LIST_PIECE)),
+        list(range(2 * LIST_PIECE + 1)),
+        Counted(),
+        Counted(first=1, some=[1, 2], more={"b": 1}, all_of=["é\n"] * 1000, last="x"),
+        Counted(some=[0] * 65, all_of=[Counted(all_of=[1] * 100)] * 100),
+    ],
+)
+@pytest.mark.parametrize("request_id", [1, "a", HugeNumber("1" * 40)])
+def test_a_long_result_is_the_same_in_pieces(result, request_id):
+    pieces = list(result_pieces(request_id, result))
+    assert b"".join(pieces) == encode_result(request_id, result)
+    assert has_long_list(result) == (len(pieces) > 5)
+    assert max(map(len, pieces)) < 30_000
 
 
 def test_batch_response():

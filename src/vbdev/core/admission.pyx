@@ -13,6 +13,7 @@ from libc.stdint cimport int32_t, int8_t, uint32_t, uint64_t, uint8_t
 
 from vbdev.core.entered cimport Entered
 from vbdev.core.qos cimport qos_bytes, qos_kind
+from vbdev.core.turn cimport BYTES_PER_NS, slice_over
 from vbdev.core.types cimport (
     CHILDREN_ABORT,
     CHILDREN_COMPARE,
@@ -252,6 +253,7 @@ cdef class Admission(Entered):
         if not (held or first or self.s.nomem.head == NULL):
             return self._no_memory(io, io.num_blocks * self.s.block_size, held)
         failure = self.engine.add_metadata(io, &self.layout, held)
+        slice_over(&self.engine.slice, io.num_blocks * self.s.block_size // BYTES_PER_NS)
         if failure == EINVAL:
             return self._end(io, IO_FAILED, EINVAL)
         if failure:

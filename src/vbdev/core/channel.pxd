@@ -1,6 +1,7 @@
 from vbdev.core.delivery cimport Delivery
 from vbdev.core.dif cimport Dif
 from vbdev.core.histogram cimport Histogram
+from vbdev.core.types cimport bdev_io, uint64_t
 
 
 cdef class Channel(Delivery):
@@ -15,3 +16,5 @@ cdef class Channel(Delivery):
     cdef int _resume_locked(self) except -1
     cdef int _resume_qos(self) except -1
     cdef int _resume_nomem(self) except -1
+    cdef uint64_t _guess(self, const bdev_io *io) noexcept nogil
+    cdef bint _goes_on(self, bint more, uint64_t took_ns) noexcept nogil

@@ -18,6 +18,7 @@ from vbdev.core.engine cimport Engine
 from vbdev.core.dif cimport Dif
 from vbdev.core.histogram cimport Histogram
 from vbdev.core.qos cimport QOS_READS, QOS_WRITES, RateLimits, qos_bytes, qos_kind
+from vbdev.core.turn cimport BYTES_PER_NS, IO_NS, SLICE_NS, slice_over
 from vbdev.core.types cimport (
     FLAG_PRACT,
     GATE_ALIGN,
@@ -27,6 +28,7 @@ from vbdev.core.types cimport (
     GATE_LENGTH,
     GATE_LOCKED,
     GATE_METADATA,
+    GATE_NOMEM,
     GATE_QOS,
     GATE_SPLIT,
     HAS_BARE_DATA,
@@ -41,6 +43,8 @@ from vbdev.core.types cimport (
     IO_SUCCESS,
     IO_WAITING,
     NUM_ERROR_STATUSES,
+    OP_READ,
+    OP_WRITE,
     STAGE_ENTER,
     STAGE_MEMORY,
     STAGE_NOMEM,
@@ -96,6 +100,7 @@ cdef extern from *:
 
 cdef enum:
     LOWEST_STATUS = -8
+    AT_ONCE = 32                # I/Os that leave a queue in one batch, if there is time
 
 
 def age_of(overdue):
@@ -241,8 +246,8 @@ cdef class Channel(Delivery):
         cdef channel_state *s = &self.s
         cdef uint64_t in_module = s.outstanding - s.parked
         cdef bdev_io *io
-        if s.qos.n:
-            self._resume_qos()
+        while s.qos.n and self._resume_qos():
+            pass
         io = s.nomem.head
         if io == NULL:
             return 0
@@ -252,11 +257,28 @@ cdef class Channel(Delivery):
             if in_module == 0 and self.engine.turn_ns < self.nomem_retry_ns:
                 self.engine.wake_at(self.nomem_retry_ns)
                 return 0
-        self._resume_nomem()
+        while self._resume_nomem():
+            pass
         return 0
 
+    cdef uint64_t _guess(self, const bdev_io *io) noexcept nogil:
+        """Guess what an I/O costs that goes on: its way, and its data's."""
+        if io.op == OP_READ or io.op == OP_WRITE:
+            return IO_NS + io.num_blocks * self.s.block_size // BYTES_PER_NS
+        return IO_NS
+
+    cdef bint _goes_on(self, bint more, uint64_t took_ns) noexcept nogil:
+        """Whether more is to leave a queue now; without time for it, it does in the next turn."""
+        if slice_over(&self.engine.slice, took_ns) and more:
+            self.engine.wake_at(self.engine.turn_ns)
+            return False
+        return more
+
     cdef int _resume_qos(self) except -1:
-        """Let I/Os go on that the rate limits allow now, or all, when there are none any more."""
+        """Let I/Os go on that the rate limits allow now, or all, when there are none any more.
+
+        AT_ONCE at most; returns whether to call again.
+        """
         cdef channel_state *s = &self.s
         cdef Engine engine = self.engine
         cdef bint limited = s.gates & GATE_QOS
@@ -264,16 +286,18 @@ cdef class Channel(Delivery):
         cdef IOBatch ios
         cdef bdev_io *io
         cdef uint8_t kind
-        cdef uint64_t started = 0
+        cdef uint64_t started = 0, took_ns = 0
+        cdef bint more
         if limited and engine.turn_ns < self.qos_look_ns:
             engine.wake_at(self.qos_look_ns)
             return 0
         ios = new_batch(engine)
-        ios.reserve(rest.n)
+        ios.reserve(min(rest.n, <uint64_t>AT_ONCE))
         s.qos.head = s.qos.tail = NULL
         s.qos.n = 0
         self.qos_blocked = 0
-        while rest.head != NULL and self.qos_blocked != QOS_READS | QOS_WRITES:
+        while (rest.head != NULL and self.qos_blocked != QOS_READS | QOS_WRITES
+                and started < AT_ONCE and took_ns < SLICE_NS):
             io = io_queue_pop(&rest)
             kind = qos_kind(io)
             if limited and (kind & self.qos_blocked or not self.qos.start(
@@ -284,20 +308,24 @@ cdef class Channel(Delivery):
             started += 1
             self._unpark(&s.qos, io)
             io.stage = STAGE_MEMORY
+            took_ns += self._guess(io)
             if self._admit(io, False):
                 ios.append(io)
+        more = rest.head != NULL and self.qos_blocked != QOS_READS | QOS_WRITES
         io_queue_join_front(&rest, &s.qos)
         s.qos = rest
-        if s.qos.n:
+        if more:
+            self.qos_look_ns = 0
+        elif s.qos.n:
             self.qos_look_ns = self.qos.next_slice_ns()
             engine.wake_at(self.qos_look_ns)
         if started:
             engine.turns += 1  # another channel is the first to draw from the next timeslice
-        if not limited:
+        if not limited and not more:
             self.qos = None
         if ios.n:
             self._deliver(ios)
-        return 0
+        return self._goes_on(more, took_ns)
 
     def set_qos(self, RateLimits limits=None):
         """Let I/O in within these limits from now on, or without any.
@@ -374,20 +402,23 @@ cdef class Channel(Delivery):
         """Admit the I/Os of `nomem` again, in order, until one has to wait again.
 
         Those behind it go on all the same if they hold memory: it may be theirs it waits for.
+        AT_ONCE at most; returns whether to call again.
         """
         cdef IOBatch ios = new_batch(self.engine)
         cdef io_queue *queue = &self.s.nomem
         cdef io_queue rest = queue[0]
         cdef io_queue behind, blocked
         cdef bdev_io *io
-        cdef bint mixed = self.s.nomem_mixed
+        cdef bint mixed = self.s.nomem_mixed, more
+        cdef uint64_t took_ns = 0
         memset(&behind, 0, sizeof(io_queue))
-        ios.reserve(rest.n)  # before the queue is taken apart: it may raise
+        ios.reserve(min(rest.n, <uint64_t>AT_ONCE))  # before the queue is taken apart: it may raise
         queue.head = queue.tail = NULL
         queue.n = 0
         self.s.nomem_mixed = False
         self.nomem_last = NULL
-        while rest.head != NULL and (queue.head == NULL or mixed):
+        while (rest.head != NULL and (queue.head == NULL or mixed)
+                and ios.n < AT_ONCE and took_ns < SLICE_NS):
             io = io_queue_pop(&rest)
             if queue.head != NULL and not io_holds_memory(io):
                 io_queue_push(&behind, io)
@@ -398,7 +429,10 @@ cdef class Channel(Delivery):
             io.status = IO_PENDING
             if self._admit(io, True):
                 io.hooked_depth = 0
+                took_ns += self._guess(io)
                 ios.append(io)
+        more = rest.head != NULL and (queue.head == NULL or mixed)  # so some went
+        self.s.nomem_mixed = self.s.nomem_mixed or (mixed and rest.head != NULL)
         io_queue_join_front(&rest, &behind)
         # Those for which the module's `copy_data` finds no memory stay in front.
         blocked = queue[0]
@@ -413,7 +447,7 @@ cdef class Channel(Delivery):
             queue[0] = rest
         if self.for_control.n:
             self._hand_to_control()
-        return 0
+        return self._goes_on(more, took_ns)
 
     def abort_waiting(self):
         """End the I/Os that wait for memory or for the module as ABORTED."""
@@ -541,18 +575,33 @@ cdef class Channel(Delivery):
             self._resume_locked()
 
     cdef int _resume_locked(self) except -1:
-        """Admit all that no lock holds any more; those that one does stay, in order."""
+        """Admit all that no lock holds any more; those that one does stay, in order.
+
+        AT_ONCE at most. For the others there is time when there is some for those that wait for
+        memory: in front of these, and behind those for which the module had no room.
+        """
         cdef IOBatch ios = new_batch(self.engine)
         cdef io_queue rest = self.s.locked
         cdef bdev_io *io
-        ios.reserve(rest.n)  # before the queue is taken apart: it may raise
+        cdef uint64_t took_ns = 0
+        ios.reserve(min(rest.n, <uint64_t>AT_ONCE))  # before the queue is taken apart: it may raise
         self.s.locked.head = self.s.locked.tail = NULL
         self.s.locked.n = 0
-        while rest.head != NULL:
+        while rest.head != NULL and ios.n < AT_ONCE and took_ns < SLICE_NS:
             io = io_queue_pop(&rest)
             self._unpark(&self.s.locked, io)
             if self._admit(io, False):
+                took_ns += self._guess(io)
                 ios.append(io)
+        slice_over(&self.engine.slice, took_ns)
+        if rest.head != NULL:
+            if self.s.gates & GATE_NOMEM:
+                io_queue_join_front(&rest, &self.s.nomem)
+                self.s.nomem = rest
+            else:
+                io_queue_join_front(&self.s.nomem, &rest)
+            self.s.nomem_mixed = True  # as far as is known
+            self.engine.wake_at(self.engine.now_ns())
         if ios.n:
             self._deliver(ios)
         if self.for_control.n:

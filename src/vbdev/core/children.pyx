@@ -86,6 +86,7 @@ cdef extern from "sys/mman.h" nogil:
 cdef enum:
     MAX_CHILD_IOVS = 32         # as SPDK's BDEV_IO_NUM_CHILD_IOV
     MAX_READ_WRITE_CHILDREN = 64
+    MAX_CONVERTED_CHILDREN = 4  # those that get metadata on their way, which takes time
     MAX_OTHER_CHILDREN = 8      # UNMAP, WRITE_ZEROES, COPY: as SPDK
     ZERO_BYTES = 1 << 20
     PIECE_BYTES = 128 << 10     # that an emulated COMPARE or COPY reads at once
@@ -224,6 +225,8 @@ cdef class Children(ChildOwner):
             parent.piece -= parent.piece % s.limits.write_unit
         if parent.piece == 0:
             parent.piece = 1
+        if s.hides_metadata:
+            parent.at_most = min(parent.at_most, <uint64_t>MAX_CONVERTED_CHILDREN)
         if io.op == OP_COPY:
             # Onto itself, piece by piece and from the right end, as memmove does.
             apart = io.offset_blocks - io.src_offset_blocks
@@ -486,7 +489,7 @@ cdef class Children(ChildOwner):
                 if child.own == NULL:
                     return ENOMEM
                 child.md = child.own
-                dif_generate(layout, child.iovs, 1, child.md, blocks,
+                dif_generate(layout, child.iovs, 1, 0, child.md, blocks,
                              dif_tags(child.offset_blocks, 0, 0, False))
         parent.done += blocks
         parent.left -= blocks

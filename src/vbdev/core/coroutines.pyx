@@ -34,6 +34,7 @@ from vbdev.core.batch cimport IOBatch, add_views, new_batch, status_parts
 from vbdev.core.channel cimport Channel
 from vbdev.core.clocks cimport since_ns
 from vbdev.core.engine cimport Engine, IoOwner
+from vbdev.core.turn cimport MOST_AT_ONCE
 from vbdev.core.types cimport (
     FLAG_PRACT,
     HAS_BARE_DATA,
@@ -68,6 +69,7 @@ from vbdev.core.types cimport (
     channel_state,
     io_bounce_bytes,
     io_holds_memory,
+    io_list_drop_front,
     io_map_to,
     iovec,
     this_thread,
@@ -1176,14 +1178,14 @@ cdef class Coroutines(IoOwner):
         return 0
 
     cdef int deliver(self) except -1:
-        """Take children back, and go on with those who wait for them."""
+        """Take children back, and go on with those who wait for them. MOST_AT_ONCE in a call."""
         cdef ChildIO child
         cdef BdevIO one
         cdef bdev_io *io
-        cdef size_t i
+        cdef size_t i, n = min(self.o.ready.n, <size_t>MOST_AT_ONCE)
         cdef uint64_t began_ns = self.engine.now_ns(), blocked_ns = self.engine.blocked_ns
         cdef list parents = []
-        for i in range(self.o.ready.n):
+        for i in range(n):
             io = self.o.ready.v[i]
             child = <ChildIO><void *>io.cookie
             Py_DECREF(<PyObject *>child)
@@ -1196,7 +1198,7 @@ cdef class Coroutines(IoOwner):
             child.parent.made -= 1
             self.free_io(io)
             parents.append(child)
-        self.o.ready.n = 0
+        io_list_drop_front(&self.o.ready, n)
         self.running += 1
         # All of them first: who waits for one may look at another.
         for child in parents:

@@ -20,6 +20,7 @@ from vbdev.core.admission cimport Admission
 from vbdev.core.batch cimport IOBatch, new_batch, only_mine
 from vbdev.core.clocks cimport coarse_ns, since_ns
 from vbdev.core.engine cimport Engine
+from vbdev.core.turn cimport MOST_AT_ONCE
 from vbdev.core.types cimport (
     HAS_METADATA,
     IO_FAILED,
@@ -33,6 +34,7 @@ from vbdev.core.types cimport (
     channel_state,
     io_frame,
     io_kind,
+    io_list_drop_front,
     io_next_head,
     io_set_head,
     this_thread,
@@ -354,7 +356,7 @@ cdef class Delivery(Admission):
     # The way up
 
     cdef int run_completed(self) except -1:
-        """Show the module its completed I/Os; send up those that it left in the batch.
+        """Show the module its completed I/Os, MOST_AT_ONCE; send up what it left in the batch.
 
         The batch may be another's by then: a module that tries again gives it to its base.
         """
@@ -365,6 +367,7 @@ cdef class Delivery(Admission):
         cdef bdev_io **v
         cdef bdev_io *io
         cdef Py_ssize_t i = 0, n, end, kept = 0
+        cdef size_t shown
         cdef uint64_t now, blocked_ns = engine.blocked_ns, took_ns
         cdef void *before
         if ios is None:
@@ -373,15 +376,16 @@ cdef class Delivery(Admission):
             self.completed_ios = None
         ios.n = 0
         state.ready_queued = False
+        shown = min(state.ready.n, <size_t>MOST_AT_ONCE)
         try:
-            ios.reserve(state.ready.n)
+            ios.reserve(shown)
         except MemoryError as error:
             n = state.ready.n
             state.ready.n = 0
             engine.report(self, error, self._fail_held(state.ready.v, n))
             return 0
-        memcpy(<void *>ios.v, <void *>state.ready.v, state.ready.n * sizeof(void *))
-        ios.n = state.ready.n
+        memcpy(<void *>ios.v, <void *>state.ready.v, shown * sizeof(void *))
+        ios.n = shown
         # The end of one module's work is taken for the next one's beginning.
         took_ns = coarse_ns() if engine.virtual else engine.turn_ns
         before = engine.calling
@@ -389,14 +393,15 @@ cdef class Delivery(Admission):
         result = call_module(&self.module_completed, <PyObject *>self, <PyObject *>ios)
         engine.calling = before
         # Nothing was added to `ready` meanwhile, since `drain` alone does that.
-        n = state.ready.n
-        state.ready.n = 0
         engine.turn_ns = now = engine.now_ns()
         took_ns = since_ns(took_ns, coarse_ns() if engine.virtual else now)
         if result == NULL:
-            self._module_failed(state.ready.v, n)
+            self._module_failed(state.ready.v, shown)
         else:
             Py_DECREF(result)
+        io_list_drop_front(&state.ready, shown)
+        if state.ready.n:
+            engine.show_later(state)
         if took_ns >= SLOW_CALL_NS:
             self._was_slow(took_ns, blocked_ns)
         if result == NULL:

@@ -51,10 +51,10 @@ cdef struct dif_error:
 
 
 cdef uint64_t dif_guard(uint8_t format, const void *data, size_t length) noexcept nogil
-cdef int dif_generate(const dif_layout *self, const iovec *iovs, uint32_t iovcnt, void *md,
-                      uint64_t num_blocks, dif_tags tags) noexcept nogil
-cdef int dif_verify(const dif_layout *self, const iovec *iovs, uint32_t iovcnt, const void *md,
-                    uint64_t num_blocks, dif_tags tags, uint8_t checks,
+cdef int dif_generate(const dif_layout *self, const iovec *iovs, uint32_t iovcnt, uint64_t start,
+                      void *md, uint64_t num_blocks, dif_tags tags) noexcept nogil
+cdef int dif_verify(const dif_layout *self, const iovec *iovs, uint32_t iovcnt, uint64_t start,
+                    const void *md, uint64_t num_blocks, dif_tags tags, uint8_t checks,
                     dif_error *error) noexcept nogil
 cdef int dif_remap(const dif_layout *self, const iovec *iovs, uint32_t iovcnt, void *md,
                    uint64_t num_blocks, uint64_t ref_tag, uint64_t new_ref_tag, bint check,

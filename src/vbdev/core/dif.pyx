@@ -309,18 +309,20 @@ cdef inline int check_pi(const dif_layout *self, const uint8_t *pi, uint64_t gua
     return 0
 
 
-# Whole I/Os. `md` is separate metadata in one piece, which an interleaved layout ignores.
+# Blocks of I/Os. `md` is their separate metadata in one piece, which an interleaved layout ignores;
+# `start`: bytes of the data that are left out in front of them.
 
-cdef int dif_generate(const dif_layout *self, const iovec *iovs, uint32_t iovcnt, void *md,
-                      uint64_t num_blocks, dif_tags tags) noexcept nogil:
+cdef int dif_generate(const dif_layout *self, const iovec *iovs, uint32_t iovcnt, uint64_t start,
+                      void *md, uint64_t num_blocks, dif_tags tags) noexcept nogil:
     """Write protection information for each block; the rest of the metadata stays."""
     cdef uint8_t *meta = <uint8_t *>md
     cdef uint8_t pi[16]
     cdef size_t tail = self.md_size - self.pi_at - self.pi_size
     cdef uint64_t i, guard
     cdef cursor at = cursor(iovs, iovcnt, 0)
-    if not enough(iovs, iovcnt, num_blocks * self.block_size):
+    if not enough(iovs, iovcnt, start + num_blocks * self.block_size):
         return DIF_SHORT
+    skip(&at, start)
     for i in range(num_blocks):
         guard = guard_over(&at, self.format, guard_begin(self.format), self.data_size)
         if not self.interleaved:
@@ -335,8 +337,8 @@ cdef int dif_generate(const dif_layout *self, const iovec *iovs, uint32_t iovcnt
     return 0
 
 
-cdef int dif_verify(const dif_layout *self, const iovec *iovs, uint32_t iovcnt, const void *md,
-                    uint64_t num_blocks, dif_tags tags, uint8_t checks,
+cdef int dif_verify(const dif_layout *self, const iovec *iovs, uint32_t iovcnt, uint64_t start,
+                    const void *md, uint64_t num_blocks, dif_tags tags, uint8_t checks,
                     dif_error *error) noexcept nogil:
     """Return 0, or the first check that failed, with where and what in `error`."""
     cdef const uint8_t *meta = <const uint8_t *>md
@@ -345,8 +347,9 @@ cdef int dif_verify(const dif_layout *self, const iovec *iovs, uint32_t iovcnt, 
     cdef uint64_t i, guard
     cdef int failed
     cdef cursor at = cursor(iovs, iovcnt, 0)
-    if not enough(iovs, iovcnt, num_blocks * self.block_size):
+    if not enough(iovs, iovcnt, start + num_blocks * self.block_size):
         return fail(error, 0, DIF_SHORT, 0, 0)
+    skip(&at, start)
     for i in range(num_blocks):
         guard = 0
         if checks & DIF_GUARD:
@@ -593,7 +596,8 @@ cdef class Dif:
         cdef int short
         with nogil:
             gil_left()
-            short = dif_generate(&self.layout, blocks.iovs, blocks.count, at, num_blocks, tags)
+            short = dif_generate(
+                &self.layout, blocks.iovs, blocks.count, 0, at, num_blocks, tags)
             gil_wanted()
         if short:
             raise ValueError(f"less data than {num_blocks} blocks")
@@ -612,7 +616,7 @@ cdef class Dif:
         with nogil:
             gil_left()
             failed = dif_verify(
-                &self.layout, blocks.iovs, blocks.count, at, num_blocks, tags, checks, &error)
+                &self.layout, blocks.iovs, blocks.count, 0, at, num_blocks, tags, checks, &error)
             gil_wanted()
         return outcome(failed, &error, num_blocks)
 

@@ -61,7 +61,7 @@ cdef class Engine(IoCore):
     cdef Py_ssize_t take_turn(self) except -1
     cdef int work_later(self, Worker worker) except -1
     cdef Py_ssize_t _run_workers(self) except -1
-    cdef int _deliver_ready(self) except -1
+    cdef Py_ssize_t _deliver_ready(self) except -1
     cdef void wake_at(self, uint64_t when_ns) noexcept nogil
     cdef bdev_io *get_io(self) noexcept nogil
     cdef bint may_take_reserve(self, const bdev_io *parent) noexcept nogil
@@ -76,7 +76,8 @@ cdef class Engine(IoCore):
     cdef int _report_broken(self) except -1
     cdef void _unwind(self, bdev_io *io, uint64_t now) noexcept nogil
     cdef void _pop(self, bdev_io *io, uint64_t now) noexcept nogil
-    cdef int _resume_waiting(self) except -1
+    cdef void show_later(self, channel_state *state) noexcept nogil
+    cdef Py_ssize_t _resume_waiting(self) except -1
     cdef void forget_waiter(self, channel_state *s) noexcept nogil
     cdef int _check_outstanding(self) except -1
     cdef int _serve_io_waiters(self) except -1

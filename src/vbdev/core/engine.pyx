@@ -22,7 +22,7 @@ cimport cython
 from libc.errno cimport EIO
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.string cimport memmove, memset
+from libc.string cimport memset
 
 from vbdev.core.batch cimport IoCore
 from vbdev.core.buffers cimport class_bytes
@@ -63,6 +63,7 @@ from vbdev.core.types cimport (
     io_frame,
     io_head,
     io_list,
+    io_list_drop_front,
     io_list_free,
     io_list_reserve,
     io_kind,
@@ -135,12 +136,6 @@ cdef inline void list_push(io_list *self, void *item) noexcept nogil:
         abort()  # no memory for 8 bytes: an I/O must never be lost silently
     self.v[self.n] = <bdev_io *>item
     self.n += 1
-
-
-cdef inline void list_drop_front(io_list *self, size_t n) noexcept nogil:
-    self.n -= n
-    if self.n:  # a list that never held anything has no memory to move
-        memmove(<void *>self.v, <void *>(self.v + n), self.n * sizeof(void *))
 
 
 cdef inline void tally(channel_state *state, op_stat *stat, uint8_t op, uint64_t count,
@@ -498,7 +493,7 @@ cdef class Engine(IoCore):
 
     cdef Py_ssize_t drain_all(self) except -1:
         """Deliver what is done, until nothing is or the slice of time is over. Not reentrant."""
-        cdef size_t i, moved = 0
+        cdef size_t i, moved = 0, called = 0
         cdef io_list swap
         if self.draining:
             return 0
@@ -508,7 +503,7 @@ cdef class Engine(IoCore):
         self.turn_ns = self.now_ns()
         try:
             if self.waiting:
-                self._resume_waiting()
+                called = self._resume_waiting()
             elif self.deadline <= self.turn_ns:
                 self.deadline = 0
             if self.check_ns and self.ios_in_use and self.turn_ns >= self.check_ns:
@@ -532,7 +527,7 @@ cdef class Engine(IoCore):
                 while i < self.work.n:
                     i += self._unwind_run(self.work.v + i, self.work.n - i, self.turn_ns)
                 self.work.n = 0
-                self._deliver_ready()
+                called += self._deliver_ready()
                 if slice_over(&self.slice, IO_NS):
                     break
         finally:
@@ -543,30 +538,31 @@ cdef class Engine(IoCore):
             self._report_broken()
         if self.interruption is not None:
             self._raise_interruption()
-        return moved
+        return moved or called  # what was left by the last turn has moved before
 
     cdef int _deliver_to(self, IoOwner owner) except -1:
-        """Give an owner what has come back; what it leaves when it raises comes with the next."""
+        """Give an owner what has come back; what it leaves, or raises at, comes once more."""
         cdef size_t before = owner.o.ready.n
         try:
             owner.deliver()
         except BaseException as error:
             self.report(owner, error, 0)
-            if 0 < owner.o.ready.n < before and not owner.o.ready_queued:
-                owner.o.ready_queued = True
-                list_push(&self.ready_owners, &owner.o)
+        if 0 < owner.o.ready.n < before and not owner.o.ready_queued:
+            owner.o.ready_queued = True
+            list_push(&self.ready_owners, &owner.o)
         return 0
 
     cdef int _raise_interruption(self) except -1:
         error, self.interruption = self.interruption, None
         raise error
 
-    cdef int _deliver_ready(self) except -1:
+    cdef Py_ssize_t _deliver_ready(self) except -1:
         """Call the modules that see what has come up to them, and the owners of what is back.
 
-        Each list in order; what there is no time for stays in front for the next turn.
+        Each list in order; what there is no time for stays in front for the next turn. Returns
+        how many were called.
         """
-        cdef size_t taken = 0, back
+        cdef size_t taken = 0, called, back
         cdef IoOwner owner
         cdef io_list *channels = &self.ready_channels
         cdef io_list *owners = &self.ready_owners
@@ -577,7 +573,8 @@ cdef class Engine(IoCore):
                 if slice_over(&self.slice, CALL_NS):
                     break
         finally:
-            list_drop_front(channels, taken)
+            io_list_drop_front(channels, taken)
+        called = taken
         taken = 0
         try:
             while taken < owners.n:
@@ -590,14 +587,18 @@ cdef class Engine(IoCore):
                 if slice_over(&self.slice, IO_NS * back):
                     break
         finally:
-            list_drop_front(owners, taken)
-        return 0
+            io_list_drop_front(owners, taken)
+        return called + taken
 
-    cdef int _resume_waiting(self) except -1:
-        """Let channels with I/Os in queues look whether their wait is over. Others cost nothing."""
+    cdef Py_ssize_t _resume_waiting(self) except -1:
+        """Let channels with I/Os in queues look whether their wait is over. Others cost nothing.
+
+        Returns whether any of the I/Os has gone.
+        """
         cdef ChannelBase channel
         cdef channel_state *s
         cdef list channels = []
+        cdef uint64_t before = self.waiting
         cdef Py_ssize_t i, first, n = <Py_ssize_t>self.waiters.n
         for i in range(n):
             channels.append(<ChannelBase>(<channel_state *>self.waiters.v[i]).object)
@@ -615,7 +616,7 @@ cdef class Engine(IoCore):
             self.waiters.v[n] = <bdev_io *>s
             n += s.waits
         self.waiters.n = n
-        return 0
+        return before != self.waiting
 
     cdef void forget_waiter(self, channel_state *s) noexcept nogil:
         """Take a channel that is closed out of those with I/Os in queues."""
@@ -736,6 +737,11 @@ cdef class Engine(IoCore):
             state.ready_queued = True
             list_push(&self.ready_channels, state)
         return run
+
+    cdef void show_later(self, channel_state *state) noexcept nogil:
+        """Show a channel's module once more what is ready: it was not shown all of it."""
+        state.ready_queued = True
+        list_push(&self.ready_channels, state)
 
     cdef bint _keeps_promise(self, const bdev_io *io) noexcept nogil:
         """Whether an I/O can have ended as its module says: status, data, result.

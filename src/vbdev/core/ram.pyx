@@ -187,7 +187,7 @@ cdef class RamDisk(LongLeaf):
         cdef char *at = self.md
         if self.layout.interleaved:
             at = self.base + self.layout.data_size
-        dif_generate(&self.layout, &block, 1, at, 1, tags)
+        dif_generate(&self.layout, &block, 1, 0, at, 1, tags)
         memcpy(self.blank, at, self.layout.md_size)
         return 0
 
@@ -283,7 +283,6 @@ cdef class RamDisk(LongLeaf):
         """Carry out every I/O of the batch, or begin to: what is long goes on later."""
         cdef Py_ssize_t i
         cdef bdev_io *io
-        cdef int32_t err
         cdef bint plain = self.layout.md_size == 0
         cdef IoCore core = ios.core
         with nogil:
@@ -297,13 +296,8 @@ cdef class RamDisk(LongLeaf):
                     self._transfer(io, True)
                     self._mark(io.offset_blocks, io.num_blocks)
                     finish_io(core, io, IO_SUCCESS, 0)
-                elif plain or (io.op != OP_READ and io.op != OP_WRITE and io.op != OP_COPY):
-                    self._begin(<Engine>core, io)
                 else:
-                    err = self._with_metadata(io)
-                    finish_io(core, io, metadata_status(err), err)
-                    slice_over(&(<Engine>core).slice,
-                               io.num_blocks * self.block_size // BYTES_PER_NS)
+                    self._begin(<Engine>core, io)
             gil_wanted()
         ios.n = 0
 
@@ -376,6 +370,8 @@ cdef class RamDisk(LongLeaf):
         cdef uint64_t took = IO_NS
         if io.op == OP_SEEK_DATA or io.op == OP_SEEK_HOLE:
             return self._seek(engine, io)
+        if self.layout.md_size and (io.op == OP_READ or io.op == OP_WRITE or io.op == OP_COPY):
+            return self._step_metadata(engine, io)
         if io.op == OP_UNMAP or io.op == OP_WRITE_ZEROES:
             some = self._zero(io, done, length, &took)
         elif io.op == OP_COMPARE:
@@ -485,65 +481,109 @@ cdef class RamDisk(LongLeaf):
                 memcpy(other, at, io.iovs[i].iov_len)
             at += io.iovs[i].iov_len
 
-    cdef int32_t _with_metadata(self, bdev_io *io) noexcept nogil:
-        """READ, WRITE and COPY of a disk with metadata: 0, an errno, or what an NVMe disk says."""
+    cdef uint64_t _step_metadata(self, Engine engine, bdev_io *io) noexcept nogil:
+        """READ, WRITE or COPY some blocks of a disk with metadata; see `_step`.
+
+        All that a WRITE brings is checked before any of it is stored, and all that a COPY reads
+        before any of it is moved: `leaf_value`, in blocks, goes twice through what is checked.
+        """
+        cdef uint64_t num = io.num_blocks, done = io.leaf_value, first = done, last = num, some
+        cdef bint checking = False
+        cdef int32_t err
+        if io.op != OP_READ:
+            last = 2 * num
+            if done == 0 and not self._is_checked(io):
+                done = num
+            checking = done < num
+            first = done if checking else done - num
+        some = min(num - first, max(self.step_blocks, <uint64_t>1))
+        if io.op == OP_READ:
+            err = self._read_blocks(io, first, some)
+        elif checking:
+            err = self._check_blocks(io, first, some)
+        elif io.op == OP_WRITE:
+            err = self._write_blocks(io, first, some)
+        else:
+            err = self._copy_blocks(io, first, some)
+        io.leaf_value = done + some
+        if err or io.leaf_value == last:
+            finish_io(engine, io, metadata_status(err), err)
+        return IO_NS + some * self.block_size // BYTES_PER_NS
+
+    cdef bint _is_checked(self, const bdev_io *io) noexcept nogil:
+        """Whether protection information comes with a WRITE, or stands in a COPY's source."""
+        return (self.layout.checks & ~io.dif_exclude
+                and (io.op == OP_COPY or self.md == NULL or io.md != NULL))
+
+    cdef int32_t _check_blocks(self, bdev_io *io, uint64_t first, uint64_t some) noexcept nogil:
+        """Check what a WRITE brings, or what a COPY reads."""
+        cdef uint64_t source = io.src_offset_blocks + first
+        cdef iovec blocks
+        cdef char *md = <char *>io.md
+        if io.op == OP_WRITE:
+            return self._verify(io, io.iovs, io.iovcnt, first, md, io.offset_blocks, some)
+        blocks.iov_base = self.base + source * self.block_size
+        blocks.iov_len = some * self.block_size
+        md = self._md_at(source) if self.md != NULL else NULL
+        return self._verify(io, &blocks, 1, 0, md, source, some)
+
+    cdef int32_t _read_blocks(self, bdev_io *io, uint64_t first, uint64_t some) noexcept nogil:
         cdef char *md = NULL
-        cdef uint64_t md_bytes = io.num_blocks * self.layout.md_size
-        cdef int32_t err = 0
+        cdef uint64_t at = first * self.layout.md_size
+        self._transfer_part(io, first * self.block_size, some * self.block_size, False)
         if self.md != NULL:
             md = self._md_at(io.offset_blocks)
-        if io.op == OP_READ:
-            self._transfer(io, False)
-            if md != NULL and io.md != NULL:
-                memcpy(io.md, md, md_bytes)
-                md = <char *>io.md
-            return self._verify(io, io.iovs, io.iovcnt, md, io.offset_blocks)
-        if io.op == OP_WRITE:
-            if md == NULL or io.md != NULL:
-                err = self._verify(io, io.iovs, io.iovcnt, io.md, io.offset_blocks)
-            if err:
-                return err
-            self._transfer(io, True)
-            if md != NULL and io.md != NULL:
-                memcpy(md, io.md, md_bytes)
-            elif md != NULL and self.layout.type:
-                # A writer that has no metadata: the disk makes what belongs to the data.
-                dif_generate(&self.layout, io.iovs, io.iovcnt, md, io.num_blocks,
-                             dif_tags(io.offset_blocks, 0, 0, False))
-        else:
-            err = self._copy_with_metadata(io, md, md_bytes)
-        self._mark(io.offset_blocks, io.num_blocks)
-        return err
+        if md != NULL and io.md != NULL:
+            memcpy(<char *>io.md + at, md + at, some * self.layout.md_size)
+            md = <char *>io.md
+        return self._verify(io, io.iovs, io.iovcnt, first, md, io.offset_blocks, some)
 
-    cdef int32_t _copy_with_metadata(self, bdev_io *io, char *md, uint64_t md_bytes) noexcept nogil:
-        cdef iovec blocks = iovec(self.base + io.src_offset_blocks * self.block_size,
-                                  io.num_blocks * self.block_size)
-        cdef char *md_source = NULL
-        cdef int32_t err
-        cdef dif_error error
-        if md != NULL:
-            md_source = self._md_at(io.src_offset_blocks)
-        err = self._verify(io, &blocks, 1, md_source, io.src_offset_blocks)
-        if err:
-            return err
-        memmove(self.base + io.offset_blocks * self.block_size, blocks.iov_base, blocks.iov_len)
-        if md != NULL:
-            memmove(md, md_source, md_bytes)
-        if self.layout.checks & DIF_REFTAG:
-            blocks.iov_base = self.base + io.offset_blocks * self.block_size
-            dif_remap(&self.layout, &blocks, 1, md, io.num_blocks, io.src_offset_blocks,
-                      io.offset_blocks, False, &error)
+    cdef int32_t _write_blocks(self, bdev_io *io, uint64_t first, uint64_t some) noexcept nogil:
+        cdef uint64_t skip = first * self.block_size
+        cdef char *md = NULL
+        if self.md != NULL:
+            md = self._md_at(io.offset_blocks + first)
+        if md != NULL and io.md != NULL:
+            memcpy(md, <char *>io.md + first * self.layout.md_size, some * self.layout.md_size)
+        elif md != NULL and self.layout.type:
+            # A writer that has no metadata: the disk makes what belongs to the data.
+            dif_generate(&self.layout, io.iovs, io.iovcnt, skip, md, some,
+                         dif_tags(io.offset_blocks + first, 0, 0, False))
+        self._transfer_part(io, skip, some * self.block_size, True)
         return 0
 
-    cdef int32_t _verify(self, bdev_io *io, const iovec *iovs, uint32_t iovcnt, const void *md,
-                         uint64_t ref_tag) noexcept nogil:
+    cdef int32_t _copy_blocks(self, bdev_io *io, uint64_t first, uint64_t some) noexcept nogil:
+        """Move blocks, from the end where they would lie over what has yet to be moved."""
+        cdef uint64_t at = first, source, target
+        cdef iovec blocks
+        cdef char *md = NULL
+        cdef dif_error error
+        if io.src_offset_blocks < io.offset_blocks:
+            at = io.num_blocks - first - some
+        source, target = io.src_offset_blocks + at, io.offset_blocks + at
+        blocks.iov_base = self.base + target * self.block_size
+        blocks.iov_len = some * self.block_size
+        memmove(blocks.iov_base, self.base + source * self.block_size, blocks.iov_len)
+        if self.md != NULL:
+            md = self._md_at(target)
+            memmove(md, self._md_at(source), some * self.layout.md_size)
+        if self.layout.checks & DIF_REFTAG:
+            dif_remap(&self.layout, &blocks, 1, md, some, source, target, False, &error)
+        self._mark(target, some)
+        return 0
+
+    cdef int32_t _verify(self, bdev_io *io, const iovec *iovs, uint32_t iovcnt, uint64_t first,
+                         const char *md, uint64_t offset_blocks, uint64_t some) noexcept nogil:
+        """Check `some` blocks from the `first` on of an I/O's data, or its metadata, if any is."""
         cdef dif_error error
         cdef int failed
         cdef uint8_t checks = self.layout.checks & ~io.dif_exclude
         if not checks:
             return 0
-        failed = dif_verify(&self.layout, iovs, iovcnt, md, io.num_blocks,
-                            dif_tags(ref_tag, 0, 0xffff, False), checks, &error)
+        if md != NULL:
+            md += first * self.layout.md_size
+        failed = dif_verify(&self.layout, iovs, iovcnt, first * self.block_size, md, some,
+                            dif_tags(offset_blocks + first, 0, 0xffff, False), checks, &error)
         if failed == DIF_SHORT:
             return EINVAL
         return nvme_error_of(failed) if failed else 0
@@ -758,6 +798,7 @@ cdef class ZeroRegion:
                 clear(io)
             if checked != NULL and (io.op == OP_READ or io.op == OP_WRITE) and not err:
                 err = protect(io, checked)
+                slice_over(&(<Engine>core).slice, io.num_blocks * block_size // BYTES_PER_NS)
             if err > 0xff:
                 finish_io(core, io, IO_NVME_ERROR, err)
             else:
@@ -786,9 +827,9 @@ cdef int32_t protect(bdev_io *io, const dif_layout *layout) noexcept nogil:
     cdef int failed
     cdef dif_tags tags = dif_tags(io.offset_blocks, 0, 0xffff, False)
     if io.op == OP_READ:
-        failed = dif_generate(layout, io.iovs, io.iovcnt, NULL, io.num_blocks, tags)
+        failed = dif_generate(layout, io.iovs, io.iovcnt, 0, NULL, io.num_blocks, tags)
     else:
-        failed = dif_verify(layout, io.iovs, io.iovcnt, NULL, io.num_blocks, tags,
+        failed = dif_verify(layout, io.iovs, io.iovcnt, 0, NULL, io.num_blocks, tags,
                             layout.checks & ~io.dif_exclude, &error)
     if failed == DIF_SHORT:
         return EINVAL

@@ -20,6 +20,7 @@ from vbdev.core.batch cimport IOBatch, new_batch
 from vbdev.core.channel cimport Channel
 from vbdev.core.domain cimport MemoryDomain
 from vbdev.core.engine cimport IoOwner
+from vbdev.core.turn cimport CALL_NS, slice_over
 from vbdev.core.types cimport (
     FLAG_PRACT,
     FLAG_ZCOPY_COMMIT,
@@ -44,6 +45,7 @@ from vbdev.core.types cimport (
     OP_ZCOPY,
     OP_ZONE_APPEND,
     bdev_io,
+    io_list_drop_front,
     iovec,
     this_thread,
 )
@@ -335,32 +337,35 @@ cdef class Requests(IoOwner):
         request.channel.submit_batch(ios)
 
     cdef int deliver(self) except -1:
-        cdef bdev_io *io
-        cdef Request request
-        cdef size_t i
-        ended = []
-        for i in range(self.o.ready.n):
-            io = self.o.ready.v[i]
-            request = self.pending[io.index]
-            request.status = io.status
-            request.detail = io.err
-            request.cdw0 = io.cdw0
-            request.result = io.result
-            request.done = True
-            if io.op == OP_ZCOPY and io.status == IO_SUCCESS and not io.flags & FLAG_ZCOPY_END:
-                ended.append(request)  # open until zcopy_end
-                continue
+        """Call back for those that have ended while there is time; the others' turn is the next."""
+        cdef size_t taken = 0
+        try:
+            while taken < self.o.ready.n:
+                taken += 1
+                self._end(self.o.ready.v[taken - 1])
+                if slice_over(&self.engine.slice, CALL_NS):
+                    break
+        finally:
+            io_list_drop_front(&self.o.ready, taken)
+        return 0
+
+    cdef int _end(self, bdev_io *io) except -1:
+        cdef Request request = self.pending[io.index]
+        request.status = io.status
+        request.detail = io.err
+        request.cdw0 = io.cdw0
+        request.result = io.result
+        request.done = True
+        # A ZCOPY is open until zcopy_end.
+        if io.op != OP_ZCOPY or io.status != IO_SUCCESS or io.flags & FLAG_ZCOPY_END:
             del self.pending[io.index]
             request.io = NULL
             request.release()
             self.free_io(io)
-            ended.append(request)
-        self.o.ready.n = 0
-        for request in ended:
-            if request.callback is not None:
-                callback, request.callback = request.callback, None
-                try:
-                    callback(request)
-                except BaseException as error:  # the others' callbacks are due all the same
-                    self.engine.report(self, error, 0)
+        callback, request.callback = request.callback, None
+        if callback is not None:
+            try:
+                callback(request)
+            except BaseException as error:  # the others' callbacks are due all the same
+                self.engine.report(self, error, 0)
         return 0

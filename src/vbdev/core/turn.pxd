@@ -18,6 +18,7 @@ cdef enum:
     IO_NS = 100             # an I/O on its way, down and up
     CALL_NS = 10000         # a function in Python
     BYTES_PER_NS = 4        # to copy, clear or compare
+    MOST_AT_ONCE = 256      # I/Os that code in Python is shown in one call, of those that came up
 
 
 # The time that is left of the part that runs. On a virtual clock guesses are all there is.

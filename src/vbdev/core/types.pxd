@@ -3,7 +3,7 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove
 
 
 cdef extern from "sys/uio.h" nogil:
@@ -366,6 +366,12 @@ cdef inline bint io_list_reserve(io_list *self, size_t more) noexcept nogil:
     self.v = <bdev_io **>grown
     self.cap = cap
     return True
+
+
+cdef inline void io_list_drop_front(io_list *self, size_t n) noexcept nogil:
+    self.n -= n
+    if self.n:  # a list that never held anything has no memory to move
+        memmove(<void *>self.v, <void *>(self.v + n), self.n * sizeof(void *))
 
 
 cdef inline void io_list_free(io_list *self) noexcept nogil:

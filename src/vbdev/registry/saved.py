@@ -32,25 +32,32 @@ Call = dict[str, Any]
 WAIT_FOR_EXAMINE = "bdev_wait_for_examine"
 
 
-def subsystem_calls(registry: Registry) -> list[Call]:
-    """Return all calls of the subsystem `bdev`: options first, the wait for what comes of it last.
+def subsystem_calls(registry: Registry) -> Iterator[Call]:
+    """Yield all calls of the subsystem `bdev`: options first, the wait for what comes of it last.
 
     So whoever loads them may go on to what stands on bdevs that are found on disks.
     """
-    options = {"method": "bdev_set_options", "params": msgspec.structs.asdict(registry.options)}
-    return [options, *saved_calls(registry), {"method": WAIT_FOR_EXAMINE}]
+    yield {"method": "bdev_set_options", "params": msgspec.structs.asdict(registry.options)}
+    yield from saved_calls(registry)
+    yield {"method": WAIT_FOR_EXAMINE}
 
 
 def saved_calls(registry: Registry) -> Iterator[Call]:
-    """Yield the calls, in their order. The options of the bdev layer are not among them."""
-    for name in registry.examiner.requested:
+    """Yield the calls, in their order. The options of the bdev layer are not among them.
+
+    Others may run in between: what has come since the first call is left out, and so is what is
+    gone when its turn comes.
+    """
+    for name in list(registry.examiner.requested):
         yield {"method": "bdev_examine", "params": {"name": name}}
     wishes = sorted(registry.creations.values(), key=_module_order(registry))
     late: dict[Bdev, list[Creation]] = {}
     losing = []  # who lost its base to another one shall lose it again
-    for kind in registry.module_options:
+    for kind in list(registry.module_options):
         yield from _options(registry, kind)
     for wish in wishes:
+        if not _is_there(registry, wish):
+            continue
         first = next(iter(wish.vbdevs), None)
         if first is not None and not registry.examiner.wants(first.base):
             late.setdefault(first.base, []).append(wish)  # it would wait for ever
@@ -59,11 +66,16 @@ def saved_calls(registry: Registry) -> Iterator[Call]:
         else:
             yield from wish.config()
     for wish in losing:
-        yield from wish.config()
+        if _is_there(registry, wish):
+            yield from wish.config()
     standing = _Standing(registry, wishes, late)
     for bdev in registry:
         if not isinstance(bdev, VirtualBdev):
             yield from standing.on(bdev)
+
+
+def _is_there(registry: Registry, wish: Creation) -> bool:
+    return registry.creations.get(wish.key) is wish
 
 
 def _module_order(registry: Registry) -> Callable[[Creation], int]:
@@ -92,6 +104,7 @@ class _Standing:
         late: Mapping[Bdev, Iterable[Creation]],
     ) -> None:
         self._above: dict[Bdev, list[VirtualBdev]] = {}
+        self._registry = registry
         self._late = late
         self._examined = True
         """Whether whoever loads what was yielded has waited for all that it made."""
@@ -120,7 +133,8 @@ class _Standing:
                 self._examined = True
             yield from (*own, *settings)
         for creation in self._late.get(bdev, ()):
-            yield from creation.config()
+            if _is_there(self._registry, creation):
+                yield from creation.config()
         for vbdev in self._above.get(bdev, ()):
             yield from self.on(vbdev, on_disk=on_disk)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterator
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -122,32 +123,36 @@ def iostat(make: type[T], totals: IoTotals, block_size: int, **more: Any) -> T:
     return make(**info, **more)
 
 
-def stack(registry: Registry) -> list[StackEntry]:
-    """Return every bdev with its base, its claim and who has it open; then what still waits."""
-    entries: list[StackEntry] = []
+def stack(registry: Registry) -> Iterator[StackEntry]:
+    """Yield every bdev with its base, its claim and who has it open; then what still waits.
+
+    Others may run in between: what is gone by then is left out.
+    """
     for bdev in registry:
+        if registry.bdevs.get(bdev.name) is not bdev:
+            continue
         who = who_holds(registry, bdev)
-        entries.append(
-            StackEntry(
-                name=bdev.name,
-                kind=bdev.kind,
-                block_size=bdev.data_block_size,
-                md_size=bdev.md_len,
-                num_blocks=bdev.num_blocks,
-                zone_size=bdev.zone_size if bdev.zoned else 0,
-                base=bdev.base.name if isinstance(bdev, VirtualBdev) else None,
-                state=who.state,
-                removing_ms=who.removing_ms,
-                claim=bdev.claim.holder if bdev.claim else None,
-                claim_type=who.claim_type,
-                holders=bdev.holders(),
-                busy={one.holder: one.outstanding for one in who.holders if one.outstanding},
-                examined_by=who.examined_by,
-                outstanding=bdev.outstanding,
-            )
+        yield StackEntry(
+            name=bdev.name,
+            kind=bdev.kind,
+            block_size=bdev.data_block_size,
+            md_size=bdev.md_len,
+            num_blocks=bdev.num_blocks,
+            zone_size=bdev.zone_size if bdev.zoned else 0,
+            base=bdev.base.name if isinstance(bdev, VirtualBdev) else None,
+            state=who.state,
+            removing_ms=who.removing_ms,
+            claim=bdev.claim.holder if bdev.claim else None,
+            claim_type=who.claim_type,
+            holders=bdev.holders(),
+            busy={one.holder: one.outstanding for one in who.holders if one.outstanding},
+            examined_by=who.examined_by,
+            outstanding=bdev.outstanding,
         )
-    entries += [
-        StackEntry(
+    for key, creation in list(registry.creations.items()):
+        if creation.vbdevs or registry.creations.get(key) is not creation:
+            continue
+        yield StackEntry(
             name=key,
             kind=creation.cls.kind,
             block_size=0,
@@ -164,10 +169,6 @@ def stack(registry: Registry) -> list[StackEntry]:
             examined_by=[],
             outstanding=0,
         )
-        for key, creation in registry.creations.items()
-        if not creation.vbdevs
-    ]
-    return entries
 
 
 def who_holds(registry: Registry, bdev: Bdev) -> Holders:

@@ -62,7 +62,12 @@ def register_bdev_methods(dispatcher: Dispatcher, registry: Registry) -> None:
 
     async def get_stack(_params: None) -> list[StackEntry]:
         """List every bdev with its base, its claim and who has it open, and what still waits."""
-        return stack(registry)
+        entries = []
+        async with long_answer(registry.reactor):
+            for entry in stack(registry):
+                entries.append(entry)
+                await registry.reactor.breathe()
+        return entries
 
     dispatcher.register(
         Method(

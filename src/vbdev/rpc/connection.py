@@ -17,12 +17,12 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Any, Final
 
 from vbdev.reactor import Reactor, Timer
 from vbdev.rpc.dispatch import Dispatcher
 from vbdev.rpc.errors import INTERNAL_ERROR, RpcError
-from vbdev.rpc.turns import ClientTurns
+from vbdev.rpc.turns import ClientTurns, long_answer
 from vbdev.wire.jsonrpc import (
     Batch,
     Id,
@@ -32,6 +32,8 @@ from vbdev.wire.jsonrpc import (
     batch_pieces,
     encode_error,
     encode_result,
+    has_long_list,
+    result_pieces,
 )
 
 __all__ = [
@@ -342,13 +344,27 @@ class Connection:
         if request.is_notification or self._hung_up or not self._is_open:
             return b""
         try:
-            response = encode_result(request.id, result)
+            response = await self._render(request.id, result)
         except Exception:
             log.exception("rpc result can not be rendered method=%s", request.method)
             return encode_error(request.id, INTERNAL_ERROR, "Internal error", "see the log")
         if len(response) > MAX_UNSENT_BYTES:
             return _too_long(request.id, f"the answer is {len(response)} bytes,")
         return response
+
+    async def _render(self, request_id: Id, result: Any) -> bytes:
+        """Return the rendered result; others run in between where it is long, one at a time."""
+        if not has_long_list(result):
+            return encode_result(request_id, result)
+        pieces = []
+        async with long_answer(self._reactor):
+            try:
+                for piece in result_pieces(request_id, result):
+                    pieces.append(piece)
+                    await self._reactor.breathe()
+            except UnicodeEncodeError:  # one name in it is no UTF-8
+                return encode_result(request_id, result)
+        return b"".join(pieces)
 
     def _finished(self, pieces: Iterable[bytes], size_bytes: int) -> None:
         was_full = self._is_full()

@@ -10,15 +10,17 @@ import msgspec
 
 from vbdev import __version__
 from vbdev.params import Params
+from vbdev.reactor import Reactor
 from vbdev.rpc.dispatch import NO_ARGUMENTS, Dispatcher, Method, State
 from vbdev.rpc.errors import INVALID_PARAMS, RpcError
 from vbdev.rpc.results import ConfigCall, Subsystem, Version, VersionFields
+from vbdev.rpc.turns import long_answer
 
 __all__ = ["VERSION", "Subsystems", "register_framework_methods"]
 
-Subsystems = dict[str, tuple[list[str], Callable[[], list[dict[str, Any]]] | None]]
+Subsystems = dict[str, tuple[list[str], Callable[[], Iterable[dict[str, Any]]] | None]]
 """{name: (what it depends on, its configuration as RPC calls, if it has one)}, in the order of
-initialisation."""
+initialisation. Others may run between two of the calls."""
 
 NO_SUBSYSTEM = (INVALID_PARAMS, "Subsystem '{name}' not found")
 BATCHED = frozenset({"bdev_malloc_create", "bdev_null_create"})
@@ -49,8 +51,10 @@ class GetConfigParams(Params, kw_only=True, frozen=True):
     """Put calls that may run together into an array of their own."""
 
 
-def register_framework_methods(dispatcher: Dispatcher, subsystems: Subsystems) -> None:
-    """Add them to a dispatcher."""
+def register_framework_methods(
+    dispatcher: Dispatcher, reactor: Reactor, subsystems: Subsystems
+) -> None:
+    """Add them to a dispatcher, which runs on `reactor`."""
 
     async def get_version(_params: None) -> Version:
         """Return the version of the daemon."""
@@ -80,7 +84,11 @@ def register_framework_methods(dispatcher: Dispatcher, subsystems: Subsystems) -
         config = subsystems[params.name][1]
         if config is None:
             return None
-        calls = msgspec.convert(config(), list[ConfigCall])
+        calls: list[ConfigCall] = []
+        async with long_answer(reactor):
+            for call in config():
+                calls.append(msgspec.convert(call, ConfigCall))
+                await reactor.breathe()
         return in_batches(calls) if params.with_batches else [*calls]
 
     both = State.STARTUP | State.RUNTIME

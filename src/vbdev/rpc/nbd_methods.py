@@ -11,6 +11,7 @@ from vbdev.module_methods import failures
 from vbdev.params import BdevName, Params
 from vbdev.rpc.dispatch import Dispatcher, Method
 from vbdev.rpc.results import Export
+from vbdev.rpc.turns import long_answer
 from vbdev.targets.nbd import NbdServer
 
 __all__ = ["register_nbd_methods"]
@@ -84,20 +85,26 @@ def register_nbd_methods(dispatcher: Dispatcher, server: NbdServer) -> None:
 
     async def get_exports(_params: None) -> list[Export]:
         """List what the NBD server exports."""
-        return [
-            Export(
-                export_name=export.name,
-                bdev_name=export.bdev.name,
-                read_only=export.read_only,
-                description=export.description,
-                strict_blocks=export.strict_blocks,
-                default=server.default_export == export.name,
-                size_bytes=export.bdev.size_bytes,
-                connections=len(export.connections),
-                addresses=[str(address) for address in server.addresses],
-            )
-            for export in server.exports.values()
-        ]
+        told = []
+        async with long_answer(server.reactor):
+            addresses = [str(address) for address in server.addresses]
+            for export in list(server.exports.values()):
+                if export.retirement is None:  # still: others have run in between
+                    told.append(
+                        Export(
+                            export_name=export.name,
+                            bdev_name=export.bdev.name,
+                            read_only=export.read_only,
+                            description=export.description,
+                            strict_blocks=export.strict_blocks,
+                            default=server.default_export == export.name,
+                            size_bytes=export.bdev.size_bytes,
+                            connections=len(export.connections),
+                            addresses=addresses,
+                        )
+                    )
+                await server.reactor.breathe()
+        return told
 
     for name, handler, params, result, errors in (
         ("nbd_server_start", start, StartParams, str, failures(errno.EINVAL, errno.EADDRINUSE)),

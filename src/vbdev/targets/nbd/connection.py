@@ -138,7 +138,7 @@ class NbdConnection:
     ) -> None:
         if isinstance(event, ListRequest):
             exports = self.server.exports.values()
-            handshake.answer_list([(e.name, e.info().description or "") for e in exports])
+            handshake.answer_list([(e.name, e.title) for e in exports])
             return
         export = self.server.find_export(event.export_name)
         if export is None:

@@ -53,6 +53,11 @@ class Export:
         """The bdev behind it."""
         return self.descriptor.bdev
 
+    @property
+    def title(self) -> str:
+        """What clients are told that it is."""
+        return self.description or f"{self.bdev.product_name} {self.bdev.name}"
+
     def info(self) -> ExportInfo:
         """Return size, transmission flags and block sizes, as they are now."""
         bdev = self.bdev
@@ -70,7 +75,7 @@ class Export:
             flags=self.flags(),
             block_sizes=BlockSizes(minimum, preferred, NBD_MAX_PAYLOAD_BYTES),
             name=self.name,
-            description=self.description or f"{bdev.product_name} {bdev.name}",
+            description=self.title,
         )
 
     def flags(self) -> TransmissionFlag:
