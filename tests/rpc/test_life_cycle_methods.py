@@ -96,11 +96,11 @@ def test_options(control):
         "iobuf_small_cache_size": 128,
         "iobuf_large_cache_size": 16,
     }
-    assert subsystem_calls(control.registry) == [
+    assert list(subsystem_calls(control.registry)) == [
         {"method": "bdev_set_options", "params": options},
         {"method": "bdev_wait_for_examine"},
     ]
-    assert list(subsystem_calls(control.registry)[0]["params"]) == list(options)
+    assert list(next(subsystem_calls(control.registry))["params"]) == list(options)
     control.stack.disk()
     assert control.fails("bdev_set_options", bdev_auto_examine=True)[0] == -errno.EPERM
 
