@@ -36,6 +36,7 @@ from vbdev.options import BdevOptions
 from vbdev.params import ParamsError, decode_params
 from vbdev.reactor import Reactor
 from vbdev.reactors import MAX_FAILURES, Reactors
+from vbdev.refused import reason
 from vbdev.registry import Registry, subsystem_calls
 from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
 from vbdev.rpc.dispatch import Dispatcher, State
@@ -113,17 +114,20 @@ class App:
         logs: Logs | None = None,
     ) -> None:
         num_reactors = len(cores) or num_reactors
-        self.reactor = reactor or Reactor(APP_THREAD, core=cores[0] if cores else None)
         self._pool_size = BdevOptions().bdev_io_pool_size
         self._iobuf = Iobuf()
-        self.engine = self._make_engine()
+        try:
+            self.reactor = reactor or Reactor(APP_THREAD, core=cores[0] if cores else None)
+            self.engine = self._make_engine()
+        except (OSError, MemoryError) as error:
+            raise AppError(f"can not start: {reason(error)}") from error
         self.reactor.engine = self.engine
         try:
             self.reactors = Reactors(
                 self.reactor, num_reactors, self._make_engine, self._reactor_failed, cores[1:]
             )
         except (OSError, MemoryError) as error:
-            raise AppError(f"{num_reactors} reactors are too many here: {error}") from error
+            raise AppError(f"{num_reactors} reactors are too many here: {reason(error)}") from error
         self.registry = Registry(self.reactor)
         self.nbd = NbdServer(self.registry, self.reactors)
         self.nbd_disks = NbdDisks(self.nbd)
@@ -349,10 +353,14 @@ class App:
         Whatever goes wrong from the first listener on, there is an orderly stop. on_error: told in
         one line what, if it is the fault of who asked; of all else the log has the traceback.
         """
-        self.catch_signals()
         try:
-            with contextlib.suppress(StoppedError):
-                start()
+            try:
+                self.catch_signals()
+                with contextlib.suppress(StoppedError):
+                    start()
+            except (OSError, MemoryError) as error:
+                log.debug("what was refused at the start", exc_info=error)
+                raise AppError(f"can not start: {reason(error)}") from error
             return self.run()
         except (AppError, ConfigError, ListenError, BdevError) as error:
             on_error(str(error))

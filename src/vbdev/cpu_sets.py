@@ -19,10 +19,21 @@ __all__ = [
     "parse_core_map",
     "parse_cpu_set",
     "show_cpu_mask",
+    "usable_cpus",
 ]
 
 MAX_CPUS: Final = 1024
 """CPUs are numbered below this (CPU_SETSIZE of sched_setaffinity(2))."""
+
+
+def usable_cpus() -> set[int]:
+    """Return the CPUs that the calling thread may run on; all, where a sandbox does not tell."""
+    try:
+        return os.sched_getaffinity(0)
+    except OSError:
+        return set(range(os.cpu_count() or 1))
+
+
 ANY_NODE: Final = -1
 """What stands for a NUMA node where it may be any (SPDK_ENV_NUMA_ID_ANY)."""
 CPU_DIRECTORY: Final = "/sys/devices/system/cpu"

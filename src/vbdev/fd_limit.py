@@ -24,15 +24,18 @@ def raise_fd_limit() -> None:
 
     The soft limit is for programs that use select(2), which is none of ours.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):  # infinite, which no kernel grants
+    with contextlib.suppress(OSError, ValueError):  # infinite, which no kernel grants; a sandbox
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def first_reserved(reserve: int) -> int:
     """Return the first of the numbers that are kept back; the limit may change at any time."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    except OSError:  # a sandbox does not tell
+        soft = resource.RLIM_INFINITY
     if soft == resource.RLIM_INFINITY:
         soft = 1 << 30
     return soft - min(reserve, soft // 4)

@@ -129,7 +129,11 @@ def _open_unix(address: Address) -> socket.socket:
                 log.info("taking over the socket of a dead process address=%s", address)
                 Path(path).unlink()
             listener.bind(path)
-            listener.listen(BACKLOG)
+            try:
+                listener.listen(BACKLOG)
+            except OSError:
+                Path(path).unlink()
+                raise
     except BaseException:
         listener.close()
         raise
@@ -224,8 +228,9 @@ def _is_stale(address: Address) -> bool:
 class Listener:
     """Accepts on a reactor and hands each connection on, non-blocking.
 
-    It owns the socket from here on. When the process runs out of descriptors it accepts nothing
-    for a while: the connection would wait in the kernel and wake the reactor for ever.
+    It owns the socket from here on, also where it can not be watched (ListenError). When the
+    process runs out of descriptors it accepts nothing for a while: the connection would wait in the
+    kernel and wake the reactor for ever.
 
     reserve: descriptors that are left for others (`fd_limit`). A connection that would take one
     of these is closed at once, and the first of a crowd is told of in the log.
@@ -251,7 +256,11 @@ class Listener:
         if self.address.is_unix:
             self._path = str(Path(self.address.path).absolute())
             self._inode = _inode(self._path)
-        self._watch = reactor.watch(listener.fileno(), readable=self._accept)
+        try:
+            self._watch = reactor.watch(listener.fileno(), readable=self._accept)
+        except OSError as error:
+            self._remove()
+            raise ListenError(f"{self.address}: {error.strerror}", error.errno or 0) from error
 
     def hold(self) -> None:
         """Accept nothing until `release`; who connects meanwhile waits in the kernel."""
@@ -270,6 +279,9 @@ class Listener:
         if self._pause is not None:
             self._pause.cancel()
         self._watch.close()
+        self._remove()
+
+    def _remove(self) -> None:
         if self._path:
             # A file that can not be removed is a stale one, which the next server takes over.
             # One attempt at the lock: a reactor does not wait for other processes.

@@ -41,6 +41,7 @@ from vbdev.clock import Clock, RealClock, VirtualClock
 from vbdev.core.loop import SPIN_US, Loop, Watch
 from vbdev.cpu_sets import Core
 from vbdev.poller import Poller
+from vbdev.refused import naming
 from vbdev.task import Future, Task
 
 __all__ = [
@@ -194,7 +195,8 @@ class Reactor:
         self._closed = False
         self._wake_sent = False
         self._wake_lock = threading.RLock()  # a signal handler may send while its thread sends
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        with naming("eventfd"):
+            self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._loop = Loop(
             messages=self._messages,
             tasks=self._ready,

@@ -27,6 +27,7 @@ from types import FrameType
 from typing import Final
 
 from vbdev.reactor import Reactor, Watch
+from vbdev.refused import naming
 
 __all__ = ["SAME_WISH_S", "STOP_SIGNALS", "Signals", "ignore_signals"]
 
@@ -78,7 +79,8 @@ class Signals:
         for number in IGNORED_SIGNALS:
             signal.signal(number, self._note)
         if self._pipe is None:
-            reader, writer = self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            with naming("pipe2"):
+                reader, writer = self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             self._watch = self._reactor.watch(reader, readable=lambda: os.read(reader, 64))
             signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 

@@ -76,6 +76,11 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except ImportError as error:
+        if ".so" not in (error.path or ""):
+            raise
+        complain(f"vbdev {only}", f"can not load {error.name or error.path}: {error}")
+        return 1
     except OutputError as error:
         if error.errno != errno.EPIPE:  # whoever read our output has seen enough
             complain(" ".join(["vbdev", *([only] if only else [])]), f"output: {error}")

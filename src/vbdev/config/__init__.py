@@ -54,6 +54,8 @@ def load_config(path: str) -> list[ConfigCall]:
 
 def read_config(path: str) -> Config:
     """Read a file. ConfigError names file, line and column."""
+    if not path:  # which pathlib takes for the directory that one is in
+        raise ConfigError("the name of the configuration file is empty")
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:

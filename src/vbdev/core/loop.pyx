@@ -46,8 +46,8 @@ SPIN_US = 30
 cdef int64_t SPIN_NS = 1000 * <int64_t>SPIN_US
 
 
-cdef object failed(int number):
-    return OSError(number, os.strerror(number))
+cdef object failed(int number, str call):
+    return OSError(number, f"{call}: {os.strerror(number)}")
 
 
 @cython.final
@@ -66,10 +66,10 @@ cdef class Watch:
         if event.events == self.events:
             return
         if self.loop is None:  # the number may be another file's by now
-            raise failed(ENOENT)
+            raise failed(ENOENT, "epoll_ctl")
         event.data.ptr = <void *>self
         if epoll_ctl(self.loop.epoll_fd, EPOLL_CTL_MOD, self.fd, &event) < 0:
-            raise failed(errno)
+            raise failed(errno, "epoll_ctl")
         self.events = event.events
 
     def close(self):
@@ -83,7 +83,7 @@ cdef class Watch:
             loop.closed_watches.append(self)
         if loop.epoll_fd >= 0 and epoll_ctl(loop.epoll_fd, EPOLL_CTL_DEL, self.fd, &event) < 0:
             # Too late. Where the file is open elsewhere the kernel goes on naming this object.
-            raise failed(errno)
+            raise failed(errno, "epoll_ctl")
         loop.watches.discard(self)
 
 
@@ -113,7 +113,7 @@ cdef class Loop:
                  unsigned long main_thread, clock=None):
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll_fd < 0:
-            raise failed(errno)
+            raise failed(errno, "epoll_create1")
         self.watches = set()
         self.closed_watches = []
         self.messages = messages
@@ -168,7 +168,7 @@ cdef class Loop:
         event.events = watch.events
         event.data.ptr = <void *>watch
         if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
-            raise failed(errno)  # a regular file, say
+            raise failed(errno, "epoll_ctl")  # a regular file, say
         watch.loop = self
         self.watches.add(watch)
         return watch

@@ -5,7 +5,9 @@ ends. So whoever has it may take the socket's file away, because nobody serves t
 spdk_rpc_listen.)
 
 A file of another user's is not believed: whoever may write the directory can put one there and keep
-it locked. Then there is no lock, and connecting tells whether somebody serves (`listen.py`).
+it locked. Nor has every file system locks (NFS without a lock daemon, some FUSE, a sandbox). Then
+there is no lock, a WARNING says so, and connecting tells whether somebody serves (`listen.py`);
+what is missing is that two which start within the same moment know of each other.
 
 The file goes when the server ends in order. Between opening it and locking it another process may
 have removed it, and a third made a new one; a lock on a file that has no name any more excludes
@@ -26,6 +28,9 @@ from vbdev.address import Address, ListenError
 __all__ = ["SocketLock"]
 
 log = logging.getLogger(__name__)
+
+NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+"""What flock(2) answers where a file system, its server or a sandbox has no locks."""
 
 
 class SocketLock:
@@ -51,6 +56,7 @@ class SocketLock:
 
     def _open(self, address: Address) -> int:
         flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        was_there = self._there() is not None
         try:
             fd = os.open(self._path, flags, 0o600)
         except OSError as error:
@@ -67,6 +73,17 @@ class SocketLock:
         except OSError as error:
             holder = _holder(os.fstat(fd))
             os.close(fd)
+            if error.errno in NO_LOCKS:
+                log.warning(
+                    "no lock: there are none here; another server is found by connecting alone"
+                    " path=%s error=%s",
+                    self._path,
+                    error.strerror,
+                )
+                if not was_there:
+                    with contextlib.suppress(OSError):
+                        Path(self._path).unlink()
+                return -1
             if not isinstance(error, BlockingIOError):
                 raise ListenError(
                     f"{address}: can not lock {self._path}: {error.strerror}",

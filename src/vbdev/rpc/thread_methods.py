@@ -13,7 +13,7 @@ import resource
 
 from msgspec import UNSET
 
-from vbdev.cpu_sets import node_of_cpus, parse_cpu_set, show_cpu_mask
+from vbdev.cpu_sets import node_of_cpus, parse_cpu_set, show_cpu_mask, usable_cpus
 from vbdev.descriptor import Descriptor
 from vbdev.params import Params, Uint64
 from vbdev.poller import Poller, PollerState
@@ -60,7 +60,7 @@ NO_CPU = "No CPU is selected from reactor mask {mask}"
 def register_thread_methods(dispatcher: Dispatcher, registry: Registry, reactors: Reactors) -> None:
     """Add them to a dispatcher, before any thread is bound to CPUs."""
     given = set().union(*(reactor.core.cpus for reactor in reactors))
-    given = given & os.sched_getaffinity(0) or os.sched_getaffinity(0)
+    given = given & usable_cpus() or usable_cpus()
 
     async def get_stats(_params: None) -> ThreadsStats:
         """Say how busy each thread is."""
@@ -223,4 +223,4 @@ def reactor_info(reactor: Reactor) -> ReactorInfo:
 
 def cpu_mask() -> str:
     """Return the CPUs that the calling thread may run on, in hexadecimal."""
-    return show_cpu_mask(os.sched_getaffinity(0))
+    return show_cpu_mask(usable_cpus())
