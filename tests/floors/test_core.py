@@ -31,7 +31,7 @@ BELOW = {
 """{family: those that it may import from, beside itself}."""
 
 ROOMS = {
-    "base": "types atomics clocks sockets bigendian handover",
+    "base": "types atomics clocks sockets bigendian handover leaving",
     "memory": "buffers domain dif",
     "counts": "histogram qos",
     "engine": "batch columns engine turn admission entered delivery channel children edges"
