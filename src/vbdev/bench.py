@@ -12,6 +12,7 @@ submitted, what is in flight comes back, the descriptor is closed. What does not
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -37,12 +38,17 @@ __all__ = [
     "run",
 ]
 
+log = logging.getLogger(__name__)
+
 NS_PER_S = 1_000_000_000
 US_PER_S = 1_000_000
 PROGRESS_US = US_PER_S
 READ_ONLY = frozenset({"read", "randread"})
 MIXED = frozenset({Op.READ, Op.WRITE})
 
+STALLED_LOOKS = 5
+"""After how many looks, PROGRESS_US apart, without any I/O that ended a warning says who has them;
+and again after as many more. For runs that no time limit ends."""
 ANSWER_US = 500_000
 """How long a reactor may take to say what its modules hold."""
 
@@ -384,16 +390,34 @@ class Bench:
             self._watch_count(num_ios, -1)
         await self._idle
 
-    def _watch_count(self, num_ios: int, ended_before: int) -> None:
-        """Begin the drain when all have been submitted and none has ended for a while."""
+    def _watch_count(self, num_ios: int, ended_before: int, looks: int = 0) -> None:
+        """Begin the drain when all have been submitted and none has ended for a while.
+
+        looks: how often in a row none had, with others still to be submitted.
+        """
         ended = sum(generator.ios + generator.failures for _, generator in self._parts)
         in_flight = self.params.queue_depth * len(self._parts)
         if ended == ended_before and num_ios - ended <= in_flight:
             self._end("count")
             return
+        looks = looks + 1 if ended == ended_before else 0
+        if looks == STALLED_LOOKS:
+            looks = 0
+            self._reactor.spawn(self._tell_stalled(ended), "holders")
         self._timers.append(
-            self._reactor.call_later(PROGRESS_US, lambda: self._watch_count(num_ios, ended))
+            self._reactor.call_later(PROGRESS_US, lambda: self._watch_count(num_ios, ended, looks))
         )
+
+    async def _tell_stalled(self, ended: int) -> None:
+        """Say who has what does not come back; there is no time at which the run would end."""
+        held = await self._find_held()
+        now = sum(generator.ios + generator.failures for _, generator in self._parts)
+        if self._parts and now == ended:
+            log.warning(
+                "no I/O has ended for %d s, and the run has no time limit: %s",
+                STALLED_LOOKS * PROGRESS_US // US_PER_S,
+                "; ".join(map(str, held)) or "nobody below says that it has any",
+            )
 
     def _end(self, why: Ended) -> None:
         if self._ended is None:
@@ -415,6 +439,13 @@ class Bench:
 
     async def _end_without(self) -> None:
         """End the run without those that do not come back, and find out who has them."""
+        held = await self._find_held()
+        if not self._idle.done:  # the last has not come back meanwhile
+            self._held = held or by_bdev([Held(self.params.bdev, "unknown", 1, 0.0)])
+            self._idle.set_result(None)
+
+    async def _find_held(self) -> tuple[Held, ...]:
+        """Ask all reactors what modules hold there; those that answer within ANSWER_US count."""
         held: list[Held] = []
         unasked = [reactor for reactor, _ in self._parts]
         answered: Future[None] = Future()
@@ -434,10 +465,7 @@ class Bench:
             reactor.exec_msg(ask, reactor)
         await answered
         timer.cancel()
-        if not self._idle.done:  # the last has not come back meanwhile
-            unknown = [Held(self.params.bdev, "unknown", 1, 0.0)]
-            self._held = by_bdev(held or unknown)
-            self._idle.set_result(None)
+        return by_bdev(held)
 
     def _on_event(self, event: BdevEvent) -> None:
         if event is BdevEvent.REMOVE:

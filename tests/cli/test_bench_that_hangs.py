@@ -1,6 +1,7 @@
 """`vbdev bench` over a layer that keeps I/Os: it ends, and says who has them."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,27 @@ def test_a_count_has_an_end_too(bench):
     _, err = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "Hold0 (hold) holds" in err
+
+
+def test_a_count_that_can_not_be_reached_says_who_has_the_ios(bench):
+    """More I/Os than there is room for: none of those that are left will ever be submitted."""
+    process = bench("-n", "1000", "-q", "4")
+    told = []
+    while len(told) < 2:
+        line = process.stderr.readline()
+        assert line, "it has ended"
+        if "no I/O has ended" in line:
+            told.append(time.monotonic())
+            assert line.startswith("WARNING no I/O has ended for 5 s, and the run has no time")
+            assert re.search(r"bdev Hold0 \(hold\) holds \d I/Os, the oldest for ", line)
+    assert 3 < told[1] - told[0] < 20
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
