@@ -84,6 +84,7 @@ INHERITED = (
     "write_cache",
     "fua",
     "multi_conn",
+    "remote",
     "required_alignment",
     "optimal_io_boundary",
     "split_on_optimal_io_boundary",
@@ -224,6 +225,9 @@ class Bdev:
     """IoFlag.FUA is carried out. Without it, and with a write cache, FUA is refused."""
     fast_zero: bool = False
     """WRITE_ZEROES costs less than writing."""
+    remote: bool = False
+    """I/Os wait for a server, which may be this process, or wait for it. See docs/design.md,
+    "Progress of NBD clients"."""
     multi_conn: bool = True
     """A FLUSH through one channel covers what all channels wrote and saw complete."""
     required_alignment: int = 0

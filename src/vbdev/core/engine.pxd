@@ -65,6 +65,7 @@ cdef class Engine(IoCore):
     cdef void wake_at(self, uint64_t when_ns) noexcept nogil
     cdef bdev_io *get_io(self) noexcept nogil
     cdef bint may_take_reserve(self, const bdev_io *parent) noexcept nogil
+    cdef bdev_io *get_beyond(self, bint remote) noexcept nogil
     cdef bdev_io *get_child(self, bint reserve) noexcept nogil
     cdef void put_io(self, bdev_io *io) noexcept nogil
     cdef bdev_io *next_in_use(self, uint32_t *at) noexcept nogil

@@ -301,6 +301,14 @@ cdef class Engine(IoCore):
         """Whether a parent without a child may have one of the reserve."""
         return parent.index >= self.pool_size or self.reserve_in_use < RESERVE // 2
 
+    cdef bdev_io *get_beyond(self, bint remote) noexcept nogil:
+        """Take a BdevIO, of the reserve if need be, for whoever has none; NULL: wait.
+
+        Those who have all others may wait for the end of this one. remote: it may wait as well, so
+        that some are left to those whose I/O does not.
+        """
+        return self.get_child(self.reserve_in_use < (RESERVE // 4 if remote else RESERVE // 2))
+
     cdef bdev_io *get_child(self, bint reserve) noexcept nogil:
         """Take a BdevIO, if need be one of the reserve."""
         cdef bdev_io *io = self.free_ios

@@ -31,7 +31,9 @@ cdef enum:
 
 @cython.final
 cdef class NbdMemory:
-    """The memory of one engine's NBD clients. Sizes are in bytes, as `memory_for` says.
+    """The memory of NBD clients of one engine. Sizes are in bytes, as `memory_for` says.
+
+    limit_bytes: what data adds up to at most (or one request); 0: as the engine's buffers do.
 
     Attributes to set
     -----------------
@@ -42,10 +44,10 @@ cdef class NbdMemory:
 
     """
 
-    def __init__(self, Engine engine not None):
+    def __init__(self, Engine engine not None, uint64_t limit_bytes=0):
         self.engine = engine
         self.buffers = engine.buffers
-        self.limit_bytes = engine.buffers.limit_bytes
+        self.limit_bytes = limit_bytes or engine.buffers.limit_bytes
         self.reserve_bytes = self.limit_bytes // 8
         self.little_bytes = min(<uint64_t>LITTLE_BYTES, self.reserve_bytes // 4)
         self.chunk_limit_bytes = self.limit_bytes // 4

@@ -33,6 +33,7 @@ class NbdStream(MemoryClient):
         size_bytes: int = 0,
         memory: NbdMemory | None = None,
         any_bytes: bool = False,
+        remote: bool = False,
     ) -> None: ...
     @property
     def idle(self) -> bool: ...

@@ -164,6 +164,7 @@ cdef class NbdStream(MemoryClient):
     early: bytes that were received behind the handshake.
     size_bytes: as negotiated, which the connection keeps to; by default the bdev's of now.
     any_bytes: requests may begin and end inside blocks; else they are EINVAL then.
+    remote: the bdev's I/Os may wait for a server, and it for requests of this engine.
     memory: what it shares with the engine's other streams; by default one of its own.
 
     """
@@ -178,6 +179,7 @@ cdef class NbdStream(MemoryClient):
     cdef uint32_t block_size
     cdef uint64_t unit_bytes        # what writes are made of: blocks, or the bdev's write units
     cdef bint any_bytes
+    cdef bint remote
     cdef bint misaligned            # of the request that `_check` has seen last
 
     cdef rx_chunk *rx               # NULL: what is received goes to `own`
@@ -229,7 +231,7 @@ cdef class NbdStream(MemoryClient):
     def __init__(self, engine, Channel channel not None, int fd, *, uint32_t transmission_flags,
                  bint structured, nbd_error, on_change, const uint8_t[::1] early=b"",
                  uint64_t size_bytes=0, NbdMemory memory=None,
-                 bint any_bytes=False):
+                 bint any_bytes=False, bint remote=False):
         cdef bint filled
         self.memory = NbdMemory(engine) if memory is None else memory
         self.channel = channel
@@ -242,6 +244,7 @@ cdef class NbdStream(MemoryClient):
         if channel.s.hides_metadata:
             self.block_size = channel.s.data_block_size
         self.any_bytes = any_bytes
+        self.remote = remote
         self.unit_bytes = self.block_size
         if any_bytes and channel.s.limits.write_unit:
             self.unit_bytes *= channel.s.limits.write_unit
@@ -524,7 +527,7 @@ cdef class NbdStream(MemoryClient):
         cdef uint64_t cookie, offset, memory
         cdef uint32_t length
         cdef int error
-        cdef bint apart, vast = False
+        cdef bint apart
         cdef bdev_io *io
         if self.partial != NULL:
             if self.partial_have < self.partial.iovs[0].iov_len:
@@ -594,16 +597,16 @@ cdef class NbdStream(MemoryClient):
             elif not self._take(memory):
                 self._starve()
                 break
-            else:
-                vast = memory > self.memory.limit_bytes
             io = self.new_io()
+            if io == NULL and self.o.in_flight == 0:
+                io = self.engine.get_beyond(self.remote)
+                if io != NULL:
+                    io.owner = &self.o
+                    self.o.in_flight += 1
             if io == NULL:
                 self.granted = memory  # nobody who has a BdevIO waits for it
                 self._await_io()
                 break
-            if vast:
-                io.privileged = 1  # the pool would never give so much, and it was given it
-                vast = False
             io.cookie = cookie
             io.tag = KIND_PLAIN
             io.offset_blocks = offset // self.block_size
@@ -616,6 +619,7 @@ cdef class NbdStream(MemoryClient):
                 io.op = OP_READ
                 io.tag |= KIND_READ
                 io.flags = 0
+                io.privileged = 1  # it was given its memory: it does not wait at the pool
                 self.in_flight_bytes += length
             elif command == CMD_WRITE:
                 io.op = OP_WRITE
@@ -644,6 +648,7 @@ cdef class NbdStream(MemoryClient):
             elif command == CMD_CACHE:
                 io.op = OP_READ
                 io.flags = 0
+                io.privileged = 1  # it was given its memory: it does not wait at the pool
                 self.in_flight_bytes += length
             else:
                 io.op = OP_WRITE_ZEROES
@@ -811,12 +816,17 @@ cdef class NbdStream(MemoryClient):
             self._tell(read_before, write_before, closed_before)
         return 0
 
+    cdef int _await_no_io(self) except -1:
+        self.starved = False
+        self.engine.cancel_io_wait(self.io_token)
+        self.io_token = None
+        return 0
+
     def resume(self):
         """Go on after a pause if there is room again."""
         cdef bint busy_before = self.busy
         if self.io_token is not None:
-            self.engine.cancel_io_wait(self.io_token)
-            self.io_token = None
+            self._await_no_io()
         if self.asked:
             return  # `go_on` comes in its turn
         self.starved = False
@@ -924,6 +934,8 @@ cdef class NbdStream(MemoryClient):
         if self.tx_n and not self.wants_write and not self.closed:
             self._send()
         self._let_go_of_empty_chunk()
+        if self.io_token is not None and self.o.in_flight == 0:
+            self._await_no_io()  # whoever has none need not wait for one
         self._resume()
         self._settle()
         if not self.busy:

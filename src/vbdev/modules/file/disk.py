@@ -102,6 +102,7 @@ class FileBdev(Bdev):
         self.num_blocks = geometry.size // geometry.block_size
         self.phys_block_size = geometry.phys_block_size
         self.required_alignment = geometry.alignment.bit_length() - 1
+        self.remote = geometry.may_hang
         self.fast_zero = geometry.fast_zero and deallocate and not readonly
         self.ops = type(self).ops
         if readonly:

@@ -64,6 +64,7 @@ class Nbd(Bdev):
     product_name = "NBD disk"
     Params = NbdParams
     saved_params = ("name", "uri", "uuid")
+    remote = True
     create_errnos = (
         *Bdev.create_errnos,
         errno.ENOENT,

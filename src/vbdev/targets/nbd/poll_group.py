@@ -21,6 +21,7 @@ from vbdev.core.nbd_stream import NbdStream
 from vbdev.reactor import Reactor, Timer
 
 if TYPE_CHECKING:
+    from vbdev.targets.nbd.export import Export
     from vbdev.targets.nbd.session import Session
 
 __all__ = ["HURRIED_S", "LOOK_US", "PATIENCE_S", "PollGroup"]
@@ -38,6 +39,8 @@ HURRIED_S: Final = 3.0
 HURRIED_RATE: Final = 4 << 10
 HURRIED_HOLD_S: Final = 30.0
 """In which time all that is held has to move then, if that is the higher rate."""
+REMOTE_PART: Final = 4
+"""What an export whose I/O waits for a server has of memory is the limit of all others by this."""
 HURRY_AFTER_S: Final = 1.0
 """For how long somebody has to have waited for memory, so that there is hurry."""
 WARN_AFTER_S: Final = 3.0
@@ -47,12 +50,18 @@ WARN_AFTER_S: Final = 3.0
 class PollGroup:
     """One reactor's sessions, which share its memory.
 
+    Those of an export whose I/O waits for a server share memory of their own, in a group beside
+    this one: the server may be a client here, or of somebody who is, and then needs memory that
+    is not theirs.
+
     `streams` belongs to the reactor's thread, `placed` (how many clients were given to it and have
     not ended) to the server's.
     """
 
-    def __init__(self, reactor: Reactor) -> None:
+    def __init__(self, reactor: Reactor, apart: Export | None = None) -> None:
         self.reactor = reactor
+        self._apart = apart
+        self._others: dict[Export, PollGroup] = {}
         self.streams: dict[NbdStream, Session] = {}
         self.placed = 0
         self._memory: NbdMemory | None = None
@@ -71,10 +80,21 @@ class PollGroup:
         assert isinstance(engine, Engine)
         if self._memory is None or engine is not self._engine:
             self._engine = engine
-            self._memory = NbdMemory(engine)
+            limit_bytes = 0
+            if self._apart is not None:
+                limit_bytes = engine.buffers.limit_bytes // REMOTE_PART
+            self._memory = NbdMemory(engine, limit_bytes)
             self._memory.on_due = lambda: self.reactor.send_msg(self.memory.serve)
             self._memory.on_suspect = self._watch
         return self._memory
+
+    def sharers_of(self, export: Export) -> PollGroup:
+        """Return the sessions that share memory with those of an export: these, or its own."""
+        if not export.bdev.remote:
+            return self
+        for other in [other for other, group in self._others.items() if not group.streams]:
+            del self._others[other]
+        return self._others.setdefault(export, PollGroup(self.reactor, export))
 
     def forget(self, stream: NbdStream) -> None:
         """Let a session go that is over. With the last one there is nobody left to look after."""

@@ -72,6 +72,7 @@ class Session:
         self._over = over
         self._on_end = on_end
         self._on_refusal = on_refusal
+        self._sharers = group
         self._channel: Channel | None = None
         self._watch: Watch | None = None
         self._looking = False
@@ -84,6 +85,7 @@ class Session:
             if self._socket.family == socket.AF_UNIX:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             self._channel = export.descriptor.get_channel()
+            self._sharers = self.group.sharers_of(export)
             self.stream = NbdStream(
                 self._channel.engine,
                 self._channel,
@@ -95,10 +97,11 @@ class Session:
                 nbd_error=stream_error,
                 on_change=self._look,
                 early=early,
-                memory=self.group.memory,
+                memory=self._sharers.memory,
                 any_bytes=not export.strict_blocks,
+                remote=export.bdev.remote,
             )
-            self.group.streams[self.stream] = self
+            self._sharers.streams[self.stream] = self
             self._watch = reactor.watch(
                 self._socket.fileno(),
                 readable=self.stream.on_readable,
@@ -208,7 +211,7 @@ class Session:
 
     def _let_go(self) -> None:
         if self.stream is not None:
-            self.group.forget(self.stream)
+            self._sharers.forget(self.stream)
             self.stream.close()
             self.stream = None
         if self._channel is not None:
