@@ -1,13 +1,14 @@
 """Exports on a server's exports, where that server is this daemon, or a client of it.
 
-Whoever reads the upper export holds memory and BdevIOs until the lower one has answered, which needs
-memory and BdevIOs for the same data. Pools are small, and clients more than fill them.
+Whoever reads the upper export holds memory and BdevIOs until the lower one has answered, which
+needs memory and BdevIOs for the same data. Pools are small, and clients more than fill them.
 """
 
 import contextlib
 import threading
 
 import pytest
+
 from support.nbd_client import NbdClient
 from vbdev.testing.daemon import Daemon
 from vbdev.wire.nbd import Command

@@ -249,8 +249,38 @@ def test_readers_who_come_to_take_their_replies_let_the_others_read(crowd):
     crowd.run(peers)
 
 
+def test_every_other_turn_is_for_who_wants_least(crowd):
+    """Of those who want much: an ordinary request does not wait for all that is vast."""
+    half = fill(crowd, [32 * MIB] * 7)
+    vast = [crowd.add([(WRITE, 32 * MIB)]) for _ in range(30)]
+    ordinary = [crowd.add([(command, 4 * MIB)]) for command in (WRITE, READ, WRITE)]
+    for peer in (*vast, *ordinary):
+        peer.piece = HALF  # the vast ones stall as soon as they have begun
+        peer.step()
+    assert crowd.memory.waiting == 33
+    served = []
+    while not all(peer in served for peer in ordinary):
+        half.pop().leave()
+        begun = [p for p in (*vast, *ordinary) if not p.stream.starved and p not in served]
+        served += begun
+        half += [peer for peer in begun if peer in vast]
+    assert len(served) <= 2 * len(ordinary) + 1
+
+
+def test_who_wants_least_does_not_keep_others_waiting(crowd):
+    half = fill(crowd, [32 * MIB] * 7)
+    vast = crowd.add([(WRITE, 32 * MIB)])
+    vast.step()
+    small = [crowd.add([(WRITE, MIB)]) for _ in range(100)]
+    for peer in small:
+        peer.step()
+    for _ in range(2):
+        half.pop().leave()
+    assert not vast.stream.starved
+
+
 def test_nobody_overtakes_whoever_waits_for_much(crowd):
-    """What comes back is saved up for the first in line."""
+    """What comes back in his turn is saved up for the first in line."""
     half = fill(crowd, [16 * MIB] * 14)
     big, *others = [crowd.add([(WRITE, size)]) for size in [32 * MIB] + [MIB] * 10]
     for peer in (big, *others):

@@ -24,6 +24,7 @@ cdef class NbdMemory:
     cdef object large
     cdef uint64_t num_little_waiting        # their lengths
     cdef uint64_t num_large_waiting
+    cdef bint least_next                    # the next turn is for who wants least of them
     cdef list suspects
     cdef bint due                           # somebody waits, and something came back
     cdef bint told

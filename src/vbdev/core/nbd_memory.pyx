@@ -6,8 +6,9 @@ an I/O below or for its peer, never for anybody who waits here; and a peer that 
 dropped (`targets/nbd/poll_group.py`). That is the proof that those who wait are served
 (docs/design.md, "Progress of NBD clients").
 
-- Who finds none waits in line, first come, first served, and holds nothing for the request
-  meanwhile. Nobody overtakes: what comes back is saved up for the first in line.
+- Who finds none waits in line, and holds nothing for the request meanwhile. Every other turn is the
+  first one's, and what comes back is saved up for it; the turns between are for who wants least, so
+  that an ordinary request is not served only after all that is vast.
 - A client that has more than its share, when it is its turn, waits for those that have less.
 - Small requests have a line of their own, and a reserve that large ones leave alone, so that
   a 4 KiB READ does not wait for somebody's 32 MiB.
@@ -187,7 +188,12 @@ cdef class NbdMemory:
                     if other.charged <= share:
                         client = other
                         break
+            elif self.least_next:
+                for other in self.large:
+                    if other.asked < client.asked and other.charged <= share:
+                        client = other
             if self._fits(client, client.asked):
+                self.least_next = not self.least_next
                 self._wait_no_more(client)
                 return client
         return None
