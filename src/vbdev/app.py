@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from vbdev.address import Address, ListenError
 from vbdev.bdev import Bdev, BdevError, BdevState, VirtualBdev
-from vbdev.blocking import call_off
+from vbdev.blocking import call_blocking, call_off
 from vbdev.config import Config, ConfigCall, ConfigError, read_config
 from vbdev.context_switches import ContextSwitchMonitor
 from vbdev.core.batch import load_columns
@@ -29,6 +29,7 @@ from vbdev.core.channel import Channel
 from vbdev.core.engine import BrokenPromiseError, Engine
 from vbdev.cpu_sets import Core
 from vbdev.fd_limit import raise_fd_limit
+from vbdev.files.access import reading
 from vbdev.files.leaving import say_what_stays
 from vbdev.logs import Logs
 from vbdev.modules import MODULES
@@ -229,8 +230,12 @@ class App:
     def load_module_file(self, path: str) -> list[str]:
         """Offer the modules that a Python file defines and return their kinds."""
         file = Path(path)
-        if not file.is_file():
-            raise AppError(f"module file {path}: no such file")
+        try:
+            self._read(path, regular=True)  # once where a signal can end it
+        except FileNotFoundError as error:
+            raise AppError(f"module file {path}: no such file") from error
+        except OSError as error:
+            raise AppError(f"module file {path}: {error.strerror}") from error
         name = f"vbdev_module_{file.stem}"
         spec = importlib.util.spec_from_file_location(name, file)
         if spec is None or spec.loader is None:
@@ -310,6 +315,17 @@ class App:
             self._complete(calls, "configuration")
         except StoppedError:
             startup.give_up()
+
+    def listen(self, address: str) -> Address:
+        """Serve NBD on an address, before `run`. StoppedError where a signal comes first."""
+        return self._complete(self.nbd.listen_beside(address), f"listening on {address}")
+
+    def _read(self, path: str, *, regular: bool = False) -> bytes:
+        """Read a file, before `run`; StoppedError where a signal comes first."""
+        call = reading(path, regular=regular)
+        what = f"reading {path}"
+        asked = call_blocking(self.reactor, what, call.run, give_up=call.give_up, timeout_us=None)
+        return self._complete(asked, what)
 
     def _complete(self, coroutine: Coroutine[Any, Any, T], name: str) -> T:
         """Run a coroutine to its end, before `run`; StoppedError where a signal comes first."""
@@ -403,11 +419,11 @@ class App:
 
         """
         raise_fd_limit()
-        decoded = None if config is None else read_config(config)
+        decoded = None if config is None else read_config(config, partial(self._read, config))
         # The control plane's socket comes first: one daemon for each, and a second one is to find
         # out before it touches any file.
         self.rpc.hold()  # nobody is to see a stack half built: until `run`
-        address = None if rpc is None else self.rpc.listen(rpc)
+        address = None if rpc is None else self._complete(self.rpc.listen_beside(rpc), "rpc")
         load()
         if decoded is not None:
             self.begin_config(decoded, ignore_errors=ignore_errors)

@@ -38,7 +38,7 @@ def start(tmp_path, mount):
         with (tmp_path / "log").open("wb") as log:
             process = subprocess.Popen(line, cwd=tmp_path, stdout=log, stderr=log)
         processes.append(process)
-        wait_until(lambda: (tmp_path / "r.sock").exists() or process.poll() is not None)
+        wait_until(lambda: (tmp_path / "r.sock").exists() or mount.held())
         return process
 
     yield begin
@@ -102,7 +102,10 @@ def test_an_open_that_hangs(start, mount, call, kind):
     assert "given up" in str(ends[0]) or "hung up" in str(ends[0])
 
 
-@pytest.mark.parametrize("words", [["m/disk"], ["--json", "c.json"], ["link"]])
+@pytest.mark.parametrize(
+    "words",
+    [["m/disk"], ["--json", "c.json"], ["link"], ["--json", "m/disk"], ["--module", "m/disk"]],
+)
 def test_it_hangs_at_the_start(start, mount, tmp_path, words):
     calls = [{"method": "bdev_aio_create", "params": {"name": "A", "filename": mount.path}}]
     config = {"subsystems": [{"subsystem": "bdev", "config": calls}]}

@@ -128,7 +128,7 @@ def start(app: App, arguments: argparse.Namespace) -> None:
         if arguments.nbd_max_connections:
             app.nbd.max_connections = arguments.nbd_max_connections
         for address in arguments.nbd:
-            app.nbd.listen(address)
+            app.listen(address)
 
     if app.start(
         load=lambda: load_modules(app, arguments),

@@ -9,7 +9,8 @@ out, is told in `vbdev.startup`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,13 @@ def load_config(path: str) -> list[ConfigCall]:
     return list(read_config(path).calls)
 
 
-def read_config(path: str) -> Config:
-    """Read a file. ConfigError names file, line and column."""
+def read_config(path: str, read: Callable[[], bytes] | None = None) -> Config:
+    """Read a file, by `read` if that is given. ConfigError names file, line and column."""
     if not path:  # which pathlib takes for the directory that one is in
         raise ConfigError("the name of the configuration file is empty")
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        content = Path(path).read_bytes() if read is None else read()
+        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8").read()  # of any line end
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

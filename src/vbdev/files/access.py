@@ -25,6 +25,7 @@ from vbdev.files.opening import (
     close_descriptors,
     open_again,
     open_file,
+    read_file,
     size_of,
     survey_file,
     unlock,
@@ -38,6 +39,7 @@ __all__ = [
     "left_open",
     "opening",
     "opening_again",
+    "reading",
     "surveying",
     "syncing",
     "threads_in_calls",
@@ -121,6 +123,26 @@ def surveying(who: str, filename: str, **params: Any) -> Call[FileSurvey]:
         return FileSurvey(*Aside("survey", who, _directory(filename), filename, **params).run()[0])
 
     return Call(run)
+
+
+def reading(filename: str, *, regular: bool) -> Call[bytes]:
+    """Return what is in a file; with `regular` FileNotFoundError for one that is none."""
+    cell: list[Aside] = []
+
+    def run() -> bytes:
+        if not _is_for_aside(filename):
+            return read_file(filename, regular=regular)
+        cell.append(Aside("read", _directory(filename), filename, regular))
+        _, (content,) = cell[0].run()
+        with os.fdopen(content, "rb") as file:
+            file.seek(0)
+            return file.read()
+
+    def give_up() -> None:
+        for aside in cell:
+            aside.give_up()
+
+    return Call(run, give_up)
 
 
 def closing(geometry: FileGeometry) -> Call[None]:

@@ -27,6 +27,7 @@ from vbdev.files.opening import (
     FileLockedError,
     open_again,
     open_file,
+    read_file,
     size_of,
     survey_file,
     unlock,
@@ -105,6 +106,15 @@ def _survey(_link: socket.socket, who: str, directory: str, filename: str, **par
     return tuple(survey_file(who, filename, **params)), []
 
 
+def _read(_link: socket.socket, directory: str, filename: str, regular: bool) -> Answer:
+    os.chdir(directory)
+    found = read_file(filename, regular=regular)
+    content = os.memfd_create("content", os.MFD_CLOEXEC)
+    with os.fdopen(content, "wb", closefd=False) as file:
+        file.write(found)
+    return None, [content]
+
+
 def _size(_link: socket.socket, fd: int, is_device: bool) -> Answer:
     return size_of(fd, is_device=is_device), []
 
@@ -133,6 +143,7 @@ def _tell(link: socket.socket, *message: Any) -> None:
 FUNCTIONS: Final[dict[str, Callable[..., Answer]]] = {
     "open": _open,
     "survey": _survey,
+    "read": _read,
     "size": _size,
     "sync": _sync,
     "again": _again,

@@ -32,6 +32,7 @@ __all__ = [
     "close_descriptors",
     "open_again",
     "open_file",
+    "read_file",
     "size_of",
     "survey_file",
     "unlock",
@@ -194,6 +195,14 @@ def survey_file(
     _check_size(where, size, block_size, logical)
     key = ("device", status.st_rdev, 0) if is_device else ("file", status.st_dev, status.st_ino)
     return FileSurvey(key, size, block_size)
+
+
+def read_file(filename: str, *, regular: bool) -> bytes:
+    """Return what is in a file; with `regular` FileNotFoundError for one that is none. Blocks."""
+    if regular and not os.path.isfile(filename):  # noqa: PTH113 - see above
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    with open(filename, "rb") as file:  # noqa: PTH123
+        return file.read()
 
 
 def unlock(fd: int) -> None:

@@ -6,11 +6,13 @@ requests of a client may be in flight; their answers carry their ids and come as
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 from typing import Final
 
 from vbdev.address import Address, parse_address
+from vbdev.blocking import BlockedError, call_blocking
 from vbdev.listen import Listener, ListenError, open_listener
 from vbdev.reactor import Reactor, Timer
 from vbdev.rpc.connection import Connection
@@ -67,17 +69,26 @@ class RpcServer:
 
         ListenError: it is no address, or another process has it.
         """
+        return self._listen_with(*_open(parse_address(path, bare_path=True)))
+
+    async def listen_beside(self, path: str) -> Address:
+        """Do as `listen`, on a thread: names are looked up, and directories may hang."""
         address = parse_address(path, bare_path=True)
-        lock = SocketLock(address) if address.is_unix else None
         try:
-            listener = open_listener(address)
-        except ListenError:
-            if lock is not None:
-                lock.release()
-            raise
+            opened = await call_blocking(
+                self._reactor,
+                f"listening on {address}",
+                lambda: _open(address),
+                give_back=lambda opened: _give_back(*opened),
+            )
+        except BlockedError as error:
+            raise ListenError(error.strerror or str(error), error.errno or errno.EIO) from error
+        return self._listen_with(*opened)
+
+    def _listen_with(self, lock: SocketLock | None, opened: socket.socket) -> Address:
         if lock is not None:
             self._locks.append(lock)
-        self._listeners.append(Listener(self._reactor, listener, self._connected))
+        self._listeners.append(Listener(self._reactor, opened, self._connected))
         return self._listeners[-1].address
 
     def hold(self) -> None:
@@ -195,3 +206,19 @@ class RpcServer:
         left = self._connections or self._departed
         if self._drained is not None and not left and not self._drained.done:
             self._drained.set_result(None)
+
+
+def _open(address: Address) -> tuple[SocketLock | None, socket.socket]:
+    lock = SocketLock(address) if address.is_unix else None
+    try:
+        return lock, open_listener(address)
+    except ListenError:
+        if lock is not None:
+            lock.release()
+        raise
+
+
+def _give_back(lock: SocketLock | None, opened: socket.socket) -> None:
+    opened.close()  # its file is one that a dead process left, to the next one
+    if lock is not None:
+        lock.release()
