@@ -209,6 +209,7 @@ class NbdPeer(Peer):
         count = 0 if command == Command.FLUSH else 1 + (count - 1) % self._sectors
         first = 0 if command == Command.FLUSH else first % (self._sectors - count + 1)
         asked = Asked(command, first, count, fua, self.world.now_ns)
+        self.world.note_asked(count)
         data = b""
         if command == Command.WRITE:
             asked.word = content.write(first, count)

@@ -25,7 +25,8 @@ def calm_down(world):
             or any(guest.sent for guest in world.guests)
         )
 
-    world.pass_time((2 * BOUND_S + STALLER_S * len(stallers)) * 1_000_000, answered)
+    calm_s = 2 * BOUND_S + STALLER_S * len(stallers) + world.limited_s
+    world.pass_time(int(calm_s * 1_000_000), answered)
     if not answered():
         raise SimulationError("calm", "honest clients wait still, and all disks work")
     for client in stallers:

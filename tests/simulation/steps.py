@@ -224,6 +224,8 @@ def do_layer(world, which, what, error, number):
 def do_limit(world, which, ios):
     export = pick(exports(world), which)
     if export is not None:
+        if ios:
+            world.slowest = min(ios, world.slowest or ios)
         world.caller.call("bdev_set_qos_limit", {"name": export.bdev_name, "rw_ios_per_sec": ios})
 
 

@@ -42,6 +42,7 @@ from vbdev.rpc.dispatch import State
 from vbdev.task import Task, wake
 
 BOUND_S = 20
+LIMITED_SECTORS = 128  # what counts as one I/O of a limit, where zeroes are written
 """How long an honest client may wait, of virtual time in which its disk does its work."""
 STALLER_S = 4
 """And how much longer, for each staller, who asks for much: he waits in a line in which each has so
@@ -137,6 +138,8 @@ class World:
         self.disks, self.layers = {}, {}
         self.exports, self.guests = [], []
         self.clients, self.callers = [], []
+        self.slowest = 0  # the lowest limit that there ever was, in I/Os a second; 0: none
+        self.asked_ios = 0  # of all exports, as a limit counts them at most
         self.peers = {}
         self.departed = []
         self.numbers = 0
@@ -309,6 +312,7 @@ class World:
                 since_ns = next(iter(client.asked.values())).since_ns
                 much = any(asked.count > LITTLE for asked in client.asked.values())
                 more_s = STALLER_S * stallers if much else 0
+                more_s += self.limited_s
                 self._hold(client, since_ns, now_ns, "has no answer", more_s=more_s)
         for caller in self.callers:
             if caller.there and caller.asked:
@@ -322,6 +326,15 @@ class World:
             if peer.theirs.fileno() >= 0 and now_ns - max(peer.left_ns, self.trouble_ns) > bound_ns:
                 self.fail("gone", f"the socket of {peer} is still open, {BOUND_S} s after it left")
         self.departed = [peer for peer in self.departed if peer.theirs.fileno() >= 0]
+
+    def note_asked(self, count):
+        """Count what a limit would have to let through, of `count` sectors."""
+        self.asked_ios += 1 + count // LIMITED_SECTORS
+
+    @property
+    def limited_s(self):
+        """How long limits may hold up what was asked; exports share bdevs, and so limits."""
+        return self.asked_ios / self.slowest if self.slowest else 0
 
     def _hold(self, who, since_ns, now_ns, what, *, more_s=0):
         waited_ns = now_ns - max(since_ns, self.trouble_ns)
