@@ -34,13 +34,16 @@ cdef class BufferPool:
     cdef bint _new_slab(self, int size_class) noexcept nogil
 
 
+cdef extern from *:
+    int leading_zeros "__builtin_clzll"(unsigned long long value) noexcept nogil
+
+
 cdef inline size_t class_bytes(int size_class) noexcept nogil:
     return <size_t>1 << (MIN_BUFFER_SHIFT + size_class)
 
 
 cdef inline int class_of(size_t size) noexcept nogil:
     # NUM_CLASSES: larger than any buffer.
-    cdef int size_class = 0
-    while size_class < NUM_CLASSES and class_bytes(size_class) < size:
-        size_class += 1
-    return size_class
+    if size <= class_bytes(0):
+        return 0
+    return min(64 - MIN_BUFFER_SHIFT - leading_zeros(size - 1), <int>NUM_CLASSES)

@@ -11,11 +11,12 @@ Bounds: `MAX_IN_FLIGHT` requests and `MAX_IN_FLIGHT_BYTES` of data (or one reque
 connection. While a peer does not take its replies, no request of it is looked at.
 
 What guarantees progress: a request is begun when it has all the memory for its data (`NbdMemory`)
-and then a BdevIO, in this order, and needs neither any more afterwards. While it waits for them
-its header lies in a few bytes of the stream's own, or in a chunk, which nobody waits for: without a
-chunk a stream receives into those bytes, and each payload into a buffer of its own. So a WRITE that
-has begun is always received, and one that waits holds nothing. Waits for the peer are told of to
-`NbdMemory.suspect`, whose owner ends those in which nothing moves.
+and then a BdevIO, in this order, and needs neither any more afterwards. While it waits for them its
+header lies in a few bytes of the stream's own, or in a chunk, which nobody waits for: without a
+chunk (one whose peer sends little at once takes none) a stream receives into those bytes, and each
+payload into a buffer of its own. So a WRITE that has begun is always received, and one that waits
+holds nothing. Waits for the peer are told of to `NbdMemory.suspect`, whose owner ends those in
+which nothing moves.
 
 Wire layout and error rules: NBD protocol, doc/proto.md, "Request message", "Simple reply
 message", "Structured reply chunk message". `wire/nbd.py` has the same in plain Python, which is
@@ -32,7 +33,6 @@ from libc.string cimport memcpy, memmove, strerror
 
 from vbdev.core.batch cimport IOBatch, new_batch
 from vbdev.core.bigendian cimport get16, get32, get64, put16, put32, put64
-from vbdev.core.buffers cimport class_bytes
 from vbdev.core.channel cimport Channel
 from vbdev.core.handover cimport gil_left, gil_wanted
 from vbdev.core.nbd_memory cimport CHUNK_BYTES, MemoryClient, NbdMemory, memory_for
@@ -98,6 +98,7 @@ cdef enum:
     KIND_PLAIN = 0              # answered without data
     KIND_READ = 2
     IS_PART = 1                 # it begins or ends inside of the blocks that the I/O has
+    MEMORY_SHIFT = 8            # above: bytes of memory that it was given
 
     IN_PLACE_BYTES = 64 << 10   # longer payloads get a buffer of their own
     OWN_BYTES = 512             # what is received without a chunk: headers, and what is behind them
@@ -187,6 +188,7 @@ cdef class NbdStream(MemoryClient):
     cdef size_t rx_end
     cdef uint8_t own[OWN_BYTES]
     cdef uint8_t *area              # where received bytes are: in `rx`, or `own`
+    cdef bint much                  # comes at once, more than into `own`: it is worth a chunk
     cdef bytes early                # what came behind the handshake, before anything is received
     cdef size_t early_at
     cdef bdev_io *partial
@@ -249,7 +251,7 @@ cdef class NbdStream(MemoryClient):
         if any_bytes and channel.s.limits.write_unit:
             self.unit_bytes *= channel.s.limits.write_unit
         self.size_bytes = size_bytes or channel.s.num_blocks * self.block_size
-        self.wants_read = True
+        self.wants_read = self.much = True
         self.specials_ = []
         if early.shape[0] > EARLY_BYTES:
             self._close("more data behind the handshake than a connection may send ahead")
@@ -414,6 +416,7 @@ cdef class NbdStream(MemoryClient):
             return 0
         self.received_bytes += got
         filled[0] = <size_t>got == first + room
+        self.much = filled[0] or got > OWN_BYTES
         if first > <size_t>got:
             first = got
         if self.partial != NULL:
@@ -608,7 +611,7 @@ cdef class NbdStream(MemoryClient):
                 self._await_io()
                 break
             io.cookie = cookie
-            io.tag = KIND_PLAIN
+            io.tag = KIND_PLAIN | memory << MEMORY_SHIFT
             io.offset_blocks = offset // self.block_size
             io.num_blocks = length // self.block_size
             if flags & CMD_FLAG_FUA:
@@ -685,9 +688,7 @@ cdef class NbdStream(MemoryClient):
 
     cdef inline uint64_t _memory_of(self, const bdev_io *io) noexcept nogil:
         """Return what an I/O was given."""
-        if io.op == OP_WRITE:
-            return class_bytes(io.buf.size_class) if io.buf.size_class >= 0 else 0
-        return memory_for(io.num_blocks * self.block_size) if io.op == OP_READ else 0
+        return io.tag >> MEMORY_SHIFT
 
     cdef int _check(self, uint16_t command, uint16_t flags, uint64_t offset,
                     uint32_t length) noexcept nogil:
@@ -765,7 +766,7 @@ cdef class NbdStream(MemoryClient):
         else:
             first = first // size * size
             end = (end + size - 1) // size * size
-            io.tag = IS_PART
+            io.tag |= IS_PART
             io.arg = <uint32_t>(offset - first)
             io.result = length
         io.offset_blocks = first // self.block_size
@@ -855,9 +856,9 @@ cdef class NbdStream(MemoryClient):
         """Make sure that there is room, for a header at least, and in a chunk where it helps."""
         cdef size_t have = self.rx_end - self.rx_start
         if self.rx == NULL:
-            if self.partial == NULL and not self.bulk and not self.skip and self._new_chunk():
+            if self.much and not self.bulk and not self.skip and self._new_chunk():
                 memcpy(self.rx.buf.base, self.own + self.rx_start, have)
-            else:
+            elif have:
                 memmove(self.own, self.own + self.rx_start, have)
             self.rx_start = 0
             self.rx_end = have
@@ -944,19 +945,18 @@ cdef class NbdStream(MemoryClient):
 
     cdef int _reply(self, bdev_io *io) except -1:
         cdef tx_entry *entry
-        cdef uint64_t data = self._data_of(io)
+        cdef uint64_t tag = io.tag, data = self._data_of(io)
         cdef uint32_t error = 0
         if self.closed:
             self._end_io(io, data)
             return 0
         if io.status != IO_SUCCESS:
             error = self.nbd_error(io.status, io.err)
-        elif io.tag & KIND_READ and (
-                io.iovcnt != 1 or io.iovs[0].iov_len != data or io.tag & IS_PART) and (
-                io_data_bytes(io) != io.num_blocks * self.block_size):
+        elif tag & KIND_READ and (
+                io.iovcnt != 1 or io.iovs[0].iov_len != data) and not self._is_whole(io):
             error = self.nbd_error(-1, EIO)  # a reply has the length that was asked for, or none
         entry = self._new_entry()
-        if io.tag & KIND_READ and self.structured:
+        if tag & KIND_READ and self.structured:
             if error:
                 self._chunk_header(entry, REPLY_TYPE_ERROR, io.cookie, 6)
                 put32(entry.header + CHUNK_HEADER_BYTES, error)
@@ -966,23 +966,26 @@ cdef class NbdStream(MemoryClient):
                 self._chunk_header(entry, REPLY_TYPE_OFFSET_DATA, io.cookie,
                                    <uint32_t>(data + 8))
                 put64(entry.header + CHUNK_HEADER_BYTES,
-                      io.offset_blocks * self.block_size + (io.arg if io.tag & IS_PART else 0))
+                      io.offset_blocks * self.block_size + (io.arg if tag & IS_PART else 0))
                 entry.header_len = CHUNK_HEADER_BYTES + 8
         else:
             self._simple_header(entry, io.cookie, error)
-        if io.tag & KIND_READ and not error:
+        if tag & KIND_READ and not error:
             entry.io = io
             entry.charged = data
         else:
             self._end_io(io, data)
         return 0
 
-    cdef int _end_io(self, bdev_io *io, uint64_t data) except -1:
+    cdef bint _is_whole(self, const bdev_io *io) noexcept nogil:
+        """Whether a READ has the data of its blocks, of which the request is all or a part."""
+        return io_data_bytes(io) == io.num_blocks * self.block_size
+
+    cdef inline void _end_io(self, bdev_io *io, uint64_t data) noexcept:
         """Give back an I/O that nothing is sent of, and what it was given."""
         self.returned += self._memory_of(io)
         self.in_flight_bytes -= data
         self.free_io(io)
-        return 0
 
     cdef int _reply_error(self, uint16_t command, uint64_t cookie, int number) except -1:
         cdef tx_entry *entry = self._new_entry()
