@@ -201,3 +201,26 @@ def test_a_buffer_of_the_bases_blocks_is_not_taken_for_the_layers():
         big.num_blocks = 128
         request = rig.open("Top").io(Op.READ, 1, 2)
         assert (request.status, request.errno) == (Status.FAILED, errno.EINVAL)
+
+
+def test_what_was_held_and_is_let_go_without_data():
+    """A READ that `submit` kept, and that `completed` leaves in a batch of others, has no data."""
+    held = []
+
+    def submit(_self, channel, ios):
+        if not held:
+            held.append(ios.take())
+        channel.base.submit(ios)
+
+    def completed(_self, _channel, ios):
+        ios.extend(held[0])
+
+    with stack() as rig:
+        rig.disk(Null)
+        rig.layer(layer(submit, completed=completed, gives_read_buffers=True))
+        top = rig.open("Top")
+        kept, other = top.submit(Op.READ, 0, 1), top.submit(Op.READ, 1, 1)
+        rig.settle()
+        assert other.status == Status.SUCCESS
+        assert (kept.status, kept.errno) == BAD
+        assert [(name, n) for name, _, n in told(rig)] == [("Top", 1)]

@@ -140,7 +140,8 @@ cdef class Admission(Entered):
         False: it is parked, or it has ended. `resumed`: it comes from the front of `nomem`.
         """
         cdef uint32_t gates = self.s.gates
-        if io.stage == STAGE_ENTER:
+        cdef uint8_t stage = io.stage
+        if stage == STAGE_ENTER:
             if gates & GATE_FROZEN and io.op != OP_RESET:
                 return self._end(io, IO_ABORTED, 0)
             if gates & GATE_CLOSING and not self._belongs(io):
@@ -155,8 +156,8 @@ cdef class Admission(Entered):
                 return False
             if gates & GATE_LOCKED and not self._is_child(io) and self._is_locked(io):
                 return self._park(&self.s.locked, io)
-            io.stage = STAGE_SPLIT
-        if io.stage == STAGE_SPLIT:
+            io.stage = stage = STAGE_SPLIT
+        if stage == STAGE_SPLIT:
             if io.domain != NULL and not self._leave_domain(io, resumed):
                 return False
             if not (self.s.native_mask >> io.op) & 1 or (
@@ -170,11 +171,11 @@ cdef class Admission(Entered):
                 if io.op == OP_READ and io.iovcnt == 0 and not self._give_buffer(io, resumed):
                     return False
                 return self._adopt(io, CHILDREN_SPLIT)
-            io.stage = STAGE_QOS
-        if io.stage == STAGE_QOS:
+            io.stage = stage = STAGE_QOS
+        if stage == STAGE_QOS:
             if gates & GATE_QOS and not self._admit_rate(io):
                 return False
-            io.stage = STAGE_MEMORY
+            io.stage = stage = STAGE_MEMORY
         if gates & GATE_NOMEM and not resumed and io.op != OP_ABORT and io.op != OP_RESET:
             return self._park(&self.s.nomem, io)
         return self._admit_memory(io, resumed)

@@ -8,9 +8,11 @@ from vbdev.core.types cimport (
     int32_t,
     int8_t,
     io_bounce,
+    io_doubt,
     io_list,
     io_list_reserve,
     io_queue,
+    size_t,
     uint64_t,
 )
 
@@ -64,19 +66,29 @@ cdef int add_views(bdev_io *io, list views) except -1
 cdef tuple status_parts(str who, status, int errno, nvme, scsi)
 
 
+cdef inline void finish_room(IoCore core, size_t n) noexcept nogil:
+    if not io_list_reserve(&core.done, n):
+        abort()  # no memory for 8 bytes: an I/O must never be lost silently
+
+
 cdef inline bint finish_io(IoCore core, bdev_io *io, int8_t status, int32_t err) noexcept nogil:
     # `IoCore.push_done`, in the loop of whoever completes many.
     if io.state != IO_SUBMITTED:
         core.misused += 1
         return False
-    if not io_list_reserve(&core.done, 1):
-        abort()  # no memory for 8 bytes: an I/O must never be lost silently
+    finish_room(core, 1)
+    finish_held(core, io, status, err)
+    return True
+
+
+cdef inline void finish_held(IoCore core, bdev_io *io, int8_t status, int32_t err) noexcept nogil:
+    # The same of one that a layer holds, as its state says, and for which `done` has room.
     io.state = IO_DONE
     io.status = status
     io.err = err
+    io_doubt(io)
     core.done.v[core.done.n] = io
     core.done.n += 1
-    return True
 
 
 cdef inline bint only_mine(IOBatch ios) noexcept:

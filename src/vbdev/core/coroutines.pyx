@@ -68,6 +68,7 @@ from vbdev.core.types cimport (
     bdev_io,
     channel_state,
     io_bounce_bytes,
+    io_doubt,
     io_holds_memory,
     io_list_drop_front,
     io_map_to,
@@ -693,17 +694,13 @@ cdef class Coroutines(IoOwner):
         return self._step(one)
 
     cdef int _step(self, BdevIO one) except -1:
-        """Run a coroutine up to its next await."""
+        """Run a coroutine up to its next await. `Engine.calling` is the channel meanwhile."""
         cdef PyObject *got = NULL
         cdef PySendResult result
-        cdef void *before
         cdef object value, coroutine = one.coroutine
         one.awaits = None
         one.running = True
-        before = self.engine.calling
-        self.engine.calling = <void *>self.channel
         result = PyIter_Send(<PyObject *>coroutine, Py_None, &got)
-        self.engine.calling = before
         if result == PYGEN_NEXT:
             value = <object>got
             Py_DECREF(got)
@@ -858,6 +855,7 @@ cdef class Coroutines(IoOwner):
             self.lingering.add(one)
         io.hooked_depth = io.depth  # it has been seen
         if io == self.unwinding:
+            io_doubt(io)
             self.unwinding = NULL  # goes up from where it is
         else:
             self.engine.push_done(io, io.status, io.err)
@@ -1082,11 +1080,16 @@ cdef class Coroutines(IoOwner):
         """Run the coroutines whose Futures have come. For the loop."""
         cdef BdevIO one
         cdef uint64_t began_ns = self.engine.now_ns(), blocked_ns = self.engine.blocked_ns
+        cdef void *before = self.engine.calling
         woken, self.woken = self.woken, []
         self.running += 1
-        for one in woken:
-            if one.coroutine is not None and not one.aborted:
-                self._step(one)
+        self.engine.calling = <void *>self.channel
+        try:
+            for one in woken:
+                if one.coroutine is not None and not one.aborted:
+                    self._step(one)
+        finally:
+            self.engine.calling = before
         self._leave()
         self.channel._was_slow(since_ns(began_ns, self.engine.now_ns()), blocked_ns)
 
@@ -1184,6 +1187,7 @@ cdef class Coroutines(IoOwner):
         cdef bdev_io *io
         cdef size_t i, n = min(self.o.ready.n, <size_t>MOST_AT_ONCE)
         cdef uint64_t began_ns = self.engine.now_ns(), blocked_ns = self.engine.blocked_ns
+        cdef void *before = self.engine.calling
         cdef list parents = []
         for i in range(n):
             io = self.o.ready.v[i]
@@ -1205,10 +1209,14 @@ cdef class Coroutines(IoOwner):
             self._child_ended(child)
         if self.starved:
             self._feed()
-        for child in parents:
-            one = child.parent
-            if one.awaits is child and one.coroutine is not None and not one.aborted:
-                self._step(one)
+        self.engine.calling = <void *>self.channel
+        try:
+            for child in parents:
+                one = child.parent
+                if one.awaits is child and one.coroutine is not None and not one.aborted:
+                    self._step(one)
+        finally:
+            self.engine.calling = before
         self._leave()
         self.channel._was_slow(since_ns(began_ns, self.engine.now_ns()), blocked_ns)
         return 0

@@ -33,7 +33,8 @@ cdef class Delivery(Admission):
     cdef int _refusal(self, bdev_io *io) noexcept nogil
     cdef int _refuse_thread(self) except -1
     cdef int _hand_to_control(self) except -1
-    cdef int _module_failed(self, bdev_io **copy, Py_ssize_t n) except -1
-    cdef int _was_slow(self, uint64_t took_ns, uint64_t blocked_ns) except -1
+    cdef bint _make_room(self, IOBatch ios, size_t shown) except -1
+    cdef void _module_failed(self, bdev_io **copy, Py_ssize_t n) noexcept
+    cdef void _was_slow(self, uint64_t took_ns, uint64_t blocked_ns) noexcept
     cdef Py_ssize_t _fail_held(self, bdev_io **v, Py_ssize_t n) noexcept nogil
     cdef bint _holds(self, const bdev_io *io) noexcept nogil

@@ -32,6 +32,7 @@ from vbdev.core.types cimport (
     STAGE_ENTER,
     bdev_io,
     channel_state,
+    io_doubt,
     io_frame,
     io_kind,
     io_list_drop_front,
@@ -53,14 +54,14 @@ cdef extern from *:
     """
     #include <fcntl.h>
     #include <stdint.h>
-    #include <stdlib.h>
     #include <unistd.h>
 
     /* How long this thread has been ready to run and did not: the scheduler's doing, and not a
        module's. 0 where the kernel does not say (proc(5), schedstat). */
     static uint64_t vbdev_run_delay_ns(void)
     {
-        char text[96], *rest;
+        char text[96], *at;
+        uint64_t delay = 0;
         ssize_t n;
         int fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
         if (fd < 0)
@@ -70,26 +71,23 @@ cdef extern from *:
         if (n <= 0)
             return 0;
         text[n] = 0;
-        strtoull(text, &rest, 10);
-        return strtoull(rest, NULL, 10);
+        for (at = text; *at && *at != ' '; at++)    /* the time that it ran */
+            ;
+        while (*++at >= '0' && *at <= '9')
+            delay = delay * 10 + (*at - '0');
+        return delay;
     }
 
-    #define VBDEV_SAMPLE_NS 10000000        /* so old is what a call's delay is measured from */
-    /* A fixed place in each thread: 2 instructions, and no call of the dynamic linker's. */
-    #define VBDEV_OF_THREAD static __thread __attribute__((tls_model("initial-exec")))
-    VBDEV_OF_THREAD uint64_t vbdev_sampled_at, vbdev_sampled;
-    VBDEV_OF_THREAD int vbdev_calls;        /* one inside another: the outermost measures for all */
+    #define VBDEV_SAMPLE_NS 20000000        /* so old is what a call's delay is measured from */
+    static __thread uint64_t vbdev_sampled_at, vbdev_sampled;
 
-    static inline void vbdev_sample_delay(uint64_t now)
+    /* Returns when it is time for the next sample. */
+    static __attribute__((noinline, cold)) uint64_t vbdev_sample_delay(uint64_t now)
     {
-        if (__builtin_expect(now >= vbdev_sampled_at + VBDEV_SAMPLE_NS, 0) && !vbdev_calls) {
-            vbdev_sampled_at = now;
-            vbdev_sampled = vbdev_run_delay_ns();
-        }
-        vbdev_calls++;
+        vbdev_sampled_at = now;
+        vbdev_sampled = vbdev_run_delay_ns();
+        return now + VBDEV_SAMPLE_NS;
     }
-
-    static inline void vbdev_call_ended(void) { vbdev_calls--; }
 
     /* What the scheduler took from a call of `took` ns that ends now, as far as it is known. */
     static uint64_t vbdev_delay_in(uint64_t took, uint64_t now)
@@ -101,8 +99,7 @@ cdef extern from *:
         return delay > vbdev_sampled ? delay - vbdev_sampled : 0;
     }
     """
-    void sample_delay "vbdev_sample_delay"(uint64_t now) noexcept nogil
-    void call_ended "vbdev_call_ended"() noexcept nogil
+    uint64_t sample_delay "vbdev_sample_delay"(uint64_t now) noexcept nogil
     uint64_t delay_in "vbdev_delay_in"(uint64_t took, uint64_t now) noexcept nogil
 
 cdef enum:
@@ -147,6 +144,31 @@ cdef inline PyObject *call_module(
     return result
 
 
+cdef inline void deliver(Delivery self, Engine engine, IOBatch ios, bdev_io **copy) noexcept:
+    """Call the module; what it still holds when it raises is failed. `copy`: room for the batch."""
+    cdef Py_ssize_t n = ios.n
+    cdef PyObject *result
+    cdef uint64_t took_ns, blocked_ns = engine.blocked_ns
+    cdef void *before = engine.calling
+    memcpy(<void *>copy, <void *>ios.v, n * sizeof(void *))
+    took_ns = coarse_ns()
+    # Of calls one inside another the outermost measures for all.
+    if took_ns >= engine.sample_ns and engine.inside == engine.draining + engine.working:
+        engine.sample_ns = sample_delay(took_ns)
+    engine.inside += 1
+    engine.calling = <void *>self
+    result = call_module(&self.module_submit, <PyObject *>self, <PyObject *>ios)
+    engine.calling = before
+    engine.inside -= 1
+    if result == NULL:
+        self._module_failed(copy, n)
+    else:
+        Py_DECREF(result)
+    took_ns = since_ns(took_ns, coarse_ns())
+    if took_ns >= SLOW_CALL_NS:
+        self._was_slow(took_ns, blocked_ns)
+
+
 cdef class Delivery(Admission):
     """The part of a `Channel` that calls the module."""
 
@@ -178,6 +200,7 @@ cdef class Delivery(Admission):
         cdef size_t depth = 0
         cdef bdev_io *io
         cdef io_frame *frame
+        cdef bdev_io *snapshot[SNAPSHOT]
         if n == 0:
             return 0
         if ios.core is not engine or (engine.thread and engine.thread != this_thread()):
@@ -219,7 +242,10 @@ cdef class Delivery(Admission):
             s.batched_ios += kept
             if self.notes:
                 self._note(v, kept)
-            self._deliver(ios)
+            if kept <= SNAPSHOT:
+                deliver(self, engine, ios, snapshot)
+            else:
+                self._deliver(ios)
         if self.for_control.n:
             self._hand_to_control()
         return 0
@@ -269,45 +295,21 @@ cdef class Delivery(Admission):
         raise NotImplementedError
 
     cdef int _deliver(self, IOBatch ios) except -1:
-        """Call the module; what it still holds when it raises is failed."""
+        """Call the module with a batch of any length."""
         cdef bdev_io *snapshot[SNAPSHOT]
-        cdef bdev_io **copy = snapshot
-        cdef Py_ssize_t i, n = ios.n
-        cdef Engine engine = self.engine
-        cdef PyObject *result
-        cdef uint64_t took_ns, blocked_ns
-        cdef void *before
-        if n > SNAPSHOT:
-            copy = <bdev_io **>malloc(n * sizeof(void *))
-            if copy == NULL:
-                ios.finish_all(IO_NOMEM, ENOMEM)
-                return 0
-        for i in range(n):
-            copy[i] = ios.v[i]
-        engine.inside += 1
-        blocked_ns = engine.blocked_ns
-        took_ns = coarse_ns()
-        sample_delay(took_ns)
-        before = engine.calling
-        engine.calling = <void *>self
-        result = call_module(&self.module_submit, <PyObject *>self, <PyObject *>ios)
-        call_ended()
-        engine.calling = before
-        engine.inside -= 1
-        took_ns = since_ns(took_ns, coarse_ns())
-        try:
-            if result == NULL:
-                self._module_failed(copy, n)
-            else:
-                Py_DECREF(result)
-        finally:
-            if copy != snapshot:
-                free(<void *>copy)
-        if took_ns >= SLOW_CALL_NS:
-            self._was_slow(took_ns, blocked_ns)
+        cdef bdev_io **copy
+        if ios.n <= SNAPSHOT:
+            deliver(self, self.engine, ios, snapshot)
+            return 0
+        copy = <bdev_io **>malloc(ios.n * sizeof(void *))
+        if copy == NULL:
+            ios.finish_all(IO_NOMEM, ENOMEM)
+            return 0
+        deliver(self, self.engine, ios, copy)
+        free(<void *>copy)
         return 0
 
-    cdef int _module_failed(self, bdev_io **copy, Py_ssize_t n) except -1:
+    cdef void _module_failed(self, bdev_io **copy, Py_ssize_t n) noexcept:
         """Fail what the module that has just raised still holds, and report what it raised."""
         cdef Py_ssize_t failed
         try:
@@ -315,14 +317,13 @@ cdef class Delivery(Admission):
         except BaseException as error:
             failed = self._fail_held(copy, n)
             self.engine.report(self, error, failed)
-        return 0
 
-    cdef int _was_slow(self, uint64_t took_ns, uint64_t blocked_ns) except -1:
+    cdef void _was_slow(self, uint64_t took_ns, uint64_t blocked_ns) noexcept:
         """Report a call that took long, unless it was one further down that did."""
         cdef Engine engine = self.engine
         cdef uint64_t below_ns = engine.blocked_ns - blocked_ns
         if took_ns < SLOW_CALL_NS:
-            return 0
+            return
         # What this thread waited for a CPU is nobody's; what a system call slept is the module's.
         took_ns -= min(took_ns, delay_in(took_ns, coarse_ns()))
         # Two clocks: a coarse one may have seen less of a call than a fine one of what it called.
@@ -330,7 +331,6 @@ cdef class Delivery(Admission):
             took_ns -= below_ns
             engine.blocked_ns += took_ns
             engine.report_slow(self, took_ns)
-        return 0
 
     cdef inline bint _holds(self, const bdev_io *io) noexcept nogil:
         """Whether this channel's module has the I/O: it is neither below, nor done, nor waiting."""
@@ -355,6 +355,18 @@ cdef class Delivery(Admission):
 
     # The way up
 
+    cdef bint _make_room(self, IOBatch ios, size_t shown) except -1:
+        """Make room for what `completed` is to be shown; without memory all that came fails."""
+        cdef Py_ssize_t n
+        try:
+            ios.reserve(shown)
+        except MemoryError as error:
+            n = self.s.ready.n
+            self.s.ready.n = 0
+            self.engine.report(self, error, self._fail_held(self.s.ready.v, n))
+            return False
+        return True
+
     cdef int run_completed(self) except -1:
         """Show the module its completed I/Os, MOST_AT_ONCE; send up what it left in the batch.
 
@@ -377,12 +389,7 @@ cdef class Delivery(Admission):
         ios.n = 0
         state.ready_queued = False
         shown = min(state.ready.n, <size_t>MOST_AT_ONCE)
-        try:
-            ios.reserve(shown)
-        except MemoryError as error:
-            n = state.ready.n
-            state.ready.n = 0
-            engine.report(self, error, self._fail_held(state.ready.v, n))
+        if <size_t>ios.cap < shown and not self._make_room(ios, shown):
             return 0
         memcpy(<void *>ios.v, <void *>state.ready.v, shown * sizeof(void *))
         ios.n = shown
@@ -415,6 +422,7 @@ cdef class Delivery(Admission):
                 io = v[end]
                 if io.status == IO_PENDING:  # held since `submit`, and put into the batch
                     io.status = IO_SUCCESS
+                    io_doubt(io)
                 io.hooked_depth = io.depth
                 end += 1
             while i < end:

@@ -38,6 +38,11 @@ cdef class Engine(IoCore):
     cdef public object on_slow_module
     cdef public object reactor
     cdef bint draining
+    cdef int working                    # in `_run_workers`, how deep
+    cdef size_t channels_taken          # of `ready_channels`, from the front
+    cdef size_t owners_taken
+    cdef IoOwner serving                # whose `deliver` runs
+    cdef size_t serving_ios             # that it has been given
     cdef time_slice slice               # of the part of a turn that runs
     cdef object workers                 # who has more to do, in turn
     cdef bint has_workers
@@ -46,6 +51,7 @@ cdef class Engine(IoCore):
     cdef uint64_t turn_ns               # the time, while inside; read once, however deep
     cdef uint64_t deadline
     cdef uint64_t blocked_ns            # that modules took, of those that took too long
+    cdef uint64_t sample_ns             # when the thread's run delay is to be sampled again
     cdef uint64_t walks                 # through what channels have under way
     cdef uint64_t turns                 # which channel with I/Os that wait comes first
     cdef object check                   # see `watch_outstanding`
@@ -61,7 +67,6 @@ cdef class Engine(IoCore):
     cdef Py_ssize_t take_turn(self) except -1
     cdef int work_later(self, Worker worker) except -1
     cdef Py_ssize_t _run_workers(self) except -1
-    cdef Py_ssize_t _deliver_ready(self) except -1
     cdef void wake_at(self, uint64_t when_ns) noexcept nogil
     cdef bdev_io *get_io(self) noexcept nogil
     cdef bint may_take_reserve(self, const bdev_io *parent) noexcept nogil
@@ -82,7 +87,8 @@ cdef class Engine(IoCore):
     cdef void forget_waiter(self, channel_state *s) noexcept nogil
     cdef int _check_outstanding(self) except -1
     cdef int _serve_io_waiters(self) except -1
-    cdef int _deliver_to(self, IoOwner owner) except -1
+    cdef int _failed_to_deliver(self) except -1
+    cdef void _deliver_rest(self, IoOwner owner) noexcept nogil
     cdef int _raise_interruption(self) except -1
     cdef void report(self, source, error, Py_ssize_t n) noexcept
     cdef void report_slow(self, channel, uint64_t ns) noexcept

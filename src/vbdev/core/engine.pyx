@@ -73,7 +73,7 @@ from vbdev.core.types cimport (
     owner_state,
     this_thread,
 )
-from vbdev.core.turn cimport CALL_NS, IO_NS, slice_begin, slice_over
+from vbdev.core.turn cimport CALL_NS, IO_NS, slice_begin, slice_over, slice_over_at
 
 from vbdev.vocab import OP_NAMES
 
@@ -138,6 +138,15 @@ cdef inline void list_push(io_list *self, void *item) noexcept nogil:
     self.n += 1
 
 
+cdef inline void *list_take(io_list *self, size_t *taken) noexcept nogil:
+    # Take the first that is left; a list of which all are taken is empty.
+    cdef void *item = <void *>self.v[taken[0]]
+    taken[0] += 1
+    if taken[0] == self.n:
+        taken[0] = self.n = 0
+    return item
+
+
 cdef inline void tally(channel_state *state, op_stat *stat, uint8_t op, uint64_t count,
                        uint64_t latency) noexcept nogil:
     """Count I/Os of one latency."""
@@ -172,24 +181,66 @@ cdef inline bint read_is_whole(const bdev_io *io) noexcept nogil:
     return io_data_bytes(io) == length
 
 
-cdef inline bint read_is_like(
-        const bdev_io *io, const channel_state *state, uint32_t block_bytes, size_t depth,
-        bint seen) noexcept nogil:
-    """The same, of one of a run whose first has blocks of so many bytes, in 8 instructions.
-
-    `seen`: the layer has been shown it, so its data was looked at below; a coroutine may have
-    ended it without any.
-    """
-    if seen and io.iovcnt:
-        return True
-    return (io.iovcnt == 1 and io.iovs[0].iov_len == io.num_blocks * block_bytes
-            and io.frames[depth - 1].channel == state) or read_is_whole(io)
-
-
 cdef inline void clamp_result(bdev_io *io, const channel_state *state) noexcept nogil:
     """What the base found behind this layer's end is, here, the end or nothing."""
     if io.op >= OP_SEEK_HOLE and io.result >= state.num_blocks and io.result != <uint64_t>-1:
         io.result = <uint64_t>-1 if io.op == OP_SEEK_DATA else state.num_blocks
+
+
+cdef int raise_pending() except -1:
+    # What a bare C API call has raised becomes an exception of the caller.
+    return -1
+
+
+cdef int run_rounds(Engine self, Py_ssize_t *moved) except -1:
+    """The rounds of `drain_all`. What an owner raises comes out of here; `serving` is that one.
+
+    Lists in order; what there is no time for stays in front for the next turn.
+    """
+    cdef size_t i
+    cdef io_list swap
+    while True:
+        if self.children.due:
+            moved[0] += self.children.go_on()
+        # The other two lists have something after an exception, and where the last turn had no
+        # time left for them.
+        if not (self.done.n or self.ready_channels.n or self.ready_owners.n):
+            return 0
+        swap = self.work
+        self.work = self.done
+        self.done = swap
+        self.done.n = 0
+        moved[0] += self.work.n
+        self.turn_ns = self.now_ns()
+        i = 0
+        while i < self.work.n:
+            i += self._unwind_run(self.work.v + i, self.work.n - i, self.turn_ns)
+        self.work.n = 0
+        while self.ready_channels.n:
+            (<ChannelBase>(<channel_state *>list_take(
+                &self.ready_channels, &self.channels_taken)).object).run_completed()
+            if slice_over_at(&self.slice, self.turn_ns, CALL_NS):  # the time at its end
+                break
+        while self.ready_owners.n:
+            # Held here: it may be closed, and forgotten, by what it calls.
+            self.serving = <IoOwner>(<owner_state *>list_take(
+                &self.ready_owners, &self.owners_taken)).object
+            self.serving.o.ready_queued = False
+            self.serving_ios = self.serving.o.ready.n
+            self.serving.deliver()
+            if self.serving.o.ready.n:
+                self._deliver_rest(self.serving)
+            self.serving = None
+            if slice_over(&self.slice, IO_NS * self.serving_ios):
+                break
+        if self.slice.over:  # a round in which nobody gets anything is the last one anyway
+            return 0
+
+
+# Called as what it is in C: what Cython makes of `try` would save and restore the thread's
+# exception state for each turn. -1: it has raised.
+ctypedef int (*rounds_call)(Engine self, Py_ssize_t *moved) noexcept
+cdef rounds_call rounds = <rounds_call><void *>run_rounds
 
 
 cdef class Engine(IoCore):
@@ -482,6 +533,7 @@ cdef class Engine(IoCore):
             return 0
         self.thread = this_thread()
         self.inside += 1
+        self.working += 1
         try:
             while ran < due and self.workers:
                 worker = self.workers.popleft()
@@ -495,14 +547,15 @@ cdef class Engine(IoCore):
                 if slice_over(&self.slice, IO_NS):
                     break
         finally:
+            self.working -= 1
             self.inside -= 1
             self.has_workers = len(self.workers) > 0
         return ran
 
     cdef Py_ssize_t drain_all(self) except -1:
         """Deliver what is done, until nothing is or the slice of time is over. Not reentrant."""
-        cdef size_t i, moved = 0, called = 0
-        cdef io_list swap
+        cdef Py_ssize_t moved = 0
+        cdef size_t called = 0, left = self.ready_channels.n + self.ready_owners.n
         if self.draining:
             return 0
         self.draining = True
@@ -518,27 +571,14 @@ cdef class Engine(IoCore):
                 self._check_outstanding()
             if self.have_waiters:
                 self._serve_io_waiters()
-            while True:
-                if self.children.due:
-                    moved += self.children.go_on()
-                # The other two lists have something after an exception of this module's own, and
-                # where the last turn had no time left for them.
-                if not (self.done.n or self.ready_channels.n or self.ready_owners.n):
-                    break
-                swap = self.work
-                self.work = self.done
-                self.done = swap
-                self.done.n = 0
-                moved += self.work.n
-                self.turn_ns = self.now_ns()
-                i = 0
-                while i < self.work.n:
-                    i += self._unwind_run(self.work.v + i, self.work.n - i, self.turn_ns)
-                self.work.n = 0
-                called += self._deliver_ready()
-                if slice_over(&self.slice, IO_NS):
+            while rounds(self, &moved) < 0:
+                self._failed_to_deliver()
+                if slice_over(&self.slice, CALL_NS):
                     break
         finally:
+            io_list_drop_front(&self.ready_channels, self.channels_taken)
+            io_list_drop_front(&self.ready_owners, self.owners_taken)
+            self.channels_taken = self.owners_taken = 0
             self.draining = False
             self.inside -= 1
         self.delivered += moved
@@ -546,57 +586,30 @@ cdef class Engine(IoCore):
             self._report_broken()
         if self.interruption is not None:
             self._raise_interruption()
-        return moved or called  # what was left by the last turn has moved before
+        return moved or called or <Py_ssize_t>left  # what was left has moved before
 
-    cdef int _deliver_to(self, IoOwner owner) except -1:
-        """Give an owner what has come back; what it leaves, or raises at, comes once more."""
-        cdef size_t before = owner.o.ready.n
+    cdef int _failed_to_deliver(self) except -1:
+        """Report an owner's exception; what it has left comes once more."""
+        cdef IoOwner owner = self.serving
+        self.serving = None
         try:
-            owner.deliver()
+            raise_pending()
         except BaseException as error:
+            if owner is None:
+                raise
             self.report(owner, error, 0)
-        if 0 < owner.o.ready.n < before and not owner.o.ready_queued:
+        self._deliver_rest(owner)
+        return 0
+
+    cdef void _deliver_rest(self, IoOwner owner) noexcept nogil:
+        """Have an owner called once more that has taken some of what it was given."""
+        if 0 < owner.o.ready.n < self.serving_ios and not owner.o.ready_queued:
             owner.o.ready_queued = True
             list_push(&self.ready_owners, &owner.o)
-        return 0
 
     cdef int _raise_interruption(self) except -1:
         error, self.interruption = self.interruption, None
         raise error
-
-    cdef Py_ssize_t _deliver_ready(self) except -1:
-        """Call the modules that see what has come up to them, and the owners of what is back.
-
-        Each list in order; what there is no time for stays in front for the next turn. Returns
-        how many were called.
-        """
-        cdef size_t taken = 0, called, back
-        cdef IoOwner owner
-        cdef io_list *channels = &self.ready_channels
-        cdef io_list *owners = &self.ready_owners
-        try:
-            while taken < channels.n:
-                taken += 1
-                (<ChannelBase>(<channel_state *>channels.v[taken - 1]).object).run_completed()
-                if slice_over(&self.slice, CALL_NS):
-                    break
-        finally:
-            io_list_drop_front(channels, taken)
-        called = taken
-        taken = 0
-        try:
-            while taken < owners.n:
-                # Held here: it may be closed, and forgotten, by what it calls.
-                owner = <IoOwner>(<owner_state *>owners.v[taken]).object
-                taken += 1
-                owner.o.ready_queued = False
-                back = owner.o.ready.n
-                self._deliver_to(owner)
-                if slice_over(&self.slice, IO_NS * back):
-                    break
-        finally:
-            io_list_drop_front(owners, taken)
-        return called + taken
 
     cdef Py_ssize_t _resume_waiting(self) except -1:
         """Let channels with I/Os in queues look whether their wait is over. Others cost nothing.
@@ -656,26 +669,14 @@ cdef class Engine(IoCore):
         cdef uint8_t op = first.op, hooked = first.hooked_depth
         cdef size_t depth = first.depth, run = 1, since, i
         cdef bint popped = depth > 0
-        # A module that gives READs their buffers is taken by its word once, here.
-        cdef bint checks = (
-            op == OP_READ and popped and first.frames[depth - 1].channel.watch & WATCH_READS)
-        cdef uint32_t block_bytes = 0
         cdef bdev_io **ready
         if first.status != IO_SUCCESS or first.slow or op == OP_ZCOPY:
             self._unwind(first, now)
             return 1
-        if checks:
-            state = first.frames[depth - 1].channel
-            block_bytes = io_block_bytes(state, first)
-            if not read_is_like(first, state, block_bytes, depth, hooked == depth):
-                self._unwind(first, now)  # where it fails
-                return 1
         while run < n:
             io = v[run]
             if (io_kind(io) != kind or io.status != IO_SUCCESS or io.slow or io.owner != owner
-                    or io.hooked_depth != hooked or (
-                        checks and not read_is_like(
-                            io, state, block_bytes, depth, hooked == depth))):
+                    or io.hooked_depth != hooked):
                 break
             blocks += io.num_blocks
             run += 1

@@ -22,7 +22,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int8_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memmove, memset
 
-from vbdev.core.batch cimport IOBatch, IoCore, finish_io
+from vbdev.core.batch cimport IOBatch, IoCore, finish_held, finish_io, finish_room
 from vbdev.core.dif cimport (
     DIF_MAX_MD,
     DIF_REFTAG,
@@ -768,7 +768,7 @@ cdef class ZeroRegion:
             munmap(self.base, self.size)
 
     @cython.binding(False)
-    def execute(self, IOBatch ios not None, uint32_t block_size, Dif dif=None):
+    def execute(self, IOBatch ios not None, Dif dif=None):
         """Complete every I/O.
 
         A READ without a buffer gets one of zeroes, one with a buffer of its caller's is left as
@@ -778,33 +778,46 @@ cdef class ZeroRegion:
         if dif is not None and dif.layout.type != 0:
             with nogil:
                 gil_left()
-                self._execute(ios.core, ios.v, ios.n, block_size, &dif.layout)
+                self._execute(ios.core, ios.v, ios.n, &dif.layout)
                 gil_wanted()
         else:  # to let go of the interpreter would cost more than the work
-            self._execute(ios.core, ios.v, ios.n, block_size, NULL)
+            self._execute(ios.core, ios.v, ios.n, NULL)
         ios.n = 0
 
-    cdef void _execute(self, IoCore core, bdev_io **v, Py_ssize_t n, uint32_t block_size,
+    cdef void _execute(self, IoCore core, bdev_io **v, Py_ssize_t n,
                        const dif_layout *checked) noexcept nogil:
         cdef Py_ssize_t i
         cdef bdev_io *io
         cdef int32_t err
+        if n == 0:
+            return  # perhaps a batch that no engine has made
+        finish_room(core, n)
         for i in range(n):
             io = v[i]
+            if io.state != IO_SUBMITTED:
+                core.misused += 1
+                continue
             err = 0
-            if io.op == OP_READ and io.iovcnt == 0:
-                err = self._lend(io, io.num_blocks * block_size)
-            elif io.op == OP_READ and (checked != NULL or io.flags & HAS_POOL_BUFFER):
-                clear(io)
+            if io.op == OP_READ:
+                if io.iovcnt == 0:
+                    err = self._lend(io)
+                elif checked != NULL or io.flags & HAS_POOL_BUFFER:
+                    clear(io)
             if checked != NULL and (io.op == OP_READ or io.op == OP_WRITE) and not err:
                 err = protect(io, checked)
-                slice_over(&(<Engine>core).slice, io.num_blocks * block_size // BYTES_PER_NS)
+                slice_over(&(<Engine>core).slice,
+                           io.num_blocks * self._block_bytes(io) // BYTES_PER_NS)
             if err > 0xff:
-                finish_io(core, io, IO_NVME_ERROR, err)
+                finish_held(core, io, IO_NVME_ERROR, err)
             else:
-                finish_io(core, io, IO_FAILED if err or io.op == OP_ABORT else IO_SUCCESS, err)
+                finish_held(core, io, IO_FAILED if err or io.op == OP_ABORT else IO_SUCCESS, err)
 
-    cdef int32_t _lend(self, bdev_io *io, uint64_t length) noexcept nogil:
+    cdef inline uint64_t _block_bytes(self, const bdev_io *io) noexcept nogil:
+        return io.frames[io.depth - 1].channel.block_size
+
+    cdef inline int32_t _lend(self, bdev_io *io) noexcept nogil:
+        # Who comes without a buffer gets the bdev's blocks as they are.
+        cdef uint64_t length = io.num_blocks * self._block_bytes(io)
         if length > self.size:
             return EINVAL
         io.iovs = io.iov_inline

@@ -53,6 +53,17 @@ cdef inline bint slice_over(time_slice *self, uint64_t guess_ns) noexcept nogil:
     return self.over
 
 
+cdef inline bint slice_over_at(time_slice *self, uint64_t now, uint64_t guess_ns) noexcept nogil:
+    # The same, for who has just looked at the clock.
+    if self.over or self.virtual:
+        return slice_over(self, guess_ns)
+    self.guessed_ns = 0
+    if self.until_ns == 0:
+        self.until_ns = now + SLICE_NS
+    self.over = now >= self.until_ns
+    return self.over
+
+
 # I/Os in order, those of different clients in turn: who has many does not hold up who has few.
 cdef struct fair_line:
     owner_state *client

@@ -103,6 +103,7 @@ cdef enum:
     SLOW_BOUNCE = 1         # data was put in place of the caller's
     SLOW_RESULT = 2         # its result moves with its offset
     SLOW_UNCOUNTED = 4      # no counter sees it at `uncounted_depth`: its children are counted
+    SLOW_DOUBTED = 8        # a READ that somebody ended without data: whether that can be
 
 cdef enum:
     MAX_STACK_DEPTH = 80
@@ -444,6 +445,13 @@ cdef inline bint io_holds_memory(const bdev_io *io) noexcept nogil:
     # Whether its end gives memory back: such an I/O never waits for those that wait for memory.
     return (io.buf.size_class >= 0 or io.bounce != NULL or io.owner_data != NULL
             or io.privileged)
+
+
+cdef inline void io_doubt(bdev_io *io) noexcept nogil:
+    # For who says that an I/O has ended well: a READ has data then, its caller's or the module's.
+    # How much is no question: what comes without a buffer gets one for its blocks, or has none.
+    if io.op == OP_READ and io.iovcnt == 0:
+        io.slow |= SLOW_DOUBTED
 
 
 cdef inline uint32_t io_kind(const bdev_io *io) noexcept nogil:

@@ -92,7 +92,7 @@ class Null(Bdev):
 
     def submit(self, channel: Channel, ios: IOBatch) -> None:
         """Complete everything."""
-        self._zeroes.execute(ios, self.block_size, self._dif)
+        self._zeroes.execute(ios, self._dif)
 
     def current_params(self) -> BdevParams:
         """Return the parameters, with the size as it is now."""
