@@ -146,11 +146,13 @@ cdef inline PyObject *call_module(
 
 cdef inline void deliver(Delivery self, Engine engine, IOBatch ios, bdev_io **copy) noexcept:
     """Call the module; what it still holds when it raises is failed. `copy`: room for the batch."""
-    cdef Py_ssize_t n = ios.n
+    cdef Py_ssize_t i, n = ios.n
+    cdef bdev_io **v = ios.v
     cdef PyObject *result
     cdef uint64_t took_ns, blocked_ns = engine.blocked_ns
     cdef void *before = engine.calling
-    memcpy(<void *>copy, <void *>ios.v, n * sizeof(void *))
+    for i in range(n):
+        copy[i] = v[i]
     took_ns = coarse_ns()
     # Of calls one inside another the outermost measures for all.
     if took_ns >= engine.sample_ns and engine.inside == engine.draining + engine.working:
