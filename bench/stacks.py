@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from bench.runner import Plan
 from vbdev.bdev import Bdev, BdevParams, VirtualBdevParams
-from vbdev.bench import BenchParams, BenchResult, run
-from vbdev.core.engine import Engine
+from vbdev.bench.load import BenchParams, BenchResult, run
+from vbdev.core.engine.engine import Engine
 from vbdev.modules.passthru import Passthru
-from vbdev.reactor import Reactor
+from vbdev.reactor.reactor import Reactor
 from vbdev.registry import Registry
 
 __all__ = ["WARMUP_S", "Stacks", "run_seconds", "stacks"]

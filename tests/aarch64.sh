@@ -32,14 +32,15 @@ fi
 
 rm -rf "$site/vbdev"
 cp -r src/vbdev "$site/vbdev"
-for source in build/release/src/vbdev/*.p/*.pyx.c; do
+for source in $(find build/release/src/vbdev/core -name '*.pyx.c'); do
   name=$(basename "$source" .pyx.c)
-  object=$place/$name.o
+  family=$(dirname "$(dirname "${source#build/release/src/vbdev/core/}")")
+  object=$place/${family//\//_}_$name.o
   if [ "$source" -nt "$object" ]; then
     ${CCACHE:-} aarch64-linux-gnu-gcc -c -fPIC -O1 -w -std=gnu11 -I"$root/usr/include/python3.11" \
       -I"$root/usr/include" -o "$object" "$source"
   fi
-  aarch64-linux-gnu-gcc -shared -o "$site/vbdev/core/$name.cpython-311-aarch64-linux-gnu.so" \
+  aarch64-linux-gnu-gcc -shared -o "$site/vbdev/core/$family/$name.cpython-311-aarch64-linux-gnu.so" \
     "$object"
 done
 

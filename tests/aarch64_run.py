@@ -2,8 +2,8 @@
 
 import platform
 
-from vbdev.app import App
-from vbdev.bench import BenchParams, run
+from vbdev.bench.load import BenchParams, run
+from vbdev.daemon.app import App
 
 assert platform.machine() == "aarch64"
 app = App(num_reactors=2)

@@ -14,14 +14,14 @@ import threading
 import pytest
 
 from vbdev.bdev import ALL_OPS, BdevError, VirtualBdev
-from vbdev.bench import Bench, BenchParams, run
-from vbdev.clock import VirtualClock
-from vbdev.core.engine import Engine
-from vbdev.core.loadgen import WORKLOADS, LoadGenerator
+from vbdev.bench.load import Bench, BenchParams, run
+from vbdev.core.engine.engine import Engine
+from vbdev.core.load.loadgen import WORKLOADS, LoadGenerator
 from vbdev.modules.malloc import Malloc, MallocParams
 from vbdev.modules.null import Null, NullParams
 from vbdev.modules.passthru import Passthru
-from vbdev.reactor import Reactor
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.reactor import Reactor
 from vbdev.registry import Registry
 from vbdev.vocab import Op, Status
 

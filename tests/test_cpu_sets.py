@@ -2,7 +2,7 @@
 
 import pytest
 
-from vbdev.cpu_sets import Core, parse_core_map, parse_cpu_set, show_cpu_mask
+from vbdev.vocab.cpu_sets import Core, parse_core_map, parse_cpu_set, show_cpu_mask
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vbdev.app import App
+from vbdev.daemon.app import App
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

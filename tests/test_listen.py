@@ -15,10 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from vbdev import listen
-from vbdev.address import default_rpc_path
-from vbdev.fd_limit import first_reserved
-from vbdev.listen import (
+from vbdev.reactor import listen
+from vbdev.reactor.fd_limit import first_reserved
+from vbdev.reactor.listen import (
     ACCEPT_PAUSE_US,
     ACCEPTS_PER_WAKE,
     Address,
@@ -28,7 +27,8 @@ from vbdev.listen import (
     open_listener,
     parse_address,
 )
-from vbdev.reactor import Reactor
+from vbdev.reactor.reactor import Reactor
+from vbdev.vocab.address import default_rpc_path
 
 
 @pytest.fixture
@@ -520,7 +520,7 @@ def test_who_may_have_the_last_descriptors(monkeypatch, limit, reserve, first):
 
 def test_the_limit_of_descriptors_is_raised():
     code = (
-        "import resource; from vbdev.fd_limit import raise_fd_limit; raise_fd_limit();"
+        "import resource; from vbdev.reactor.fd_limit import raise_fd_limit; raise_fd_limit();"
         " print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

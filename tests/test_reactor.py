@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from vbdev.clock import VirtualClock
-from vbdev.reactor import MESSAGES_PER_TURN, TASKS_PER_TURN, Reactor
-from vbdev.task import Future, gather
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.reactor import MESSAGES_PER_TURN, TASKS_PER_TURN, Reactor
+from vbdev.reactor.task import Future, gather
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from vbdev.reactor import Reactor
+from vbdev.reactor.reactor import Reactor
 
 ALARMS = 10
 AGAIN_S = 0.3

@@ -11,7 +11,8 @@ import uuid
 import pytest
 
 from support.stack import Stack, Stub, layer
-from vbdev.bdev import INHERITED, BdevError, BdevEvent, BdevState
+from vbdev.bdev import BdevError, BdevEvent, BdevState
+from vbdev.bdev.contract import INHERITED
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru

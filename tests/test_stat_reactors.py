@@ -12,14 +12,14 @@ import numpy as np  # noqa: F401 - the first batch a stub describes would import
 import pytest
 
 from support.told import as_declared
-from vbdev.app import App
+from vbdev.api.errors import RpcError
 from vbdev.bdev import BdevError
-from vbdev.clock import VirtualClock
-from vbdev.histograms import disable_histogram, enable_histogram, get_histogram
-from vbdev.qos import set_rate_limits
-from vbdev.reactor import Reactor
-from vbdev.rpc.errors import RpcError
-from vbdev.task import Future
+from vbdev.bdev.figures.histograms import disable_histogram, enable_histogram, get_histogram
+from vbdev.bdev.figures.rates import set_rate_limits
+from vbdev.daemon.app import App
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.reactor import Reactor
+from vbdev.reactor.task import Future
 from vbdev.testing import Stub
 from vbdev.vocab import Op, Status
 

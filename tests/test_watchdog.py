@@ -11,20 +11,20 @@ import numpy as np  # noqa: F401 - the first batch a stub describes would import
 import pytest
 
 from support.nbd_client import NbdClient
-from vbdev.app import App
-from vbdev.clock import VirtualClock
+from vbdev.daemon.app import App
 from vbdev.modules.null import Null
-from vbdev.reactor import Reactor
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.reactor import Reactor
+from vbdev.reports.watchdog import Watchdog
 from vbdev.testing import Stack, Stub, layer
 from vbdev.vocab import Op
-from vbdev.watchdog import Watchdog
 
 SECOND = 1_000_000
 
 
 @pytest.fixture
 def stack(caplog):
-    caplog.set_level(logging.INFO, "vbdev.watchdog")
+    caplog.set_level(logging.INFO, "vbdev.reports.watchdog")
     made = Stack()
     made.watchdog = Watchdog(made.engine)
     yield made
@@ -36,8 +36,10 @@ def said(caplog):
     """Return what the watchdog has said, each time from the beginning."""
 
     def look():
-        found = [r.message for r in caplog.records if r.name == "vbdev.watchdog"]
-        assert all(r.levelname == "WARNING" for r in caplog.records if r.name == "vbdev.watchdog")
+        found = [r.message for r in caplog.records if r.name == "vbdev.reports.watchdog"]
+        assert all(
+            r.levelname == "WARNING" for r in caplog.records if r.name == "vbdev.reports.watchdog"
+        )
         return found
 
     return look
@@ -166,7 +168,7 @@ def test_what_is_quick_is_not_named(stack):
 
 
 def test_the_application_has_one(said, caplog):
-    caplog.set_level(logging.INFO, "vbdev.watchdog")
+    caplog.set_level(logging.INFO, "vbdev.reports.watchdog")
     app = App(Reactor(clock=VirtualClock()))
     app.add_module(Stub)
     app.registry.examiner.auto = False  # nobody else shall read the stub

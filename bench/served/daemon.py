@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 
-from vbdev.app import App
-from vbdev.bench import Bench, BenchParams
+from vbdev.bench.load import Bench, BenchParams
+from vbdev.daemon.app import App
 
 QUEUE_DEPTH = 32
 FOREVER_S = 86_400

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 from support.stack import stack
-from vbdev import blocking
 from vbdev.files import access
 from vbdev.modules.file import service
 from vbdev.modules.uring import Uring
+from vbdev.reactor import blocking
 from vbdev.vocab import Op, Status
 
 

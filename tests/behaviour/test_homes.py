@@ -8,7 +8,7 @@ import pytest
 from support.stack import Stub, layer, stack
 from vbdev.bdev import BdevError, BdevEvent
 from vbdev.modules.null import Null
-from vbdev.reactor import Reactor
+from vbdev.reactor.reactor import Reactor
 from vbdev.vocab import Op, Status
 
 

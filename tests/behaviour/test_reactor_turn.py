@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from vbdev.clock import VirtualClock
-from vbdev.reactor import Reactor
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.reactor import Reactor
 
 
 @pytest.fixture

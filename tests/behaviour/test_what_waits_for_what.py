@@ -9,7 +9,7 @@ import mmap
 import pytest
 
 from support.stack import Stub, describe, layer, stack
-from vbdev.core.requests import Requests
+from vbdev.core.engine.requests import Requests
 from vbdev.modules.malloc import Malloc
 from vbdev.vocab import Op, Status
 

@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from vbdev.bench import Held, by_bdev
+from vbdev.bench.load import Held, by_bdev
 
 HOLD = """
 import time
 from vbdev.bdev import VirtualBdev
-from vbdev.core.batch import IOBatch
+from vbdev.core.engine.batch import IOBatch
 KEPT = {}
 class Hold(VirtualBdev):
     kind = "hold"

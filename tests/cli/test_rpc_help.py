@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from vbdev.app import App
 from vbdev.cli import rpc_help
-from vbdev.rpc.schema_words import default_of, near, type_words
+from vbdev.daemon.app import App
+from vbdev.rpc.describing.schema_words import default_of, near, type_words
 from vbdev.testing.daemon import Daemon
 
 MODULE = '''
@@ -162,9 +162,9 @@ def test_a_call_imports_nothing_that_it_does_not_need(daemon):
     heavy = [
         "asyncio",
         "vbdev.core",
-        "vbdev.rpc.results",
-        "vbdev.rpc.schema",
-        "vbdev.client.methods",
+        "vbdev.api.results",
+        "vbdev.rpc.describing.schema",
+        "vbdev.client.generated.methods",
     ]
     program = (
         "import sys; from vbdev.cli import main; main(sys.argv[1:]);"

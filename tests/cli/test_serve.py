@@ -32,7 +32,7 @@ def test_ends_in_order(serve, number):
 
 SIGNAL_TO_ANOTHER_THREAD = """
 import signal, threading, time
-from vbdev.app import App
+from vbdev.daemon.app import App
 threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 app = App()
@@ -129,7 +129,7 @@ def test_a_signal_during_start_up_counts(tmp_path):
     """It stops the daemon in order as soon as that is up, and leaves nothing behind."""
     code = (
         "import os, signal, sys\n"
-        "from vbdev.app import App\n"
+        "from vbdev.daemon.app import App\n"
         "from vbdev.cli import main\n"
         "create = App.create\n"
         "def interrupted(self, kind, params):\n"

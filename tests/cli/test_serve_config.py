@@ -21,7 +21,7 @@ def test_what_goes_wrong_is_logged_and_the_others_serve(tmp_path):
     with Daemon(*words, command="serve", directory=tmp_path) as daemon:
         assert [bdev.name for bdev in daemon.client.bdev_get_bdevs()] == ["A", "B"]
         said = [line for line in daemon.stderr.splitlines() if " ERROR " in line]
-    where = f"ERROR vbdev.startup {path}"
+    where = f"ERROR vbdev.daemon.startup {path}"
     small = "bdev_set_options: Pool size 1 too small for cache size 256 (-32602)"
     taken = "bdev name 'A' already exists: it belongs to <null bdev A>"
     assert [line.partition(" ")[2].partition(" ")[2] for line in said] == [

@@ -13,10 +13,10 @@ import time
 
 import pytest
 
-from vbdev import signals
 from vbdev.client import Client
-from vbdev.reactor import Reactor
-from vbdev.signals import SAME_WISH_S, STOP_SIGNALS, Signals, ignore_signals
+from vbdev.daemon import signals
+from vbdev.daemon.signals import SAME_WISH_S, STOP_SIGNALS, Signals, ignore_signals
+from vbdev.reactor.reactor import Reactor
 
 WAIT_S = 20
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
+from vbdev.api.errors import RpcError
 from vbdev.client import Client
-from vbdev.rpc.errors import RpcError
 
 WAIT_S = 100
 NULL = {"method": "bdev_null_create", "params": {"name": "N0", "num_blocks": 8, "block_size": 512}}

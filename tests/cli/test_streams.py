@@ -181,7 +181,7 @@ def test_completion_offers_no_name_that_moves_the_cursor(socket_path):
 
 def test_a_name_is_no_line_of_the_log(serve):
     """Neither in a message nor in a traceback."""
-    fake = "2026-01-01 00:00:00,000 NOTICE vbdev.app FAKE"
+    fake = "2026-01-01 00:00:00,000 NOTICE vbdev.daemon.app FAKE"
     daemon = serve("malloc:1MiB", "--log-level", "debug")
     name = f"x\n{fake}\x1b[31m\r{EVIL}"
     with RawRpc(daemon.rpc_socket) as client:
@@ -311,15 +311,15 @@ def test_whatever_fails_behind_the_first_listener_there_is_an_orderly_stop(tmp_p
             check=False,
         )
         assert done.returncode == 1
-        assert "CRITICAL vbdev.app stopping, because of" in done.stderr
+        assert "CRITICAL vbdev.daemon.app stopping, because of" in done.stderr
         assert "never awaited" not in done.stderr
         assert not list(tmp_path.iterdir())
 
 
 def test_no_file_gets_a_standard_descriptor():
     code = (
-        "import os, socket; from vbdev.streams import hold_standard_descriptors as hold; hold();"
-        " s = socket.socket(); os._exit(s.fileno() < 3)"
+        "import os, socket; from vbdev.cli.streams import hold_standard_descriptors as hold;"
+        " hold(); s = socket.socket(); os._exit(s.fileno() < 3)"
     )
     for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-", "<&- 2>&-"):
         assert shell(f"exec {sys.executable} -c '{code}' {closed}").returncode == 0, closed
@@ -329,7 +329,7 @@ def test_messages_that_are_lost_are_counted(tmp_path):
     """On a disk that is full for a while."""
     import logging
 
-    from vbdev.logs import ConsoleHandler, LineFormatter
+    from vbdev.reports.logs import ConsoleHandler, LineFormatter
 
     with Path("/dev/full").open("w") as full, (tmp_path / "log").open("w") as log:
         handler = ConsoleHandler(full)

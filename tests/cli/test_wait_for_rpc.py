@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from support.daemon import Daemon
+from vbdev.api.errors import RpcError
 from vbdev.client import Client
-from vbdev.rpc.errors import RpcError
 
 
 @pytest.mark.rule("A.6.2", "A.6.3", "A.6.4", "A.6.12", "A.6.13")

@@ -5,9 +5,9 @@ from typing import Annotated
 import msgspec
 import pytest
 
-from vbdev.app import AppError
 from vbdev.cli.words import base_params, from_text, key_values
-from vbdev.sizes import parse_size, show_size
+from vbdev.daemon.app import AppError
+from vbdev.vocab.sizes import parse_size, show_size
 
 
 @pytest.mark.parametrize(

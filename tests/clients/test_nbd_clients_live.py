@@ -14,7 +14,7 @@ import pytest
 
 from support.clients import find, missing, requires, run
 from support.nbd_client import NbdClient, NbdFailedError, header
-from vbdev.rpc.errors import RpcError
+from vbdev.api.errors import RpcError
 from vbdev.vocab import NbdError
 from vbdev.wire.nbd import Command
 

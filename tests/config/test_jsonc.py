@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbdev.config.jsonc import JsoncError, JsonObject, Place, parse
+from vbdev.wire.jsonc import JsoncError, JsonObject, Place, parse
 
 SCALARS = (
     st.none()

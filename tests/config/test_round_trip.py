@@ -18,8 +18,8 @@ from hypothesis import Phase, event, given, settings
 from hypothesis import strategies as st
 
 from support.config import call, fresh_app, load, save
-from vbdev.rpc.dispatch import State
-from vbdev.rpc.errors import RpcError
+from vbdev.api.errors import RpcError
+from vbdev.rpc.serving.dispatch import State
 
 BASES = [f"B{number}" for number in range(4)]
 LAYERS = [f"L{number}" for number in range(5)]

@@ -12,10 +12,10 @@ import time
 import pytest
 
 from spdk_client.facts import METHODS
-from vbdev.app import App
-from vbdev.config import ConfigError, read_config
-from vbdev.rpc.dispatch import Method, State
-from vbdev.startup import OPTIONS_ELSEWHERE
+from vbdev.daemon.app import App
+from vbdev.daemon.config import ConfigError, read_config
+from vbdev.daemon.startup import OPTIONS_ELSEWHERE
+from vbdev.rpc.serving.dispatch import Method, State
 
 OPTIONS = {"bdev_io_pool_size": 4000, "bdev_auto_examine": True}
 

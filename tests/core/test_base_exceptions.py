@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from vbdev.bdev import BASIC_OPS
-from vbdev.core.requests import Requests
+from vbdev.core.engine.requests import Requests
 from vbdev.testing import Stub, gather, layer, stack
 from vbdev.vocab import Op, Status
 

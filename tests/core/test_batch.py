@@ -11,7 +11,7 @@ import pytest
 
 from support.stack import Stub, describe, layer
 from support.stack import stack as another_stack
-from vbdev.core.batch import IOBatch
+from vbdev.core.engine.batch import IOBatch
 from vbdev.vocab import Op, Status
 
 ODD = b"\xa5" * 512

@@ -2,11 +2,11 @@
 
 import pytest
 
-from vbdev.bench import BenchParams, run
-from vbdev.core.engine import Engine
-from vbdev.core.loadgen import CopyLimit
+from vbdev.bench.load import BenchParams, run
+from vbdev.core.engine.engine import Engine
+from vbdev.core.load.loadgen import CopyLimit
 from vbdev.modules.malloc import Malloc, MallocParams
-from vbdev.reactor import Reactor
+from vbdev.reactor.reactor import Reactor
 from vbdev.registry import Registry
 from vbdev.vocab import Op
 

@@ -9,8 +9,8 @@ from support.coroutines import BLOCK, read
 from support.stack import Stub, layer, stack
 from support.stack import gather as together
 from vbdev.bdev import Bdev, VirtualBdev
-from vbdev.geometry import SizedParams, set_geometry
-from vbdev.task import Future, gather
+from vbdev.bdev.geometry import SizedParams, set_geometry
+from vbdev.reactor.task import Future, gather
 from vbdev.vocab import IoFlag, Op, Status
 
 

@@ -15,7 +15,7 @@ from support.coroutines import BLOCK, built, read
 from support.stack import Stub, gather, layer, stack
 from vbdev.bdev import VirtualBdev
 from vbdev.modules.malloc import Malloc
-from vbdev.task import Future
+from vbdev.reactor.task import Future
 from vbdev.vocab import Op, Status
 
 # Exceptions

@@ -10,7 +10,7 @@ import pytest
 from support.coroutines import BLOCK, built, read
 from support.stack import Stub, layer, stack
 from vbdev.modules.malloc import Malloc
-from vbdev.task import Future
+from vbdev.reactor.task import Future
 from vbdev.vocab import Op, Status
 
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.dif_twin import Twin, guard
-from vbdev.core import dif as compiled
-from vbdev.core.dif import Dif
+from vbdev.core.memory import dif as compiled
+from vbdev.core.memory.dif import Dif
 from vbdev.vocab import DifCheck
 
 ALL = DifCheck.GUARD | DifCheck.APPTAG | DifCheck.REFTAG

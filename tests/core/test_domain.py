@@ -14,8 +14,8 @@ import pytest
 
 from support.told import describe
 from vbdev.bdev import BdevError
-from vbdev.core.domain import MemoryDomain
-from vbdev.memory_domain import create_memfd, map_memfd
+from vbdev.bdev.memory_domain import create_memfd, map_memfd
+from vbdev.core.memory.domain import MemoryDomain
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from support.stack import Stub, layer, stack
-from vbdev.core.requests import Requests
+from vbdev.core.engine.requests import Requests
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.zone_block import ZoneBlock
 from vbdev.testing import forward

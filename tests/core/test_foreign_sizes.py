@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from vbdev.core.batch import IOBatch
-from vbdev.reactor import Reactor
+from vbdev.core.engine.batch import IOBatch
+from vbdev.reactor.reactor import Reactor
 from vbdev.testing import Stub, layer, stack
 from vbdev.vocab import Op, Status
 

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 
 import vbdev.core
-from vbdev.core import handover
-from vbdev.core.dif import guard
+from vbdev.core.base import handover
+from vbdev.core.memory.dif import guard
 
 SOURCES = Path(vbdev.core.__file__).parent
 OTHERS = {
     # Worker threads wait for a job in Python's own code, where they could not say that they left;
     # so do those on which a file is opened, which is when its alignment, its file system and what
     # it can punch are asked for.
-    "fileio.pyx": 3,
+    "file/job.pyx": 3,
     # What is measured beside, on a thread of its own.
-    "loadgen.pyx": 2,
+    "load/loadgen.pyx": 2,
     # Memory that is taken up at a creation is, on a thread beside the reactor.
-    "ram.pyx": 1,
+    "ram/disk.pyx": 1,
 }
 """{file: sections without the GIL that have no part in it}."""
 DATA = bytes(64)
@@ -157,11 +157,12 @@ def test_every_section_takes_part():
     """It is written down first that the GIL is left, and last that it is wanted; no way out."""
     left_out = {}
     seen = 0
-    for path in sorted(SOURCES.glob("*.pyx")):
+    for path in sorted(SOURCES.rglob("*.pyx")):
+        name = path.relative_to(SOURCES).as_posix()
         for block in sections(path.read_text()):
             seen += 1
             if block[0] != "gil_left()" or block[-1] != "gil_wanted()":
-                left_out[path.name] = left_out.get(path.name, 0) + 1
+                left_out[name] = left_out.get(name, 0) + 1
             assert not [line for line in block if re.match(r"(return|raise|continue)\b", line)]
     assert left_out == OTHERS
     assert seen > 15

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbdev.core.histogram import MAX_GRANULARITY, Histogram
+from vbdev.core.counts.histogram import MAX_GRANULARITY, Histogram
 
 TOP = (1 << 64) - 1
 

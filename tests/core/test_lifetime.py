@@ -8,10 +8,10 @@ import socket
 import weakref
 
 from support.stack import Stack, Stub
-from vbdev.core.channel import Channel
-from vbdev.core.engine import Engine
-from vbdev.core.nbd_stream import NbdStream
-from vbdev.core.requests import Requests
+from vbdev.core.engine.channel import Channel
+from vbdev.core.engine.engine import Engine
+from vbdev.core.engine.requests import Requests
+from vbdev.core.nbd.server.stream import NbdStream
 from vbdev.vocab import Op
 
 

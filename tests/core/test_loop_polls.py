@@ -7,8 +7,8 @@ from collections import deque
 
 import pytest
 
-from vbdev.clock import RealClock
-from vbdev.core.loop import Loop
+from vbdev.core.loop.loop import Loop
+from vbdev.reactor.clock import RealClock
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLOCK = RealClock()

@@ -393,7 +393,7 @@ def test_a_reply_to_what_was_not_sent_yet(rig):
 
 
 def test_data_behind_the_handshake(rig):
-    from vbdev.core.nbd_link import NbdLink
+    from vbdev.core.nbd.client.link import NbdLink
 
     link = NbdLink(rig.path, 0, size_bytes=512, flags=1, structured=False, early=b"x")
     assert link.closed

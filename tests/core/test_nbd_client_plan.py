@@ -10,7 +10,7 @@ import random
 import pytest
 
 from support.link_rig import LinkRig
-from vbdev.core.loadgen import LoadGenerator
+from vbdev.core.load.loadgen import LoadGenerator
 from vbdev.vocab import NbdError
 from vbdev.wire.nbd import (
     Command,

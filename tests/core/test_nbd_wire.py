@@ -1,6 +1,6 @@
 """The compiled stream's numbers are the codec's.
 
-Method: read the enums out of nbd_wire.pxd and nbd_stream.pyx and look each name up.
+Method: read the enums out of wire.pxd and stream.pyx and look each name up.
 """
 
 import re
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-import vbdev.core.nbd_stream
+import vbdev.core.nbd
 from vbdev.vocab import NBD_MAX_PAYLOAD_BYTES
 from vbdev.wire.nbd import ChunkFlag, ChunkType, Command, CommandFlag, TransmissionFlag, constants
 
-FOLDER = Path(vbdev.core.nbd_stream.__file__).parent
-TEXT = (FOLDER / "nbd_wire.pxd").read_text()
+FOLDER = Path(vbdev.core.nbd.__file__).parent
+TEXT = (FOLDER / "wire.pxd").read_text()
 WIRE = dict(re.findall(r"^    ([A-Z_0-9]+) = (\S.*?)(?: *#.*)?$", TEXT, re.MULTILINE))
 PREFIXES = {
     "CMD_FLAG_": CommandFlag,
@@ -48,5 +48,5 @@ def test_number(name):
 
 
 def test_longest_payload():
-    source = (FOLDER / "nbd_stream.pyx").read_text()
+    source = (FOLDER / "server" / "stream.pyx").read_text()
     assert eval(re.search(r"MAX_PAYLOAD = (.*)", source)[1]) == NBD_MAX_PAYLOAD_BYTES

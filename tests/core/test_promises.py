@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from vbdev.bdev import ALL_OPS
-from vbdev.core.engine import BrokenPromiseError
+from vbdev.core.engine.engine import BrokenPromiseError
 from vbdev.modules.null import Null
 from vbdev.testing import Stub, gather, layer, stack
 from vbdev.vocab import Op, Status

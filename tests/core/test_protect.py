@@ -5,7 +5,7 @@ import random
 import pytest
 
 from support.dif_twin import Twin
-from vbdev.core.protect import remap_down, remap_up
+from vbdev.core.engine.protect import remap_down, remap_up
 from vbdev.modules.malloc import Malloc
 from vbdev.testing import Stub, layer
 from vbdev.testing import stack as stack_of

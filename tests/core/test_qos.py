@@ -11,8 +11,8 @@ import pytest
 from support.stack import Stub
 from support.stack import stack as new_stack
 from vbdev.bdev import BdevError
+from vbdev.bdev.figures.rates import limits_of, set_rate_limits
 from vbdev.modules.malloc import Malloc
-from vbdev.qos import limits_of, set_rate_limits
 from vbdev.vocab import IoFlag, Op, Status
 
 MS = 1000

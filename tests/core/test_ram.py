@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.stack import Stack
-from vbdev.core.ram import RamDisk
+from vbdev.core.ram.disk import RamDisk
 from vbdev.modules.null import Null
 from vbdev.vocab import IoFlag, Op, Status
 

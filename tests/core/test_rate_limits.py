@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbdev.core.qos import RateLimits
+from vbdev.core.counts.rates import RateLimits
 
 MS = 1_000_000
 MIB = 1 << 20

@@ -9,8 +9,8 @@ import pytest
 
 from support.stack import Stub, layer
 from vbdev.bdev import BdevError, IoError
-from vbdev.core.batch import IOBatch
-from vbdev.core.requests import Requests
+from vbdev.core.engine.batch import IOBatch
+from vbdev.core.engine.requests import Requests
 from vbdev.vocab import IoFlag, Op, Status
 
 DATA = bytes(range(256)) * 2

@@ -11,9 +11,9 @@ import random
 import pytest
 
 from support.stack import Stub, describe, layer, stack
-from vbdev.core.batch import IOBatch
-from vbdev.core.histogram import Histogram
-from vbdev.core.loadgen import LoadGenerator
+from vbdev.core.counts.histogram import Histogram
+from vbdev.core.engine.batch import IOBatch
+from vbdev.core.load.loadgen import LoadGenerator
 from vbdev.modules.malloc import Malloc
 from vbdev.vocab import Op, Status
 

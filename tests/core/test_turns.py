@@ -12,9 +12,9 @@ import time
 import pytest
 
 from vbdev.bdev import ALL_OPS, VirtualBdev
-from vbdev.clock import VirtualClock
-from vbdev.qos import set_rate_limits
-from vbdev.reactor import Reactor
+from vbdev.bdev.figures.rates import set_rate_limits
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.reactor import Reactor
 from vbdev.testing import Stack, Stub
 from vbdev.vocab import IoFlag, Op, Status
 

@@ -1,4 +1,4 @@
-"""vocab.py: one table of numbers and errors, and the compiled core's copy of it.
+"""vocab/io.py: one table of numbers and errors, and the compiled core's copy of it.
 
 Method: read the enums out of types.pxd and compare; walk the error table in both directions.
 """
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-import vbdev.core.batch
-from vbdev import vocab
+import vbdev.core
 from vbdev.vocab import IoFlag, NbdError, Op, Status, nbd_error, status_errno
+from vbdev.vocab import io as vocab
 
-PXD = Path(vbdev.core.batch.__file__).with_name("types.pxd").read_text()
+PXD = (Path(vbdev.core.__file__).parent / "base" / "types.pxd").read_text()
 NUMBERS = {
     name: int(value)
     for name, value in re.findall(r"^    ([A-Z][A-Z0-9_]*) = (-?\d+)", PXD, re.MULTILINE)

@@ -3,7 +3,7 @@
 import pytest
 
 from support.stack import Stub, layer, stack
-from vbdev.reactor import Reactor
+from vbdev.reactor.reactor import Reactor
 from vbdev.vocab import Op, Status
 
 BLOCK = 512

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from costs import loads
 from costs.probe import Probe
-from vbdev.core import channel
+from vbdev.core.engine import channel
 
 WARM_UP_ROUNDS = 100
 """The interpreter specialises what has run some times."""

@@ -15,10 +15,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from vbdev.core.engine import Engine
-from vbdev.core.loadgen import LoadGenerator
+from vbdev.core.engine.engine import Engine
+from vbdev.core.load.loadgen import LoadGenerator
 from vbdev.modules.nbd.disk import Nbd
-from vbdev.reactor import Reactor
+from vbdev.reactor.reactor import Reactor
 from vbdev.registry import Registry
 from vbdev.wire.nbd import (
     NEED_DATA,

@@ -6,10 +6,10 @@ import os
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
-from vbdev.core.engine import Engine
-from vbdev.descriptor import Descriptor
+from vbdev.bdev.descriptor import Descriptor
+from vbdev.core.engine.engine import Engine
 from vbdev.modules.null import Null
-from vbdev.reactor import Reactor
+from vbdev.reactor.reactor import Reactor
 from vbdev.registry import Registry
 
 IN_AN_HOUR_US = 3600 * 1_000_000

@@ -21,16 +21,16 @@ import numpy as np
 
 from costs.client_load import ClientLoad
 from costs.idle import IdleLoad
-from vbdev.app import App
 from vbdev.bdev import VirtualBdev
-from vbdev.core.engine import Engine
-from vbdev.core.loadgen import LoadGenerator
+from vbdev.core.engine.engine import Engine
+from vbdev.core.load.loadgen import LoadGenerator
+from vbdev.daemon.app import App
 from vbdev.modules.file.service import FileService
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
 from vbdev.modules.uring import Uring
-from vbdev.reactor import Reactor
+from vbdev.reactor.reactor import Reactor
 from vbdev.registry import Registry
 from vbdev.wire.nbd import (
     NEED_DATA,

@@ -108,7 +108,7 @@ class Tools:
         """Count system calls of all threads, with strace.
 
         Without those that look what the scheduler took from a thread: an open, a read and a close
-        each 20 ms at most (`core/delivery.pyx`), which is a matter of time and not of I/Os.
+        each 20 ms at most (`core/engine/delivery.pyx`), which is a matter of time and not of I/Os.
         """
         out = self.directory / "strace.out"
         tool = ["strace", "-f", "-qq", "-e", "signal=none", "-o", str(out)]

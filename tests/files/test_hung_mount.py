@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from support.hung_mount import can_mount, hung_mount
+from vbdev.api.errors import RpcError
 from vbdev.client import Client
-from vbdev.rpc.errors import RpcError
 
 pytestmark = pytest.mark.skipif(not can_mount(), reason="mounting FUSE takes root and /dev/fuse")
 WAIT_S = 40

@@ -6,8 +6,8 @@ import textwrap
 
 from declared import component, document, name_of
 
-from vbdev.rpc import results
-from vbdev.rpc.schema_words import by_group
+from vbdev.api import results
+from vbdev.rpc.describing.schema_words import by_group
 
 WIDTH = 100
 NAMES = {"integer": "int", "number": "float", "boolean": "bool", "string": "str"}
@@ -22,7 +22,7 @@ from __future__ import annotations
 {imports}
 
 if TYPE_CHECKING:
-    from vbdev.rpc.results import (
+    from vbdev.api.results import (
 {results}
     )
 
@@ -134,7 +134,7 @@ class {self.name}:
         if "$ref" in schema:
             name = name_of(schema["$ref"])
             if answered:
-                assert hasattr(results, name), f"declare {name} in vbdev.rpc.results"
+                assert hasattr(results, name), f"declare {name} in vbdev.api.results"
                 self.results.add(name)
             else:
                 self.typed_dict(name, component(schema["$ref"]))

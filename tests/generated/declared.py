@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[2]
 @functools.cache
 def document():
     """Return the OpenRPC document of the built-in methods."""
-    from vbdev.app import App
-    from vbdev.rpc.schema import describe_methods
+    from vbdev.daemon.app import App
+    from vbdev.rpc.describing.schema import describe_methods
 
     app = App()
     try:

@@ -6,7 +6,7 @@ import textwrap
 
 from declared import document
 
-from vbdev.rpc.schema_words import by_group, default_of, type_words
+from vbdev.rpc.describing.schema_words import by_group, default_of, type_words
 
 HEAD = """# RPC methods
 

@@ -17,7 +17,7 @@ from declared import ROOT
 
 def texts():
     """Return {file: what it has to be}."""
-    client = ROOT / "src" / "vbdev" / "client"
+    client = ROOT / "src" / "vbdev" / "client" / "generated"
     return {
         client / "methods.py": client_methods.render(is_async=False),
         client / "async_methods.py": client_methods.render(is_async=True),

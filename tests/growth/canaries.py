@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vbdev.reactor import Reactor
+from vbdev.reactor.reactor import Reactor
 from vbdev.registry import Registry
 from vbdev.targets.nbd import NbdServer
 

@@ -15,10 +15,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from vbdev.app import App
-from vbdev.clock import VirtualClock
-from vbdev.config import read_config
-from vbdev.reactor import Reactor
+from vbdev.daemon.app import App
+from vbdev.daemon.config import read_config
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.reactor import Reactor
 from vbdev.vocab import Op
 from vbdev.wire.jsonrpc import encode_result
 from vbdev.wire.nbd import NEED_DATA, ClientHandshake, Command, Transmission

@@ -8,7 +8,7 @@ import pytest
 
 from support.stack import layer, stack
 from vbdev.bdev import BdevError
-from vbdev.core.batch import IOBatch
+from vbdev.core.engine.batch import IOBatch
 from vbdev.testing import Stub, forward, gather
 from vbdev.vocab import Op, Status
 

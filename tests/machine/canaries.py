@@ -16,7 +16,7 @@ from machine.disks import Disk
 from machine.layers import FLIPPED, LAYERS
 from machine.stacks import Stacks, limits
 from support.stack import layer
-from vbdev import control
+from vbdev.bdev import control
 from vbdev.registry import Registry
 from vbdev.vocab import Op, Status
 

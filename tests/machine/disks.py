@@ -6,7 +6,7 @@ import errno
 from typing import ClassVar
 
 from vbdev.bdev import Bdev
-from vbdev.geometry import SizedParams, set_geometry
+from vbdev.bdev.geometry import SizedParams, set_geometry
 from vbdev.modules.malloc import Malloc
 from vbdev.vocab import IoFlag, Op, Status
 

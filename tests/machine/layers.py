@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 from support.stack import layer
 from vbdev.bdev import ALL_OPS
-from vbdev.core.batch import IOBatch
-from vbdev.core.protect import remap_down, remap_up
+from vbdev.core.engine.batch import IOBatch
+from vbdev.core.engine.protect import remap_down, remap_up
 from vbdev.modules.delay import Delay
 from vbdev.modules.error import Error
 from vbdev.modules.passthru import Passthru
 from vbdev.modules.split import Split, SplitCreateParams, SplitParams
-from vbdev.reactor import Reactor
+from vbdev.reactor.reactor import Reactor
 from vbdev.vocab import Op, Status
 
 PLAIN = frozenset({Op.READ, Op.WRITE, Op.FLUSH, Op.RESET, Op.ABORT, Op.COPY})

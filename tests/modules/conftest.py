@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from vbdev.bdev import VirtualBdev
-from vbdev.core.engine import Engine
-from vbdev.core.uring import Ring
+from vbdev.core.engine.engine import Engine
+from vbdev.core.file.uring import Ring
 from vbdev.files import access, aside
 from vbdev.modules.file import service
 from vbdev.modules.uring import Uring
-from vbdev.reactor import Reactor
+from vbdev.reactor.reactor import Reactor
 from vbdev.registry import Registry
 from vbdev.vocab import Op
 

@@ -10,8 +10,8 @@ import uuid
 import pytest
 
 from support.control import CLAIMED, EXISTS, INVALID, NO_DEVICE, Control
+from vbdev.bdev.part import PART_NAMESPACE
 from vbdev.modules.passthru import Passthru
-from vbdev.part import PART_NAMESPACE
 from vbdev.testing import Stub
 from vbdev.vocab import Op, Status
 

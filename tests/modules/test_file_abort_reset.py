@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 from vbdev.bdev import IoError
-from vbdev.core.filequeue import OpenFile
+from vbdev.core.file.queue import OpenFile
 from vbdev.modules.file import service
 from vbdev.modules.file.disk import FileBdev
-from vbdev.task import gather
+from vbdev.reactor.task import gather
 from vbdev.vocab import Op, Status
 
 

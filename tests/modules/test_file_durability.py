@@ -27,7 +27,7 @@ from vbdev.files import stable_writes
 from vbdev.files.stable_writes import EXT_MAGIC
 from vbdev.modules.file import service
 from vbdev.modules.file.workers import Workers
-from vbdev.task import gather
+from vbdev.reactor.task import gather
 from vbdev.vocab import IoFlag, Op, Status
 
 DATA = bytes(4096)
@@ -321,10 +321,10 @@ def test_one_that_can_not_sync_does_not_keep_others_from_it(stack):
 
 SCRIPT = """
 import sys
-from vbdev.core.engine import Engine
+from vbdev.core.engine.engine import Engine
 from vbdev.files import stable_writes
 from vbdev.modules.uring import Uring
-from vbdev.reactor import Reactor
+from vbdev.reactor.reactor import Reactor
 from vbdev.registry import Registry
 from vbdev.vocab import IoFlag, Op
 

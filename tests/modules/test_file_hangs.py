@@ -13,12 +13,12 @@ import time
 
 import pytest
 
-from vbdev import blocking
 from vbdev.bdev import BdevError
 from vbdev.files import access
 from vbdev.modules.file import disk, service
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.uring import Uring
+from vbdev.reactor import blocking
 from vbdev.vocab import Op
 
 DATA = bytes(4096)

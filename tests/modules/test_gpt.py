@@ -12,11 +12,11 @@ import pytest
 
 from support.clients import requires, run
 from support.control import CLAIMED, EXISTS, INVALID, INVALID_PARAMETERS, NO_DEVICE, Control
+from vbdev.api.methods import RpcError
 from vbdev.bdev import BdevEvent
-from vbdev.module_methods import RpcError
 from vbdev.modules.gpt import module
 from vbdev.modules.passthru import Passthru
-from vbdev.task import Future
+from vbdev.reactor.task import Future
 from vbdev.testing import Stub
 from vbdev.vocab import Op, Status
 from vbdev.wire import gpt

@@ -14,7 +14,7 @@ import pytest
 from support.dif_twin import Twin
 from support.told import describe
 from vbdev.bdev import BdevError
-from vbdev.core.dif import Dif
+from vbdev.core.memory.dif import Dif
 from vbdev.modules.malloc import Malloc, online_nodes
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru

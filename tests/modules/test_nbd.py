@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from support.clients import find, requires
-from vbdev.address import ListenError
 from vbdev.bdev import BdevError, BdevEvent
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.nbd import lane
@@ -27,6 +26,7 @@ from vbdev.registry import Registry
 from vbdev.targets.nbd import NbdServer
 from vbdev.testing import Stack
 from vbdev.vocab import IoFlag, Op, Status
+from vbdev.vocab.address import ListenError
 from vbdev.wire.nbd import (
     NEED_DATA,
     ExportInfo,

@@ -8,7 +8,7 @@ import errno
 import pytest
 
 from vbdev.bdev import BdevError
-from vbdev.modules.nbd.server import parse_server
+from vbdev.modules.nbd.uri import parse_server
 
 
 @pytest.mark.parametrize(

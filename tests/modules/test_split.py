@@ -11,9 +11,9 @@ import pytest
 
 from support.control import CLAIMED, INVALID_PARAMETERS, Control
 from vbdev.bdev import BdevError, BdevEvent
+from vbdev.bdev.part import PART_NAMESPACE
 from vbdev.modules.passthru import Passthru
 from vbdev.modules.split import MAX_PARTS, Split
-from vbdev.part import PART_NAMESPACE
 from vbdev.testing import Stub, layer
 from vbdev.vocab import IoFlag, Op, Status
 

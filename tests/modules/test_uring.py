@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from vbdev.bdev import BdevError, IoError
 from vbdev.modules.file import service
-from vbdev.task import gather
+from vbdev.reactor.task import gather
 from vbdev.vocab import IoFlag, Op
 
 BLOCKS = 128

@@ -146,7 +146,7 @@ def test_each_file_has_tests():
 
 
 def test_what_was_tried_is_not_tried_again(tmp_path):
-    plan = Plan(tmp_path, number=3, seed=5, files=["src/vbdev/control.py"])
+    plan = Plan(tmp_path, number=3, seed=5, files=["src/vbdev/bdev/control.py"])
     plan.choose()
     tried = []
 
@@ -155,9 +155,9 @@ def test_what_was_tried_is_not_tried_again(tmp_path):
         return "killed" if mutant.number != 2 else "survived"
 
     plan.carry_out(trial, limit=2)
-    again = Plan(tmp_path, number=3, seed=5, files=["src/vbdev/control.py"])
+    again = Plan(tmp_path, number=3, seed=5, files=["src/vbdev/bdev/control.py"])
     again.choose()
     again.carry_out(trial)
     assert tried == [1, 2, 3]
-    assert "src/vbdev/control.py: 2 of 3 killed" in again.report()
+    assert "src/vbdev/bdev/control.py: 2 of 3 killed" in again.report()
     assert again.mutants[1].diff() in again.report()

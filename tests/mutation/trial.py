@@ -20,24 +20,24 @@ from pathlib import Path
 from mutation.schemata import VARIABLE, Mutant, candidates, choose, write_tree
 
 ROOT = Path(__file__).parents[2]
-MUTATED = ("src/vbdev/core/*.pyx", "src/vbdev/registry/*.py", "src/vbdev/control.py")
+MUTATED = ("src/vbdev/core/**/*.pyx", "src/vbdev/registry/*.py", "src/vbdev/bdev/control.py")
 BY_FILE = (
-    ("*/core/nbd_link*", "tests/core/test_nbd_client*.py tests/modules/test_nbd.py"),
-    ("*/core/nbd_memory*", "tests/targets/test_nbd_memory.py tests/targets"),
-    ("*/core/nbd_*", "tests/core/test_nbd_wire.py tests/targets"),
-    ("*/core/dif*", "tests/core/test_dif.py tests/modules/test_*metadata*.py tests/core"),
-    ("*/core/protect*", "tests/core/test_protect.py tests/modules/test_*metadata*.py tests/core"),
-    ("*/core/coroutines*", "tests/core/test_coroutines*.py tests/core tests/modules"),
-    ("*/core/ram*", "tests/core/test_ram.py tests/modules/test_memory_disks.py"),
-    ("*/core/file*", "tests/modules/test_file_*.py tests/modules/test_uring.py"),
-    ("*/core/uring*", "tests/modules/test_uring.py tests/modules/test_file_*.py"),
-    ("*/core/edges*", "tests/targets/test_nbd_any_bytes.py tests/targets"),
-    ("*/core/loadgen*", "tests/test_bench.py tests/threads/test_bench.py"),
-    ("*/core/histogram*", "tests/core/test_histogram.py tests/rpc/test_stat_methods.py"),
-    ("*/core/qos*", "tests/core/test_rate_limits.py tests/core/test_qos.py"),
-    ("*/core/children*", "tests/behaviour tests/core tests/modules tests/test_registry.py"),
-    ("*/core/admission*", "tests/behaviour tests/core tests/modules tests/test_registry.py"),
-    ("*/core/loop*", "tests/core/test_loop_polls.py tests/test_reactor*.py tests/threads"),
+    ("*/core/nbd/client/*", "tests/core/test_nbd_client*.py tests/modules/test_nbd.py"),
+    ("*/core/nbd/server/memory*", "tests/targets/test_nbd_memory.py tests/targets"),
+    ("*/core/nbd/*", "tests/core/test_nbd_wire.py tests/targets"),
+    ("*/core/memory/dif*", "tests/core/test_dif.py tests/modules/test_*metadata*.py tests/core"),
+    ("*/engine/protect*", "tests/core/test_protect.py tests/modules/test_*metadata*.py tests/core"),
+    ("*/core/coroutine/*", "tests/core/test_coroutines*.py tests/core tests/modules"),
+    ("*/core/ram/*", "tests/core/test_ram.py tests/modules/test_memory_disks.py"),
+    ("*/core/file/[jq]*", "tests/modules/test_file_*.py tests/modules/test_uring.py"),
+    ("*/core/file/*", "tests/modules/test_uring.py tests/modules/test_file_*.py"),
+    ("*/core/engine/edges*", "tests/targets/test_nbd_any_bytes.py tests/targets"),
+    ("*/core/load/*", "tests/test_bench.py tests/threads/test_bench.py"),
+    ("*/core/counts/histogram*", "tests/core/test_histogram.py tests/rpc/test_stat_methods.py"),
+    ("*/core/counts/rates*", "tests/core/test_rate_limits.py tests/core/test_qos.py"),
+    ("*/core/engine/children*", "tests/behaviour tests/core tests/modules tests/test_registry.py"),
+    ("*/core/engine/admission*", "tests/behaviour tests/core tests/modules tests/test_registry.py"),
+    ("*/core/loop/*", "tests/core/test_loop_polls.py tests/test_reactor*.py tests/threads"),
     ("*/core/*", "tests/core tests/behaviour tests/modules tests/test_registry.py"),
     (
         "*/registry/*",

@@ -3,9 +3,9 @@
 import pytest
 
 from support.told import as_declared
-from vbdev.app import App, AppError
+from vbdev.api.errors import RpcError
+from vbdev.daemon.app import App, AppError
 from vbdev.modules.split import Split
-from vbdev.rpc.errors import RpcError
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 
 from support.stack import Stack, Stub, layer
 from vbdev.bdev import BdevError, VirtualBdev
+from vbdev.reactor.task import Future
 from vbdev.registry.claims import claim_bdev, claim_descriptor, release_bdev
-from vbdev.task import Future
 from vbdev.vocab import ClaimType, Op, Status
 
 

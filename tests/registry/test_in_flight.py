@@ -9,7 +9,7 @@ from support.stack import Stub, stack
 from vbdev.bdev import BdevError, Unnamed
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.passthru import Passthru
-from vbdev.task import gather
+from vbdev.reactor.task import gather
 
 
 @pytest.fixture

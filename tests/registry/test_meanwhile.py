@@ -7,9 +7,9 @@ import pytest
 
 from support.stack import Stub, stack
 from vbdev.bdev import BdevError
+from vbdev.bdev.figures.queue_depth import set_sampling_period
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.passthru import Passthru
-from vbdev.queue_depth import set_sampling_period
 
 
 @pytest.fixture

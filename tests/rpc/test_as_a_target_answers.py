@@ -8,12 +8,12 @@ import logging
 import pytest
 
 from support.control import INVALID, Control
-from vbdev.app import App
-from vbdev.logs import NOTICE
-from vbdev.module_methods import RpcError
+from vbdev.api.methods import RpcError
+from vbdev.daemon.app import App
 from vbdev.modules.null import Null
-from vbdev.rpc.dispatch import Dispatcher, Method
-from vbdev.rpc.nothing_methods import register_nothing_methods
+from vbdev.reports.logs import NOTICE
+from vbdev.rpc.methods.nothing import register_nothing_methods
+from vbdev.rpc.serving.dispatch import Dispatcher, Method
 
 UNDECODED = (-32603, "spdk_json_decode_object failed")
 UNPARSED = (-32700, "spdk_json_decode_object failed")

@@ -11,8 +11,8 @@ import pytest
 from support.control import Control
 from support.stack import Stub
 from vbdev.cli.ls import lines
-from vbdev.config import load_config
-from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED
+from vbdev.daemon.config import load_config
+from vbdev.rpc.serving.dispatch import DECODE_OBJECT_FAILED
 from vbdev.vocab import Op
 
 U1 = "11111111-2222-4333-8444-555555555555"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vbdev.clock import VirtualClock
-from vbdev.reactor import Reactor
-from vbdev.rpc.turns import ClientTurns, long_answer
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.reactor import Reactor
+from vbdev.rpc.serving.turns import ClientTurns, long_answer
 
 CLIENTS = 200
 

@@ -16,11 +16,11 @@ import pytest
 
 import vbdev.client
 from support.daemon import Daemon
-from vbdev.address import ListenError
+from vbdev.api import results
 from vbdev.client import AsyncClient, Client, RpcError
-from vbdev.client.async_methods import AsyncMethods
-from vbdev.client.methods import Methods
-from vbdev.rpc import results
+from vbdev.client.generated.async_methods import AsyncMethods
+from vbdev.client.generated.methods import Methods
+from vbdev.vocab.address import ListenError
 
 
 class Asked:
@@ -473,11 +473,14 @@ def test_calls_in_flight_end_with_the_client_and_with_the_daemon(daemon):
     [
         (
             "from vbdev.client import Client",
-            ["asyncio", "vbdev.core", "vbdev.rpc.results", "numpy"],
+            ["asyncio", "vbdev.core", "vbdev.api.results", "numpy"],
         ),
         ("from vbdev.client import AsyncClient", ["vbdev.core", "vbdev.bdev", "numpy"]),
-        ("import vbdev.client.connection", ["asyncio", "vbdev.client.methods", "vbdev.core"]),
-        ("import vbdev.rpc.results", ["vbdev.core", "vbdev.bdev"]),
+        (
+            "import vbdev.client.connection",
+            ["asyncio", "vbdev.client.generated.methods", "vbdev.core"],
+        ),
+        ("import vbdev.api.results", ["vbdev.core", "vbdev.bdev"]),
     ],
 )
 def test_nothing_heavy_is_imported(program, absent):

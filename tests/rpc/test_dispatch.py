@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import msgspec
 import pytest
 
-from vbdev.clock import VirtualClock
-from vbdev.params import Uint64
-from vbdev.reactor import Reactor
-from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method, State
-from vbdev.rpc.errors import RpcError, error_from_errno, error_from_exception
+from vbdev.api.errors import RpcError, error_from_errno, error_from_exception
+from vbdev.api.params import Uint64
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.reactor import Reactor
+from vbdev.rpc.serving.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method, State
 from vbdev.wire.jsontext import decode
 
 

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from support.daemon import Daemon
+from vbdev.api.errors import RpcError
 from vbdev.cli import main
-from vbdev.rpc.errors import RpcError
-from vbdev.signals import STOP_SIGNALS
+from vbdev.daemon.signals import STOP_SIGNALS
 
 TIMEOUT_S = 10
 

@@ -9,11 +9,11 @@ import pytest
 
 from support.stack import Stub, stack
 from support.told import as_declared
-from vbdev.app import App
-from vbdev.module_methods import RpcError
-from vbdev.options import BdevOptions, IobufOptions
-from vbdev.rpc.dispatch import Dispatcher, State
-from vbdev.rpc.iobuf_methods import Iobuf, register_iobuf_methods
+from vbdev.api.methods import RpcError
+from vbdev.daemon.app import App
+from vbdev.registry.options import BdevOptions, IobufOptions
+from vbdev.rpc.methods.iobuf import Iobuf, register_iobuf_methods
+from vbdev.rpc.serving.dispatch import Dispatcher, State
 from vbdev.vocab import Op
 
 KIB = 1024

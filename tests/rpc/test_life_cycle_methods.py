@@ -9,17 +9,17 @@ import pytest
 
 from support.stack import Stack, Stub
 from support.told import as_json
+from vbdev.api.errors import RpcError
 from vbdev.cli.ls import lines
 from vbdev.modules import MODULES
-from vbdev.options import BdevOptions
 from vbdev.registry import subsystem_calls
 from vbdev.registry.claims import claim_descriptor
-from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
-from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED, Dispatcher, State
-from vbdev.rpc.errors import RpcError
-from vbdev.rpc.examine_methods import register_examine_methods
-from vbdev.rpc.holder_methods import register_holder_methods
-from vbdev.rpc.notify_methods import register_notify_methods
+from vbdev.registry.options import BdevOptions
+from vbdev.rpc.methods.bdev import register_bdev_methods, register_module
+from vbdev.rpc.methods.examine import register_examine_methods
+from vbdev.rpc.methods.holder import register_holder_methods
+from vbdev.rpc.methods.notify import register_notify_methods
+from vbdev.rpc.serving.dispatch import DECODE_OBJECT_FAILED, Dispatcher, State
 from vbdev.vocab import ClaimType, Op
 
 

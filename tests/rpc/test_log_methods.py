@@ -18,10 +18,10 @@ import time
 import pytest
 
 from support.alone import Alone
-from vbdev.logs import COMPONENTS, NOTICE, Logs
+from vbdev.api.errors import RpcError
 from vbdev.modules import MODULES
-from vbdev.rpc.errors import RpcError
-from vbdev.rpc.log_methods import register_log_methods
+from vbdev.reports.logs import COMPONENTS, NOTICE, Logs
+from vbdev.rpc.methods.log import register_log_methods
 
 UNDECODED = (-32603, "spdk_json_decode_object failed")
 
@@ -87,7 +87,7 @@ def lines(console):
     return found
 
 
-def say(name="vbdev.rpc.server"):
+def say(name="vbdev.rpc.serving.server"):
     """Say something at each level."""
     log = logging.getLogger(name)
     for level in (logging.CRITICAL, logging.ERROR, logging.WARNING, NOTICE, 20, 10):
@@ -115,7 +115,7 @@ def test_level_of_syslog(rpc, daemon):
         syslog.LOG_WARNING,
         syslog.LOG_NOTICE,
     ]
-    assert sent[-1][1] == "NOTICE vbdev.rpc.server 25"
+    assert sent[-1][1] == "NOTICE vbdev.rpc.serving.server 25"
     rpc.call("log_set_flag", flag="rpc")
     assert rpc.call("log_set_level", level="DEBUG") is True
     say()
@@ -128,10 +128,10 @@ def test_level_of_syslog(rpc, daemon):
 
 @pytest.mark.usefixtures("rpc")
 def test_a_message_is_one_line(daemon):
-    logging.getLogger("vbdev.app").error("one\ntwo\0\n%s", "\udcff" + "x" * 10_000)
+    logging.getLogger("vbdev.daemon.app").error("one\ntwo\0\n%s", "\udcff" + "x" * 10_000)
     texts = [text for _, text in daemon.got()]
     assert len(texts) == 1
-    assert texts[0].startswith("ERROR vbdev.app one\\ntwo\\x00\\n\\xffxxx")
+    assert texts[0].startswith("ERROR vbdev.daemon.app one\\ntwo\\x00\\n\\xffxxx")
     assert 8000 < len(texts[0]) < 8192
 
 
@@ -139,12 +139,12 @@ def test_a_message_is_one_line(daemon):
 def test_syslog_is_never_waited_for(daemon, console):
     """Nobody reads: what does not go at once is dropped, and nobody is held up."""
     for number in range(10_000):
-        logging.getLogger("vbdev.app").error("%d", number)
+        logging.getLogger("vbdev.daemon.app").error("%d", number)
     got = daemon.got()
     assert 0 < len(got) < 10_000
     assert len(lines(console)) == 10_000
-    logging.getLogger("vbdev.app").error("again")
-    assert daemon.got() == [(syslog.LOG_ERR, "ERROR vbdev.app again")]
+    logging.getLogger("vbdev.daemon.app").error("again")
+    assert daemon.got() == [(syslog.LOG_ERR, "ERROR vbdev.daemon.app again")]
 
 
 def test_a_console_that_nobody_reads_is_not_waited_for(tmp_path):
@@ -175,14 +175,14 @@ def test_a_console_that_nobody_reads_is_not_waited_for(tmp_path):
 
 @pytest.mark.usefixtures("rpc")
 def test_syslog_comes_and_goes(daemon, console):
-    log = logging.getLogger("vbdev.app")
+    log = logging.getLogger("vbdev.daemon.app")
     log.error("one")
     assert len(daemon.got()) == 1
     daemon.close()
     log.error("two")
     again = Syslog(daemon.path)
     log.error("three")
-    assert again.got() == [(syslog.LOG_ERR, "ERROR vbdev.app three")]
+    assert again.got() == [(syslog.LOG_ERR, "ERROR vbdev.daemon.app three")]
     again.close()
     assert len(lines(console)) == 3
 
@@ -242,11 +242,11 @@ def test_a_flag_concerns_what_is_there():
 
 def test_timestamps(rpc, console):
     assert rpc.call("log_enable_timestamps", enabled=False) is True
-    logging.getLogger("vbdev.app").error("now")
-    assert console.getvalue() == "ERROR vbdev.app now\n"
+    logging.getLogger("vbdev.daemon.app").error("now")
+    assert console.getvalue() == "ERROR vbdev.daemon.app now\n"
     assert rpc.call("log_enable_timestamps", enabled=True) is True
-    logging.getLogger("vbdev.app").error("then")
-    assert lines(console)[1] == "ERROR vbdev.app then"
+    logging.getLogger("vbdev.daemon.app").error("then")
+    assert lines(console)[1] == "ERROR vbdev.daemon.app then"
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_the_journal_has_each_message_once(daemon, tmp_path, monkeypatch, is_jou
         logs = Logs()
         logs.open(journal, daemon.path)
         with contextlib.closing(logs):
-            logging.getLogger("vbdev.app").error("here")
+            logging.getLogger("vbdev.daemon.app").error("here")
             assert len(daemon.got()) == (0 if is_journal else 1)
         journal.seek(0)
         assert "here" in journal.read()

@@ -12,15 +12,15 @@ from functools import partial
 import pytest
 
 from support.control import Control
-from vbdev.clock import VirtualClock
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
-from vbdev.reactor import Reactor
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.reactor import Reactor
 from vbdev.registry import subsystem_calls
-from vbdev.rpc.connection import Connection
-from vbdev.rpc.dispatch import Dispatcher, Method
-from vbdev.rpc.framework_methods import register_framework_methods
-from vbdev.rpc.turns import ClientTurns
+from vbdev.rpc.methods.framework import register_framework_methods
+from vbdev.rpc.serving.connection import Connection
+from vbdev.rpc.serving.dispatch import Dispatcher, Method
+from vbdev.rpc.serving.turns import ClientTurns
 
 MANY = 1000
 METHODS = {

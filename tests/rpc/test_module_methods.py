@@ -9,13 +9,13 @@ import pytest
 
 from support.stack import Stack, layer
 from support.told import as_json
+from vbdev.api.methods import ModuleMethod, NamedParams, RpcError
 from vbdev.bdev import BdevEvent
-from vbdev.module_methods import ModuleMethod, NamedParams, RpcError
 from vbdev.modules.aio import Aio
 from vbdev.modules.null import Null
 from vbdev.modules.uring import Uring
-from vbdev.rpc.bdev_methods import register_module
-from vbdev.rpc.dispatch import Dispatcher
+from vbdev.rpc.methods.bdev import register_module
+from vbdev.rpc.serving.dispatch import Dispatcher
 
 MIB = 1 << 20
 NO_DEVICE = (-19, "No such device")

@@ -7,11 +7,11 @@ import signal
 import pytest
 
 from support.alone import Alone
-from vbdev import context_switches
-from vbdev.context_switches import ContextSwitchMonitor
-from vbdev.rpc import process_methods
-from vbdev.rpc.process_methods import register_process_methods
-from vbdev.rpc.scheduler_methods import register_scheduler_methods, scheduler_config
+from vbdev.reports import context_switches
+from vbdev.reports.context_switches import ContextSwitchMonitor
+from vbdev.rpc.methods import process as process_methods
+from vbdev.rpc.methods.process import register_process_methods
+from vbdev.rpc.methods.scheduler import register_scheduler_methods, scheduler_config
 
 INVALID = (-32602, "Invalid parameters")
 
@@ -59,7 +59,7 @@ def switched(monkeypatch):
 
 
 def test_the_monitor_reports_each_reactor(rpc, switched, caplog):
-    caplog.set_level(logging.INFO, "vbdev.context_switches")
+    caplog.set_level(logging.INFO, "vbdev.reports.context_switches")
     method = "framework_monitor_context_switch"
     assert rpc.call(method) == {"enabled": True}
     assert rpc.call(method, enabled=True) == {"enabled": True}
@@ -80,17 +80,17 @@ def test_the_monitor_reports_each_reactor(rpc, switched, caplog):
 
 def test_no_reactor_is_woken_for_what_the_log_keeps_to_itself(rpc, switched, caplog):
     method = "framework_monitor_context_switch"
-    caplog.set_level(logging.WARNING, "vbdev.context_switches")
+    caplog.set_level(logging.WARNING, "vbdev.reports.context_switches")
     assert rpc.call(method, enabled=True) == {"enabled": True}
     assert not any(reactor.pollers for reactor in rpc.reactors)
     assert not rpc.reactor.advance()
-    caplog.set_level(logging.INFO, "vbdev.context_switches")
+    caplog.set_level(logging.INFO, "vbdev.reports.context_switches")
     rpc.reactors.run_until_complete(rpc.monitor.follow())
     assert all(reactor.pollers for reactor in rpc.reactors)
     switched[:] = 7, 2
     rpc.pass_time(1_000_000)
     assert len(caplog.messages) == 2
-    caplog.set_level(logging.WARNING, "vbdev.context_switches")
+    caplog.set_level(logging.WARNING, "vbdev.reports.context_switches")
     rpc.reactors.run_until_complete(rpc.monitor.follow())
     assert not any(reactor.pollers for reactor in rpc.reactors)
 

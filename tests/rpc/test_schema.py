@@ -12,12 +12,12 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from support.told import as_json
-from vbdev.app import App
+from vbdev.api.params import UINT64_MAX
 from vbdev.bdev import VirtualBdev, VirtualBdevParams
-from vbdev.params import UINT64_MAX
-from vbdev.rpc.field_docs import FieldDocs
-from vbdev.rpc.schema import describe_methods
-from vbdev.task import gather
+from vbdev.daemon.app import App
+from vbdev.reactor.task import gather
+from vbdev.rpc.describing.field_docs import FieldDocs
+from vbdev.rpc.describing.schema import describe_methods
 
 sys.path.insert(0, str(Path(__file__).parent))
 from openrpc import DOCUMENT
@@ -30,8 +30,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from vbdev.bdev import VirtualBdev, VirtualBdevParams
-from vbdev.module_methods import ModuleMethod
-from vbdev.params import Params, Uint32
+from vbdev.api.methods import ModuleMethod
+from vbdev.api.params import Params, Uint32
 
 
 class Strange:

@@ -10,15 +10,15 @@ import time
 import msgspec
 import pytest
 
+from vbdev.api.errors import RpcError
 from vbdev.client import Client
-from vbdev.listen import ListenError
-from vbdev.reactor import Reactor
-from vbdev.rpc import connection as connection_module
-from vbdev.rpc.connection import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, PAUSE_UNSENT_BYTES
-from vbdev.rpc.dispatch import Dispatcher, Method
-from vbdev.rpc.errors import RpcError
-from vbdev.rpc.server import MAX_CONNECTIONS, RpcServer
-from vbdev.task import Future
+from vbdev.reactor.listen import ListenError
+from vbdev.reactor.reactor import Reactor
+from vbdev.reactor.task import Future
+from vbdev.rpc.serving import connection as connection_module
+from vbdev.rpc.serving.connection import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, PAUSE_UNSENT_BYTES
+from vbdev.rpc.serving.dispatch import Dispatcher, Method
+from vbdev.rpc.serving.server import MAX_CONNECTIONS, RpcServer
 from vbdev.wire.jsonrpc import ClientCodec, encode_request
 
 

@@ -17,11 +17,11 @@ import pytest
 
 from support.daemon import Daemon
 from support.raw_rpc import RawRpc
-from vbdev.listen import Address, ListenError, open_listener
-from vbdev.reactor import Reactor
-from vbdev.rpc.dispatch import Dispatcher
-from vbdev.rpc.server import RpcServer
-from vbdev.rpc.socket_lock import SocketLock
+from vbdev.reactor.listen import Address, ListenError, open_listener
+from vbdev.reactor.reactor import Reactor
+from vbdev.rpc.serving.dispatch import Dispatcher
+from vbdev.rpc.serving.server import RpcServer
+from vbdev.rpc.serving.socket_lock import SocketLock
 
 pytestmark = pytest.mark.rule("A.23.1")
 

@@ -12,7 +12,7 @@ from support.raw_rpc import RawRpc
 
 SLOW = """
 from vbdev.modules.null import Null
-from vbdev.reactor import Reactor
+from vbdev.reactor.reactor import Reactor
 
 class Slow(Null):
     kind = "slow"

@@ -12,7 +12,7 @@ import pytest
 
 from support.control import Control
 from support.stack import Stub
-from vbdev.rpc.dispatch import DECODE_OBJECT_FAILED
+from vbdev.rpc.serving.dispatch import DECODE_OBJECT_FAILED
 from vbdev.vocab import IoFlag, Op, Status
 
 IOSTAT_FIELDS = [

@@ -6,9 +6,9 @@ SPDK's has to be in the table; ours are listed, so that none is forgotten.
 
 import pytest
 
-from vbdev.app import App
-from vbdev.module_methods import RpcError
-from vbdev.rpc.dispatch import State
+from vbdev.api.methods import RpcError
+from vbdev.daemon.app import App
+from vbdev.rpc.serving.dispatch import State
 
 BOTH = State.STARTUP | State.RUNTIME
 PARAMS = (-32602, "Invalid parameters")

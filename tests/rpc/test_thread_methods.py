@@ -7,10 +7,10 @@ import pytest
 
 from support.alone import Alone
 from support.stack import Stack
-from vbdev.cpu_sets import Core, node_of_cpus, show_cpu_mask
-from vbdev.reactor import Reactor
-from vbdev.rpc import thread_methods
-from vbdev.rpc.thread_methods import register_thread_methods
+from vbdev.reactor.reactor import Reactor
+from vbdev.rpc.methods import thread as thread_methods
+from vbdev.rpc.methods.thread import register_thread_methods
+from vbdev.vocab.cpu_sets import Core, node_of_cpus, show_cpu_mask
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 import vbdev
 from simulation.disks import SimDisk
 from simulation.faults import MARK, VARIABLE
-from vbdev.descriptor import Descriptor
+from vbdev.bdev.descriptor import Descriptor
 from vbdev.targets.nbd.poll_group import PollGroup
 from vbdev.targets.nbd.session import Session
 from vbdev.vocab import IoFlag, Op, Status

@@ -13,7 +13,7 @@ import numpy as np
 
 from simulation.content import SECTOR, WORDS
 from vbdev.bdev import BASIC_OPS, Bdev, VirtualBdev
-from vbdev.geometry import SizedParams, set_geometry
+from vbdev.bdev.geometry import SizedParams, set_geometry
 from vbdev.vocab import IoFlag, Op, Status
 
 COST_US = {

@@ -28,7 +28,7 @@ cdef inline bint fault(const char *name) noexcept nogil:
     return wanted != NULL and strcmp(wanted, name) == 0
 """
 
-STREAM = "core/nbd_stream.pyx"
+STREAM = "core/nbd/server/stream.pyx"
 FAULTS: dict[str, list[tuple[str, str, str]]] = {
     # Half a WRITE holds its memory, and waits for a chunk to receive the other half into.
     "hold and wait": [
@@ -42,7 +42,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         if self.partial != NULL:""",
         ),
         (
-            "core/nbd_memory.pyx",
+            "core/nbd/server/memory.pyx",
             "        if (client.chunks == CHUNKS_OF_CLIENT\n",
             """        if (client.chunks == CHUNKS_OF_CLIENT or (
                 FAULT and self.used_bytes + self.chunk_bytes + CHUNK_BYTES > self.limit_bytes)
@@ -52,7 +52,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     # A watch with nothing wanted reports hang-ups again and again.
     "report hang-ups": [
         (
-            "core/loop.pyx",
+            "core/loop/loop.pyx",
             "(EPOLLOUT if write else 0) or EPOLLONESHOT",
             "(EPOLLOUT if write else 0) or (0 if FAULT else EPOLLONESHOT)",
         ),
@@ -65,7 +65,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     # A READ that its module calls done is taken for done, with or without data.
     "believe modules": [
         (
-            "core/engine.pyx",
+            "core/engine/engine.pyx",
             "    if io.iovcnt == 1:\n        return io.iovs[0].iov_len == length\n",
             """    if FAULT:
         return True
@@ -82,7 +82,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     # SystemExit of a module passes through, and leaves a list that is gone through once more.
     "let exits through": [
         (
-            "core/delivery.pyx",
+            "core/engine/delivery.pyx",
             """            self.engine.report(self, error, failed)
         return 0
 
@@ -95,7 +95,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     cdef int _was_slow""",
         ),
         (
-            "core/children.pyx",
+            "core/engine/children.pyx",
             "            self.o.ready.n -= taken\n",
             """            taken = 0 if FAULT and taken < n else taken
             self.o.ready.n -= taken
@@ -105,7 +105,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     # A turn is bounded by nothing.
     "endless turns": [
         (
-            "core/turn.pxd",
+            "core/engine/turn.pxd",
             "    if self.over:\n        return True\n",
             "    if FAULT:\n        return False\n    if self.over:\n        return True\n",
         )
@@ -113,7 +113,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     # An ABORT ends whatever waits anywhere, through whatever channel it comes.
     "abort another's": [
         (
-            "core/admission.pyx",
+            "core/engine/admission.pyx",
             "        if d == victim.depth:\n",
             "        if d == victim.depth and not FAULT:\n",
         )

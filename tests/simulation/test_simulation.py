@@ -9,8 +9,8 @@ from simulation import world
 from simulation.canaries import CANARIES
 from simulation.running import run, shrink, tell
 from simulation.steps import EMPHASES, make_run
-from vbdev.reactor import Reactor
-from vbdev.task import Future
+from vbdev.reactor.reactor import Reactor
+from vbdev.reactor.task import Future
 
 STEPS = 250
 SEEDS = {"all": 6, "floods": 2, "crowds": 2, "stallers": 2}

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from spdk_client.run import CASES
-from vbdev.app import App
-from vbdev.rpc.schema import describe_methods
+from vbdev.daemon.app import App
+from vbdev.rpc.describing.schema import describe_methods
 
 STATES = {"S": "STARTUP", "R": "RUNTIME"}
 

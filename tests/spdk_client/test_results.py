@@ -12,7 +12,7 @@ import pytest
 
 from spdk_client.run import CASES
 from spdk_client.shapes import ANY, Is, OneOf, Rest
-from vbdev.app import App
+from vbdev.daemon.app import App
 
 SHOWN = tomllib.loads(Path(__file__).with_name("results.toml").read_text())
 _TOKEN = re.compile(r"\s*([\w.]+|[\[\]{},:])")

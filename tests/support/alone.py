@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from support.told import as_declared
-from vbdev.clock import VirtualClock
-from vbdev.module_methods import RpcError
-from vbdev.reactor import Reactor
-from vbdev.reactors import Reactors
-from vbdev.rpc.dispatch import Dispatcher
+from vbdev.api.methods import RpcError
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.reactor import Reactor
+from vbdev.reactor.reactors import Reactors
+from vbdev.rpc.serving.dispatch import Dispatcher
 
 
 class NoEngine:

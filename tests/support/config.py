@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 
-from vbdev.app import App
-from vbdev.config import read_config
+from vbdev.daemon.app import App
+from vbdev.daemon.config import read_config
 
 
 @contextmanager

@@ -8,13 +8,13 @@ import re
 import pytest
 
 from support.told import as_declared
-from vbdev.config import load_config
-from vbdev.module_methods import RpcError
+from vbdev.api.methods import RpcError
+from vbdev.daemon.config import load_config
 from vbdev.modules import MODULES
-from vbdev.rpc.bdev_methods import register_bdev_methods, register_module
-from vbdev.rpc.dispatch import Dispatcher
-from vbdev.rpc.examine_methods import register_examine_methods
-from vbdev.rpc.stat_methods import register_stat_methods
+from vbdev.rpc.methods.bdev import register_bdev_methods, register_module
+from vbdev.rpc.methods.examine import register_examine_methods
+from vbdev.rpc.methods.stat import register_stat_methods
+from vbdev.rpc.serving.dispatch import Dispatcher
 from vbdev.testing import Stack, Stub
 
 METHOD_NOT_FOUND = (-32601, "Method not found")

@@ -1,4 +1,4 @@
-"""The plain-Python twin of `vbdev.core.dif`: bit by bit, from the formats' definitions.
+"""The plain-Python twin of `vbdev.core.memory.dif`: bit by bit, from the formats' definitions.
 
 NVM Command Set Specification 1.0, 5.2.1: 16b guard (T10 SBC-4: polynomial 8BB7h), 32b guard
 (CRC-32C, 1EDC6F41h), 64b guard (AD93D23594C93659h), reflected but for the first.

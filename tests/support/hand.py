@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from vbdev.clock import VirtualClock
-from vbdev.core.engine import Engine
+from vbdev.core.engine.engine import Engine
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.passthru import Passthru
-from vbdev.reactor import Reactor
-from vbdev.reactors import Reactors
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.reactor import Reactor
+from vbdev.reactor.reactors import Reactors
 from vbdev.registry import Registry
 
 

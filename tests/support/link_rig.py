@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 
 from vbdev.bdev import Bdev
-from vbdev.core.nbd_client import NbdPath
-from vbdev.core.nbd_link import NbdLink
-from vbdev.core.nbd_queue import NbdDisk
-from vbdev.geometry import SizedParams, set_geometry
+from vbdev.bdev.geometry import SizedParams, set_geometry
+from vbdev.core.nbd.client.link import NbdLink
+from vbdev.core.nbd.client.path import NbdPath
+from vbdev.core.nbd.client.queue import NbdDisk
 from vbdev.testing import Stack
 from vbdev.vocab import Op
 from vbdev.wire.nbd import Command, TransmissionFlag, decode_request_header

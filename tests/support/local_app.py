@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from support.nbd_client import NbdClient
-from vbdev.app import App
+from vbdev.daemon.app import App
 
 WAIT_S = 20
 

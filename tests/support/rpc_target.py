@@ -22,14 +22,14 @@ from dataclasses import replace
 
 import msgspec
 
-from vbdev.address import parse_address
-from vbdev.app import App
-from vbdev.clock import VirtualClock
-from vbdev.listen import ListenError
-from vbdev.reactor import Reactor
-from vbdev.rpc.dispatch import State
-from vbdev.rpc.errors import INTERNAL_ERROR
-from vbdev.task import wake
+from vbdev.api.errors import INTERNAL_ERROR
+from vbdev.daemon.app import App
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.listen import ListenError
+from vbdev.reactor.reactor import Reactor
+from vbdev.reactor.task import wake
+from vbdev.rpc.serving.dispatch import State
+from vbdev.vocab.address import parse_address
 from vbdev.wire.jsonrpc import Batch, Refusal, Request, ServerCodec
 
 MAX_TURNS = 3000

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import socket
 
-from vbdev.app import App
-from vbdev.core.engine import Engine
-from vbdev.core.nbd_stream import NbdStream
+from vbdev.core.engine.engine import Engine
+from vbdev.core.nbd.server.stream import NbdStream
+from vbdev.daemon.app import App
 from vbdev.targets.nbd.session import stream_error
 from vbdev.wire.nbd import (
     NEED_DATA,

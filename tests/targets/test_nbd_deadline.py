@@ -8,9 +8,9 @@ import socket
 
 import pytest
 
-from vbdev.app import App
-from vbdev.clock import VirtualClock
-from vbdev.reactor import Reactor
+from vbdev.daemon.app import App
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.reactor import Reactor
 from vbdev.targets.nbd.server import HANDSHAKE_US
 from vbdev.wire.nbd import NEED_DATA, ClientHandshake, Option, Transmission
 from vbdev.wire.nbd.constants import CLIENT_FLAGS

@@ -16,8 +16,8 @@ import pytest
 
 from support.local_app import LocalApp
 from support.nbd_kernel import StandInKernel
+from vbdev.api.methods import RpcError
 from vbdev.bdev import BdevError
-from vbdev.module_methods import RpcError
 from vbdev.targets.nbd import disks, kernel
 from vbdev.targets.nbd.kernel import KernelNbd, Setup
 from vbdev.vocab import NbdError

@@ -9,12 +9,12 @@ import socket
 
 import pytest
 
-from vbdev.app import App
-from vbdev.clock import VirtualClock
-from vbdev.listen import ListenError
-from vbdev.reactor import Reactor
+from vbdev.daemon.app import App
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.listen import ListenError
+from vbdev.reactor.reactor import Reactor
+from vbdev.reactor.task import Future
 from vbdev.targets.nbd import server as server_module
-from vbdev.task import Future
 from vbdev.wire.nbd import Option
 from vbdev.wire.nbd.constants import CLIENT_FLAGS
 from vbdev.wire.nbd.payloads import encode_option

@@ -12,8 +12,8 @@ import pytest
 from support.nbd_client import connect, header
 from support.stream_rig import StreamRig
 from vbdev.bdev import BdevError
-from vbdev.core.engine import Engine
-from vbdev.descriptor import Descriptor
+from vbdev.bdev.descriptor import Descriptor
+from vbdev.core.engine.engine import Engine
 from vbdev.targets.nbd import session
 from vbdev.testing import Stub
 from vbdev.vocab import NbdError

@@ -14,8 +14,8 @@ import pytest
 
 from support.nbd_client import header
 from support.stream_rig import ALL_FLAGS, StreamRig
-from vbdev.core.nbd_memory import NbdMemory
-from vbdev.core.nbd_stream import NbdStream
+from vbdev.core.nbd.server.memory import NbdMemory
+from vbdev.core.nbd.server.stream import NbdStream
 from vbdev.targets.nbd.session import stream_error
 from vbdev.wire.nbd import NEED_DATA, Command, ReplyParser, decode_request_header
 

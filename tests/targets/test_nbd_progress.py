@@ -9,9 +9,9 @@ import socket
 import pytest
 
 from support.nbd_client import header
-from vbdev.app import App
-from vbdev.clock import VirtualClock
-from vbdev.reactor import Reactor
+from vbdev.daemon.app import App
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.reactor import Reactor
 from vbdev.targets.nbd.poll_group import HURRIED_S, HURRY_AFTER_S, PATIENCE_S
 from vbdev.wire.nbd import NEED_DATA, ClientHandshake, Command, Transmission
 

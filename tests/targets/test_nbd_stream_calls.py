@@ -2,8 +2,8 @@
 
 from support.nbd_client import header
 from support.stream_rig import StreamRig
-from vbdev.core.nbd_stream import NbdStream
-from vbdev.core.requests import Requests
+from vbdev.core.engine.requests import Requests
+from vbdev.core.nbd.server.stream import NbdStream
 from vbdev.vocab import Op
 from vbdev.wire.nbd import Command, encode_chunk_error
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vbdev.reactor import Reactor, ReactorStoppedError
+from vbdev.reactor.reactor import Reactor, ReactorStoppedError
 
 STOPS = (KeyboardInterrupt, SystemExit)
 EACH = pytest.mark.parametrize("error", [*STOPS, GeneratorExit, BaseException, ValueError])

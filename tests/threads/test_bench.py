@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from vbdev.bdev import BdevError
-from vbdev.bench import Bench, BenchParams
+from vbdev.bench.load import Bench, BenchParams
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.passthru import Passthru
 from vbdev.testing import layer

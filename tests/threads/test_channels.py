@@ -5,8 +5,8 @@ import errno
 import pytest
 
 from vbdev.bdev import Bdev, BdevError, BdevEvent
-from vbdev.channels import for_each_channel
-from vbdev.reactor import Reactor
+from vbdev.bdev.channels import for_each_channel
+from vbdev.reactor.reactor import Reactor
 from vbdev.testing import Stub, layer
 from vbdev.vocab import Op, Status
 

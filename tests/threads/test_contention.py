@@ -7,13 +7,13 @@ import threading
 import pytest
 
 from vbdev.bdev import BdevError, BdevEvent, IoError
-from vbdev.channels import for_each_channel, gather_iostat
+from vbdev.bdev.channels import for_each_channel, gather_iostat
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
 from vbdev.modules.uring import Uring
-from vbdev.reactor import Reactor
-from vbdev.task import Future, gather
+from vbdev.reactor.reactor import Reactor
+from vbdev.reactor.task import Future, gather
 from vbdev.vocab import Op
 
 BLOCK = 512

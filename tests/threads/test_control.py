@@ -8,8 +8,8 @@ import pytest
 from vbdev.bdev import BdevError
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.passthru import Passthru
-from vbdev.reactor import Reactor
-from vbdev.task import Future, gather
+from vbdev.reactor.reactor import Reactor
+from vbdev.reactor.task import Future, gather
 from vbdev.testing import Stub, layer
 from vbdev.vocab import Op, Status
 

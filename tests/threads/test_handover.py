@@ -3,12 +3,12 @@
 import pytest
 
 from support.local_app import LocalApp
-from vbdev.bench import Bench, BenchParams
-from vbdev.core import handover
-from vbdev.core.engine import Engine
+from vbdev.bench.load import Bench, BenchParams
+from vbdev.core.base import handover
+from vbdev.core.engine.engine import Engine
 from vbdev.modules.malloc import Malloc
-from vbdev.reactor import Reactor
-from vbdev.reactors import MAX_FAILURES, Reactors
+from vbdev.reactor.reactor import Reactor
+from vbdev.reactor.reactors import MAX_FAILURES, Reactors
 
 
 def crowd():

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from vbdev.clock import VirtualClock
-from vbdev.reactor import Reactor, ReactorStoppedError
-from vbdev.reactors import Reactors
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.reactor import Reactor, ReactorStoppedError
+from vbdev.reactor.reactors import Reactors
 
 
 class Engines:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from vbdev.clock import VirtualClock
-from vbdev.poller import PollerState
-from vbdev.reactor import Reactor
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.poller import PollerState
+from vbdev.reactor.reactor import Reactor
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import importlib
 import sys
 
 from vbdev import __version__
+from vbdev.cli.streams import OutputError, open_standard_streams
 from vbdev.cli.talk import complain
-from vbdev.streams import OutputError, open_standard_streams
-from vbdev.text import printable
+from vbdev.vocab.text import printable
 
 __all__ = ["build_parser", "main"]
 

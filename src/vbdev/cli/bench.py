@@ -8,18 +8,18 @@ import logging
 import os
 import sys
 
-from vbdev.app import App, AppError, StoppedError
 from vbdev.bdev import BdevError
-from vbdev.bench import Bench, BenchParams, BenchResult, Progress
+from vbdev.bench.load import Bench, BenchParams, BenchResult, Progress
 from vbdev.cli.rpc import seconds
 from vbdev.cli.talk import complain
 from vbdev.cli.words import add_stack_arguments, build_stack, load_modules, reactor_count
-from vbdev.core.loadgen import WORKLOADS
-from vbdev.logs import ConsoleHandler, LineFormatter
-from vbdev.signals import STOP_SIGNALS, Signals
-from vbdev.sizes import parse_size
-from vbdev.task import Future, wake
-from vbdev.text import printable
+from vbdev.core.load.loadgen import WORKLOADS
+from vbdev.daemon.app import App, AppError, StoppedError
+from vbdev.daemon.signals import STOP_SIGNALS, Signals
+from vbdev.reactor.task import Future, wake
+from vbdev.reports.logs import ConsoleHandler, LineFormatter
+from vbdev.vocab.sizes import parse_size
+from vbdev.vocab.text import printable
 
 CLOSE_S = 30
 """How long the bdevs may take to end."""

@@ -17,10 +17,10 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from vbdev.address import ListenError, default_rpc_path
+from vbdev.api.methods import RpcError
 from vbdev.client.connection import Connection
-from vbdev.module_methods import RpcError
-from vbdev.text import printable
+from vbdev.vocab.address import ListenError, default_rpc_path
+from vbdev.vocab.text import printable
 
 __all__ = ["candidates", "main"]
 
@@ -231,7 +231,7 @@ class Methods:
 
 def client_methods() -> dict[str, Any]:
     """Return the methods of the typed client."""
-    from vbdev.client import methods
+    from vbdev.client.generated import methods
 
     return {name: one for name, one in vars(methods.Methods).items() if not name.startswith("_")}
 

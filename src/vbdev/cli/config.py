@@ -8,12 +8,12 @@ import sys
 
 import msgspec
 
-from vbdev.app import AppError
 from vbdev.cli.ls import lines
 from vbdev.cli.talk import complain
-from vbdev.config import ConfigError, read_config
-from vbdev.rehearsal import Rehearsal, rehearse
-from vbdev.text import printable
+from vbdev.daemon.app import AppError
+from vbdev.daemon.config import ConfigError, read_config
+from vbdev.daemon.rehearsal import Rehearsal, rehearse
+from vbdev.vocab.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,10 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from vbdev.api.methods import RpcError
 from vbdev.cli.nbd_client import NbdClient
 from vbdev.cli.talk import complain
 from vbdev.client.connection import Connection
-from vbdev.module_methods import RpcError
 
 SIZE_MIB = 64
 START_TIMEOUT_S = 20.0

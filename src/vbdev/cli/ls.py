@@ -7,14 +7,14 @@ import json
 import sys
 from typing import Any
 
-from vbdev.address import ListenError
+from vbdev.api.methods import RpcError
 from vbdev.cli.rpc import add_socket_argument
 from vbdev.cli.talk import complain
 from vbdev.client.connection import Connection
-from vbdev.module_methods import RpcError
-from vbdev.sizes import show_size
-from vbdev.text import printable
 from vbdev.vocab import ClaimType
+from vbdev.vocab.address import ListenError
+from vbdev.vocab.sizes import show_size
+from vbdev.vocab.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

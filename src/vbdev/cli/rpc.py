@@ -11,11 +11,11 @@ import json
 import os
 from typing import Any
 
-from vbdev.address import ListenError, default_rpc_path
+from vbdev.api.methods import RpcError
 from vbdev.cli.talk import complain
 from vbdev.client.connection import Connection
-from vbdev.module_methods import RpcError
-from vbdev.text import is_utf8
+from vbdev.vocab.address import ListenError, default_rpc_path
+from vbdev.vocab.text import is_utf8
 from vbdev.wire.jsonrpc import METHOD_NOT_FOUND
 
 MAX_TIMEOUT_S = 1e9
@@ -125,7 +125,7 @@ def call(connection: Connection, method: str, words: dict[str, str]) -> Any:
     except RpcError as error:
         if error.code != METHOD_NOT_FOUND:
             raise
-        from vbdev.rpc.schema_words import near
+        from vbdev.rpc.describing.schema_words import near
 
         try:
             alike = near(method, connection.call("rpc_get_methods"))
@@ -142,7 +142,7 @@ def text_parameters(connection: Connection, method: str) -> set[str]:
 
     Of our own methods the typed client knows; of a module's the daemon does.
     """
-    from vbdev.client.methods import Methods
+    from vbdev.client.generated.methods import Methods
 
     declared = getattr(Methods, method, None)
     if declared is not None:

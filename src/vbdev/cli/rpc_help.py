@@ -10,12 +10,12 @@ import shutil
 import textwrap
 from typing import Any
 
-from vbdev.address import ListenError
+from vbdev.api.methods import RpcError
 from vbdev.cli.talk import complain
 from vbdev.client.connection import Connection
-from vbdev.module_methods import RpcError
-from vbdev.rpc.schema_words import by_group, default_of, near, type_words
-from vbdev.text import printable_lines
+from vbdev.rpc.describing.schema_words import by_group, default_of, near, type_words
+from vbdev.vocab.address import ListenError
+from vbdev.vocab.text import printable_lines
 
 __all__ = ["document_of", "show_method", "show_methods"]
 
@@ -38,8 +38,8 @@ def document_of(address: str, timeout_s: float = DAEMON_TIMEOUT_S) -> tuple[dict
 
 def built_in() -> dict[str, Any]:
     """Return the document of what a daemon would offer that loads no file of modules."""
-    from vbdev.app import App
-    from vbdev.rpc.schema import describe_methods
+    from vbdev.daemon.app import App
+    from vbdev.rpc.describing.schema import describe_methods
 
     app = App()
     try:

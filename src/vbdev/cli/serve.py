@@ -10,10 +10,9 @@ import urllib.parse
 from functools import partial
 
 from vbdev import __version__
-from vbdev.address import Address
-from vbdev.app import App, AppError
 from vbdev.bdev import Bdev, VirtualBdev
 from vbdev.cli.rpc import add_socket_argument
+from vbdev.cli.streams import never_wait
 from vbdev.cli.talk import complain
 from vbdev.cli.words import (
     add_stack_arguments,
@@ -22,11 +21,12 @@ from vbdev.cli.words import (
     load_modules,
     reactor_count,
 )
+from vbdev.daemon.app import App, AppError
 from vbdev.files.leaving import leave
-from vbdev.logs import Logs
-from vbdev.sizes import show_size
-from vbdev.streams import never_wait
-from vbdev.text import printable
+from vbdev.reports.logs import Logs
+from vbdev.vocab.address import Address
+from vbdev.vocab.sizes import show_size
+from vbdev.vocab.text import printable
 
 LEVELS = ("debug", "info", "notice", "warning", "error")
 

@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from vbdev.cli.streams import never_wait
 from vbdev.cli.talk import complain
-from vbdev.cpu_sets import Core, parse_core_map, parse_cpu_set
-from vbdev.logs import NOTICE, Logs
-from vbdev.streams import never_wait
+from vbdev.reports.logs import NOTICE, Logs
+from vbdev.vocab.cpu_sets import Core, parse_core_map, parse_cpu_set
 
 if TYPE_CHECKING:
-    from vbdev.app import App
+    from vbdev.daemon.app import App
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class _Version(argparse.Action):
     """Print the release of SPDK whose methods are served, and end."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from vbdev.rpc.framework_methods import VERSION
+        from vbdev.rpc.methods.framework import VERSION
 
         print(VERSION)
         parser.exit(0)
@@ -353,7 +353,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace, cores: list[Core], logs: Logs) -> int:
-    from vbdev.app import App, AppError
+    from vbdev.daemon.app import App, AppError
 
     try:
         app = App(cores=cores, logs=logs)
@@ -392,7 +392,7 @@ def _load(app: App, allowed: str | None) -> None:
 @contextlib.contextmanager
 def _pid_file(path: str | None) -> Iterator[None]:
     """Have a file with this process's id, and remove it if it still is this one's."""
-    from vbdev.app import AppError
+    from vbdev.daemon.app import AppError
 
     if path is None:
         yield

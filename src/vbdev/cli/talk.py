@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from vbdev.text import printable
+from vbdev.vocab.text import printable
 
 __all__ = ["complain"]
 

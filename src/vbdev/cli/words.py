@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from vbdev.app import App, AppError
 from vbdev.bdev import Bdev, VirtualBdev
-from vbdev.reactors import MAX_REACTORS
-from vbdev.sizes import parse_size
+from vbdev.daemon.app import App, AppError
+from vbdev.reactor.reactors import MAX_REACTORS
+from vbdev.vocab.sizes import parse_size
 
 __all__ = [
     "add_stack_arguments",

@@ -6,9 +6,9 @@
         client.bdev_malloc_create(name="Disk", num_blocks=2048, block_size=512)
         print(client.bdev_get_bdevs(name="Disk")[0].num_blocks)
 
-There is a method for each RPC method that vbdev declares (`methods`, `async_methods`: generated, do
+There is a method for each RPC method that vbdev declares (in `generated`: do
 not edit): parameters by keyword, None for one that is not sent, the answer as a Struct of
-`vbdev.rpc.results`. What a module of somebody else's adds is called by name: `client.call(...)`.
+`vbdev.api.results`. What a module of somebody else's adds is called by name: `client.call(...)`.
 
 A failed call raises RpcError: SPDK's code and message, the detail as `data`. A client never calls
 again by itself, and never connects again: a create that was carried out must not be carried out
@@ -22,7 +22,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from vbdev.module_methods import RpcError
+from vbdev.api.methods import RpcError
 
 if TYPE_CHECKING:
     from vbdev.client.asynchronous import AsyncClient

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from vbdev.address import Address
-from vbdev.module_methods import RpcError
+from vbdev.api.methods import RpcError
+from vbdev.vocab.address import Address
 from vbdev.wire.jsonrpc import Response, encode_batch, encode_request
 
 __all__ = [
@@ -67,7 +67,7 @@ def of_batch(event: Response | tuple[Response, ...], first_id: int, count: int) 
 
 @functools.cache
 def _declared(method: Callable[..., Any]) -> Any:
-    from vbdev.rpc import results
+    from vbdev.api import results
 
     return typing.get_type_hints(method, localns=vars(results))["return"]
 

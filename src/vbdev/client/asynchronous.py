@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from vbdev.address import default_rpc_path, parse_address
+from vbdev.api.methods import RpcError
 from vbdev.client import answers
-from vbdev.client.async_methods import AsyncMethods
-from vbdev.module_methods import RpcError
+from vbdev.client.generated.async_methods import AsyncMethods
+from vbdev.vocab.address import default_rpc_path, parse_address
 from vbdev.wire.jsonrpc import ClientCodec, Response, encode_request
 from vbdev.wire.jsontext import JsonError
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from vbdev.client import answers
 from vbdev.client.connection import Connection
-from vbdev.client.methods import Methods
+from vbdev.client.generated.methods import Methods
 
 __all__ = ["Client"]
 

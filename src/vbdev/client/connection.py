@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from vbdev.address import Address, default_rpc_path, parse_address
+from vbdev.api.methods import RpcError
 from vbdev.client import answers
-from vbdev.module_methods import RpcError
+from vbdev.vocab.address import Address, default_rpc_path, parse_address
 from vbdev.wire.jsonrpc import ClientCodec, Response, encode_request
 from vbdev.wire.jsontext import JsonError
 

@@ -1,8 +1,8 @@
 """Which file is whose here, and the calls about files that may hang.
 
-Each function returns a `Call`, to be run on a thread (`vbdev.blocking`). About a file on a mount or
-a disk that may hang (`mounts`) the call is made in a process of its own (`aside`); about any other
-one, which is the rule, on that thread.
+Each function returns a `Call`, to be run on a thread (`vbdev.reactor.blocking`). About a file on a
+mount or a disk that may hang (`mounts`) the call is made in a process of its own (`aside`); about
+any other one, which is the rule, on that thread.
 """
 
 from __future__ import annotations

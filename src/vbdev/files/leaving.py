@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 
-from vbdev.core.leaving import share_descriptors
+from vbdev.core.base.leaving import share_descriptors
 from vbdev.files.access import left_open, threads_in_calls
 from vbdev.files.aside import give_up_all
 

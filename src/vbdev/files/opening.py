@@ -3,9 +3,9 @@
 Everything that can be wrong with a file is found here, before there is a bdev, and said with the
 file's name, the value and the bound. Nothing is created and nothing changes its size.
 
-Any of this may hang, on a mount whose server is gone. So it runs on a thread (`vbdev.blocking`),
-and for a path that may hang in a process of its own (`aside`). That is also why this imports
-little, and why its error is not the one of the bdevs.
+Any of this may hang, on a mount whose server is gone. So it runs on a thread
+(`vbdev.reactor.blocking`), and for a path that may hang in a process of its own (`aside`). That is
+also why this imports little, and why its error is not the one of the bdevs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from vbdev.core.fileio import can_punch, dio_alignment
+from vbdev.core.file.job import can_punch, dio_alignment
 from vbdev.files.stable_writes import dsync_holds
 
 __all__ = [

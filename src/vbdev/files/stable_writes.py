@@ -25,7 +25,7 @@ Not kept, or not always, and therefore not listed:
 
 from __future__ import annotations
 
-from vbdev.core.fileio import file_system_type
+from vbdev.core.file.job import file_system_type
 
 __all__ = ["EXT_MAGIC", "XFS_MAGIC", "dsync_holds"]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
+from vbdev.api.methods import DECODE_OBJECT_FAILED
+from vbdev.api.params import FileName, Uint32
 from vbdev.bdev import BdevParams
-from vbdev.module_methods import DECODE_OBJECT_FAILED
 from vbdev.modules.file.disk import FileBdev
-from vbdev.params import FileName, Uint32
 
 
 class AioParams(BdevParams, kw_only=True, forbid_unknown_fields=True):

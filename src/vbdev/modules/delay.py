@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from vbdev.api.methods import DECODE_OBJECT_FAILED, ModuleMethod, RpcError
+from vbdev.api.params import BdevName, Params, Uint64
 from vbdev.bdev import ALL_OPS, BdevError, BdevParams, VirtualBdev, VirtualBdevParams
-from vbdev.channels import after_each_channel
-from vbdev.core.batch import IOBatch, load_columns
-from vbdev.core.channel import Channel
-from vbdev.module_methods import DECODE_OBJECT_FAILED, ModuleMethod, RpcError
-from vbdev.params import BdevName, Params, Uint64
-from vbdev.reactor import Reactor, Timer
+from vbdev.bdev.channels import after_each_channel
+from vbdev.core.engine.batch import IOBatch, load_columns
+from vbdev.core.engine.channel import Channel
+from vbdev.reactor.reactor import Reactor, Timer
 from vbdev.registry import Registry
 from vbdev.vocab import Op, Status
 from vbdev.wire.jsonrpc import INVALID_PARAMS, INVALID_REQUEST

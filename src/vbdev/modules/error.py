@@ -19,13 +19,13 @@ from uuid import UUID
 
 import msgspec
 
+from vbdev.api.methods import ModuleMethod, NamedParams, RpcError, failures
+from vbdev.api.params import BdevName, Params, Uint8, Uint32, Uint64
 from vbdev.bdev import ALL_OPS, Bdev, BdevError, BdevParams, VirtualBdev
-from vbdev.channels import after_each_channel, for_each_channel
-from vbdev.core.batch import IOBatch, load_columns
-from vbdev.core.channel import Channel
-from vbdev.module_methods import ModuleMethod, NamedParams, RpcError, failures
-from vbdev.params import BdevName, Params, Uint8, Uint32, Uint64
-from vbdev.part import PART_NAMESPACE, part_uuid
+from vbdev.bdev.channels import after_each_channel, for_each_channel
+from vbdev.bdev.part import PART_NAMESPACE, part_uuid
+from vbdev.core.engine.batch import IOBatch, load_columns
+from vbdev.core.engine.channel import Channel
 from vbdev.registry import Registry
 from vbdev.vocab import Op, Status
 from vbdev.wire.jsonrpc import INVALID_PARAMS

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import msgspec
 
+from vbdev.api.methods import DECODE_OBJECT_FAILED
+from vbdev.api.params import UINT64_MAX, Int32, Uint32
 from vbdev.bdev import Bdev, BdevError, BdevParams, Unnamed
-from vbdev.blocking import call_blocking
-from vbdev.core.batch import IOBatch
-from vbdev.core.channel import Channel
-from vbdev.core.ram import RamDisk
-from vbdev.geometry import SizedParams, set_geometry
-from vbdev.module_methods import DECODE_OBJECT_FAILED
-from vbdev.params import UINT64_MAX, Int32, Uint32
+from vbdev.bdev.geometry import SizedParams, set_geometry
+from vbdev.core.engine.batch import IOBatch
+from vbdev.core.engine.channel import Channel
+from vbdev.core.ram.disk import RamDisk
+from vbdev.reactor.blocking import call_blocking
 from vbdev.vocab import DmaDeviceType, Op
 
 log = logging.getLogger(__name__)

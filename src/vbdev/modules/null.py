@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import msgspec
 
+from vbdev.api.methods import DECODE_OBJECT_FAILED, ModuleMethod, failures
+from vbdev.api.params import BdevName, Params, Uint32, Uint64
 from vbdev.bdev import Bdev, BdevError, BdevParams
-from vbdev.core.batch import IOBatch
-from vbdev.core.channel import Channel
-from vbdev.core.ram import ZeroRegion
-from vbdev.geometry import SizedParams, set_geometry
-from vbdev.module_methods import DECODE_OBJECT_FAILED, ModuleMethod, failures
-from vbdev.params import BdevName, Params, Uint32, Uint64
+from vbdev.bdev.geometry import SizedParams, set_geometry
+from vbdev.core.engine.batch import IOBatch
+from vbdev.core.engine.channel import Channel
+from vbdev.core.ram.disk import ZeroRegion
 from vbdev.registry import Registry
 from vbdev.vocab import MAX_SIZE_BYTES, DmaDeviceType, Op
 

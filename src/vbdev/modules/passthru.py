@@ -10,11 +10,11 @@ import logging
 import uuid
 from typing import Any
 
+from vbdev.api.methods import DECODE_OBJECT_FAILED
 from vbdev.bdev import ALL_OPS, VirtualBdev
-from vbdev.core.batch import IOBatch
-from vbdev.core.channel import Channel
-from vbdev.logs import NOTICE
-from vbdev.module_methods import DECODE_OBJECT_FAILED
+from vbdev.core.engine.batch import IOBatch
+from vbdev.core.engine.channel import Channel
+from vbdev.reports.logs import NOTICE
 
 log = logging.getLogger(__name__)
 

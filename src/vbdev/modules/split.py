@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import msgspec
 
+from vbdev.api.methods import ModuleMethod, RpcError
+from vbdev.api.params import BdevName, Params, Uint32, Uint64
 from vbdev.bdev import Bdev, BdevError, BdevParams, VirtualBdev
-from vbdev.module_methods import ModuleMethod, RpcError
-from vbdev.params import BdevName, Params, Uint32, Uint64
-from vbdev.part import Part, PartParams
+from vbdev.bdev.part import Part, PartParams
 from vbdev.registry import Registry
 from vbdev.wire.jsonrpc import INVALID_PARAMS
 
@@ -179,7 +179,7 @@ async def create(registry: Registry, request: SplitCreateParams) -> list[str]:
             reason=os.strerror(error.errno),
         )
         raise RpcError(code, told, str(error)) from error
-    return [vbdev.name for vbdev in creation.vbdevs]
+    return [layer.name for layer in creation.vbdevs]
 
 
 async def delete(registry: Registry, params: SplitDeleteParams) -> bool:

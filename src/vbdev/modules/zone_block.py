@@ -18,12 +18,12 @@ import uuid
 from array import array
 from typing import Any
 
+from vbdev.api.params import Uint64
 from vbdev.bdev import BdevError, BdevParams, VirtualBdev
-from vbdev.core.batch import IOBatch, load_columns
-from vbdev.core.channel import Channel
-from vbdev.core.requests import Request, Requests
-from vbdev.params import Uint64
-from vbdev.reactor import Reactor
+from vbdev.core.engine.batch import IOBatch, load_columns
+from vbdev.core.engine.channel import Channel
+from vbdev.core.engine.requests import Request, Requests
+from vbdev.reactor.reactor import Reactor
 from vbdev.vocab import ZONE_INFO, ZONE_INFO_BYTES, Op, Status, ZoneAction, ZoneState, ZoneType
 from vbdev.wire.jsonrpc import INTERNAL_ERROR
 

@@ -12,7 +12,7 @@ import errno
 from dataclasses import dataclass
 
 from vbdev.bdev import Bdev, BdevError
-from vbdev.descriptor import Descriptor
+from vbdev.bdev.descriptor import Descriptor
 from vbdev.vocab import ClaimType
 
 __all__ = ["Claim", "ClaimHold", "claim_bdev", "claim_descriptor", "release_bdev"]

@@ -158,19 +158,19 @@ async def build_creation(registry: Registry, creation: Creation, base: Bdev) -> 
             key=plan[0].base_claim_key,
         ) as hold:
             try:
-                for vbdev in plan:
-                    await build(registry, vbdev, hold, creation)
+                for layer in plan:
+                    await build(registry, layer, hold, creation)
                 creation.times_built += 1
             except BaseException:
-                for vbdev in reversed(list(creation.vbdevs)):
-                    await registry.take_away(vbdev)
+                for layer in reversed(list(creation.vbdevs)):
+                    await registry.take_away(layer)
                 raise
     finally:
         creation.building = False
 
 
 async def build(
-    registry: Registry, vbdev: VirtualBdev, hold: BaseHold, creation: Creation | None = None
+    registry: Registry, layer: VirtualBdev, hold: BaseHold, creation: Creation | None = None
 ) -> None:
     """Start and register one vbdev on a base that is held. It takes the hold with it.
 
@@ -182,43 +182,43 @@ async def build(
     if depth > MAX_STACK_DEPTH:
         raise BdevError(
             errno.ELOOP,
-            f"vbdev {vbdev.name!r} would be layer {depth}; {MAX_STACK_DEPTH} are the most",
+            f"vbdev {layer.name!r} would be layer {depth}; {MAX_STACK_DEPTH} are the most",
         )
-    vbdev.reactor = registry.reactor
-    vbdev.base, vbdev.base_hold, vbdev.base_descriptor = base, hold.take(), hold.descriptor
-    hold.vbdevs[vbdev] = None
+    layer.reactor = registry.reactor
+    layer.base, layer.base_hold, layer.base_descriptor = base, hold.take(), hold.descriptor
+    hold.vbdevs[layer] = None
     try:
-        vbdev.inherit()
+        layer.inherit()
         size = base.num_blocks
-        await vbdev.start()
+        await layer.start()
         try:
-            _check_still_wanted(registry, vbdev, creation)
+            _check_still_wanted(registry, layer, creation)
             if base.num_blocks != size:  # nobody was told, as long as it was not there
-                vbdev.base_resized()
-            await registry.register(vbdev, creation)
+                layer.base_resized()
+            await registry.register(layer, creation)
         except BaseException:
-            await vbdev.stop()
+            await layer.stop()
             raise
     except BaseException:
-        await let_go(vbdev)
+        await let_go(layer)
         raise
     try:
-        vbdev.created()
+        layer.created()
     except Exception:  # it is there: nobody's creation fails for what is said of it
-        log.exception("vbdev %s (%s): created failed", vbdev.name, vbdev.kind)
+        log.exception("vbdev %s (%s): created failed", layer.name, layer.kind)
 
 
-async def let_go(vbdev: VirtualBdev) -> None:
+async def let_go(layer: VirtualBdev) -> None:
     """Give the base back."""
-    del vbdev.base_hold.vbdevs[vbdev]
-    await vbdev.base_hold.give()
+    del layer.base_hold.vbdevs[layer]
+    await layer.base_hold.give()
 
 
-def _check_still_wanted(registry: Registry, vbdev: VirtualBdev, creation: Creation | None) -> None:
+def _check_still_wanted(registry: Registry, layer: VirtualBdev, creation: Creation | None) -> None:
     # `start` may have taken its time.
-    name = vbdev.name
-    if vbdev.base.state is not BdevState.READY:
-        raise BdevError(errno.ENODEV, f"base bdev {vbdev.base.name} of {name!r} is being removed")
+    name = layer.name
+    if layer.base.state is not BdevState.READY:
+        raise BdevError(errno.ENODEV, f"base bdev {layer.base.name} of {name!r} is being removed")
     if creation is not None and registry.creations.get(creation.key) is not creation:
         raise BdevError(errno.ENODEV, f"vbdev {name!r} was deleted while it started")
 

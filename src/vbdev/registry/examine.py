@@ -16,8 +16,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from vbdev.bdev import Bdev, BdevError, BdevState
+from vbdev.reactor.task import Future, wake
 from vbdev.registry.creations import examine_creations
-from vbdev.task import Future, wake
 from vbdev.vocab import Op
 
 if TYPE_CHECKING:

@@ -71,8 +71,8 @@ class BaseHold:
             raise
 
     def _on_event(self, event: BdevEvent) -> None:
-        for vbdev in list(self.vbdevs):
-            self._registry.base_event(vbdev, event)
+        for layer in list(self.vbdevs):
+            self._registry.base_event(layer, event)
 
     def take(self) -> Self:
         """Count one more user."""

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from vbdev.bdev import Bdev, BdevError, BdevEvent
-from vbdev.descriptor import Descriptor
+from vbdev.bdev.descriptor import Descriptor
 
 __all__ = [
     "MEDIA_EVENTS",

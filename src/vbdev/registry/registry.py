@@ -22,20 +22,20 @@ from vbdev.bdev import (
     Unnamed,
     VirtualBdev,
 )
-from vbdev.control import Control
-from vbdev.descriptor import Descriptor
-from vbdev.geometry import check_geometry
-from vbdev.logs import NOTICE
-from vbdev.options import BdevOptions
-from vbdev.reactor import Reactor
+from vbdev.bdev.control import Control
+from vbdev.bdev.descriptor import Descriptor
+from vbdev.bdev.geometry import check_geometry
+from vbdev.reactor.reactor import Reactor
+from vbdev.reactor.task import Future, Task, wake
 from vbdev.registry.creations import Creation, Creations, build, build_creation
 from vbdev.registry.examine import Examiner
 from vbdev.registry.holds import BaseHold
 from vbdev.registry.names import Names, Numbers
 from vbdev.registry.notifications import Notifications
+from vbdev.registry.options import BdevOptions
 from vbdev.registry.removal import Removal, remove
 from vbdev.registry.saved import saved_calls
-from vbdev.task import Future, Task, wake
+from vbdev.reports.logs import NOTICE
 from vbdev.vocab import (
     ClaimType,
 )
@@ -213,23 +213,23 @@ class Registry:
         """
         return BaseHold(self, base, module, holder=holder, claim=claim, key=key)
 
-    async def build(self, vbdev: VirtualBdev, hold: BaseHold) -> None:
+    async def build(self, layer: VirtualBdev, hold: BaseHold) -> None:
         """Start and register a vbdev on a held base, without a creation.
 
         It goes with its base, and is not saved: what made it (a table on the disk, say) makes it
         again.
         """
-        self._check_spoken_for(vbdev.name)
-        await build(self, vbdev, hold)
+        self._check_spoken_for(layer.name)
+        await build(self, layer, hold)
 
-    def base_event(self, vbdev: VirtualBdev, event: BdevEvent) -> None:
+    def base_event(self, layer: VirtualBdev, event: BdevEvent) -> None:
         """Pass what a base tells its opener on to a vbdev that stands on it."""
-        if self.bdevs.get(vbdev.name) is not vbdev:
+        if self.bdevs.get(layer.name) is not layer:
             return  # it still starts; `build` looks for itself when it has
         if event is BdevEvent.REMOVE:
-            self.hot_remove(vbdev)
+            self.hot_remove(layer)
         elif event is BdevEvent.RESIZE:
-            vbdev.base_resized()
+            layer.base_resized()
 
     def hot_remove(self, bdev: Bdev) -> None:
         """Begin to remove a bdev that has nothing to stand on any more, unless somebody does."""
@@ -413,8 +413,8 @@ class Registry:
             del self.creations[creation.key]
         while creation.building:
             await self.reactor.sleep(LOOK_AGAIN_US)
-        for vbdev in reversed(list(creation.vbdevs)):
-            await self.take_away(vbdev)
+        for layer in reversed(list(creation.vbdevs)):
+            await self.take_away(layer)
 
     async def delete_bdev(self, bdev: Bdev, timeout_ms: int | None = None) -> None:
         """Unregister a bdev for good: the creation that is for it alone goes first."""

@@ -14,8 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vbdev.bdev import Bdev, BdevError, BdevEvent, BdevState, VirtualBdev
+from vbdev.reactor.task import Future, Task, wake
 from vbdev.registry.creations import let_go
-from vbdev.task import Future, Task, wake
 
 if TYPE_CHECKING:
     from vbdev.registry.registry import Registry

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vbdev.bdev import Bdev, BdevState, VirtualBdev
-from vbdev.histograms import histogram_config
-from vbdev.qos import qos_config
+from vbdev.bdev.figures.histograms import histogram_config
+from vbdev.bdev.figures.rates import qos_config
 from vbdev.registry.creations import Creation
 
 if TYPE_CHECKING:
@@ -108,10 +108,10 @@ class _Standing:
         self._late = late
         self._examined = True
         """Whether whoever loads what was yielded has waited for all that it made."""
-        wished = [vbdev for creation in creations for vbdev in creation.vbdevs]
+        wished = [layer for creation in creations for layer in creation.vbdevs]
         found = [b for b in registry if isinstance(b, VirtualBdev) and b.creation is None]
-        for vbdev in (*wished, *found):
-            self._above.setdefault(vbdev.base, []).append(vbdev)
+        for layer in (*wished, *found):
+            self._above.setdefault(layer.base, []).append(layer)
 
     def on(self, bdev: Bdev, *, on_disk: bool = False) -> Iterator[Call]:
         """Yield what is saved of a bdev, and of what stands on it.
@@ -135,8 +135,8 @@ class _Standing:
         for creation in self._late.get(bdev, ()):
             if _is_there(self._registry, creation):
                 yield from creation.config()
-        for vbdev in self._above.get(bdev, ()):
-            yield from self.on(vbdev, on_disk=on_disk)
+        for layer in self._above.get(bdev, ()):
+            yield from self.on(layer, on_disk=on_disk)
 
 
 def comes_back(bdev: Bdev) -> bool:

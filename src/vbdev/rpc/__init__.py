@@ -1,6 +1,6 @@
 """The control plane: SPDK-compatible JSON-RPC.
 
-`errors` says how a failure looks to a client, `dispatch` turns a method's name and parameters
-into a call, `server` and `connection` carry requests over sockets; the other end is `vbdev.client`.
-Nothing here knows any single method; whoever owns one registers it with the dispatcher.
+`serving` goes from a socket to the dispatcher, and knows no single method; `methods` has one room
+for each subject, which registers what it has with the dispatcher; `describing` says what there is:
+schema and help. What is declared is in `vbdev.api`, the other end in `vbdev.client`.
 """

@@ -27,10 +27,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from vbdev.address import MAX_UNIX_PATH_BYTES
+from vbdev.api.errors import METHOD_NOT_FOUND
 from vbdev.client import RpcError
 from vbdev.client.blocking import Client
-from vbdev.rpc.errors import METHOD_NOT_FOUND
+from vbdev.vocab.address import MAX_UNIX_PATH_BYTES
 
 __all__ = ["Daemon", "DaemonError"]
 

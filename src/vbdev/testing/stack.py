@@ -12,13 +12,13 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from vbdev.bdev import Bdev, BdevEvent, VirtualBdev
-from vbdev.clock import VirtualClock
-from vbdev.core.engine import Engine
-from vbdev.core.requests import Request, Requests
+from vbdev.core.engine.engine import Engine
+from vbdev.core.engine.requests import Request, Requests
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.passthru import Passthru
-from vbdev.reactor import Reactor
-from vbdev.reactors import Reactors
+from vbdev.reactor.clock import VirtualClock
+from vbdev.reactor.reactor import Reactor
+from vbdev.reactor.reactors import Reactors
 from vbdev.registry import Registry
 
 __all__ = ["Opened", "Stack", "stack"]
@@ -236,7 +236,8 @@ class Opened:
         """Submit one I/O and return its Request; None where no BdevIO is free.
 
         data: a buffer, or a list of them; of a READ it is filled. More keywords as
-        `vbdev.core.requests.Requests.submit` has them. `callback(request)` when it has ended.
+        `vbdev.core.engine.requests.Requests.submit` has them. `callback(request)` when it has
+        ended.
         """
 
         def ended(request: Request) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from vbdev.bdev import ALL_OPS, Bdev, VirtualBdev
-from vbdev.core.batch import IOBatch
-from vbdev.core.channel import Channel
-from vbdev.core.coroutines import BdevIO
-from vbdev.geometry import SizedParams, set_geometry
+from vbdev.bdev.geometry import SizedParams, set_geometry
+from vbdev.core.coroutine.runner import BdevIO
+from vbdev.core.engine.batch import IOBatch
+from vbdev.core.engine.channel import Channel
 from vbdev.vocab import Status
 
 __all__ = ["Stub", "describe", "forward", "gather", "layer"]

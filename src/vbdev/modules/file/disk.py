@@ -1,7 +1,7 @@
 """FileBdev: a bdev on a regular file or a block device. `uring` and `aio` differ in parameters.
 
 The file's size is the bdev's and is never changed; a file is never created. What a FLUSH promises,
-and why one that failed fails for ever, is told in `vbdev.core.filequeue`.
+and why one that failed fails for ever, is told in `vbdev.core.file.queue`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from vbdev.api.methods import ModuleMethod, NamedParams, failures
 from vbdev.bdev import Bdev, BdevError, BdevState
-from vbdev.blocking import CALL_US, BlockedError, call_blocking
-from vbdev.core.batch import IOBatch
-from vbdev.core.channel import Channel
-from vbdev.core.filequeue import FilePath, OpenFile
+from vbdev.core.engine.batch import IOBatch
+from vbdev.core.engine.channel import Channel
+from vbdev.core.file.queue import FilePath, OpenFile
 from vbdev.files import access
 from vbdev.files.access import Call
 from vbdev.files.opening import FileError, FileGeometry, FileLockedError
-from vbdev.module_methods import ModuleMethod, NamedParams, failures
 from vbdev.modules.file.service import FileService
-from vbdev.reactor import Reactor
+from vbdev.reactor.blocking import CALL_US, BlockedError, call_blocking
+from vbdev.reactor.reactor import Reactor
 from vbdev.registry import Registry
 from vbdev.vocab import WRITE_OPS, Op
 

@@ -11,16 +11,16 @@ import logging
 import os
 import threading
 
-from vbdev.blocking import call_blocking, call_unheeded
-from vbdev.core.batch import IOBatch
-from vbdev.core.engine import Engine
-from vbdev.core.fileio import FileJob
-from vbdev.core.filequeue import FileEngine, FilePath, OpenFile
-from vbdev.core.uring import Ring
+from vbdev.core.engine.batch import IOBatch
+from vbdev.core.engine.engine import Engine
+from vbdev.core.file.job import FileJob
+from vbdev.core.file.queue import FileEngine, FilePath, OpenFile
+from vbdev.core.file.uring import Ring
 from vbdev.files import access
 from vbdev.files.opening import FileGeometry
 from vbdev.modules.file.workers import NUM_OWN_WORKERS, NUM_WORKERS, Workers
-from vbdev.reactor import Reactor, ReactorStoppedError, Watch
+from vbdev.reactor.blocking import call_blocking, call_unheeded
+from vbdev.reactor.reactor import Reactor, ReactorStoppedError, Watch
 
 __all__ = ["NO_RING_VARIABLE", "FileService"]
 

@@ -12,10 +12,10 @@ import queue
 import threading
 from collections.abc import Callable
 
-from vbdev.core.fileio import FileJob
+from vbdev.core.file.job import FileJob
 from vbdev.files.access import threads_in_calls
-from vbdev.reactor import Reactor
-from vbdev.threads import NamedThread
+from vbdev.reactor.reactor import Reactor
+from vbdev.reactor.threads import NamedThread
 
 __all__ = ["NUM_OWN_WORKERS", "NUM_WORKERS", "Workers"]
 

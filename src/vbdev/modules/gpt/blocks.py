@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vbdev.descriptor import Descriptor
+from vbdev.bdev.descriptor import Descriptor
 from vbdev.vocab import Op
 
 __all__ = ["PIECE_BYTES", "flush", "read_blocks", "write_blocks"]

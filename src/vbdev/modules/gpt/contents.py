@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from vbdev.descriptor import Descriptor
+from vbdev.bdev.descriptor import Descriptor
 from vbdev.modules.gpt.blocks import PIECE_BYTES, flush, read_blocks, write_blocks
 from vbdev.wire.gpt import SIGNATURE, Mbr, layout, mbr_types, parse_mbr
 from vbdev.wire.signatures import Signature, signatures

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from vbdev.bdev import BdevError
-from vbdev.descriptor import Descriptor
+from vbdev.bdev.descriptor import Descriptor
 from vbdev.modules.gpt.blocks import read_blocks
 from vbdev.modules.gpt.contents import find_contents, listing
 from vbdev.modules.gpt.table import Disk, Step, Table, read_disk

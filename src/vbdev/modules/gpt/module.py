@@ -11,14 +11,14 @@ from uuid import UUID, uuid4
 
 import msgspec
 
+from vbdev.api.methods import ModuleMethod, failures
+from vbdev.api.params import BdevName, Params
 from vbdev.bdev import Bdev, BdevError, BdevState
-from vbdev.descriptor import Descriptor
-from vbdev.module_methods import ModuleMethod, failures
+from vbdev.bdev.descriptor import Descriptor
+from vbdev.bdev.part import Part, PartParams
 from vbdev.modules.gpt.contents import find_contents, listing, wipe
 from vbdev.modules.gpt.erasing import plan_erasure
 from vbdev.modules.gpt.table import Table, look, obstacle, read_disk, write_steps, write_table
-from vbdev.params import BdevName, Params
-from vbdev.part import Part, PartParams
 from vbdev.registry import BaseHold, Registry
 from vbdev.vocab import Op
 from vbdev.wire.gpt import GptError, Partition, build_table, layout

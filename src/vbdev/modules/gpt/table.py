@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from vbdev.bdev import Bdev, IoError
-from vbdev.descriptor import Descriptor
+from vbdev.bdev.descriptor import Descriptor
 from vbdev.modules.gpt.blocks import PIECE_BYTES, flush, read_blocks, write_blocks
 from vbdev.modules.gpt.contents import find_signatures, listing
 from vbdev.wire.gpt import (

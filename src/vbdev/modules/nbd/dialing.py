@@ -13,12 +13,12 @@ import socket
 from dataclasses import dataclass
 from typing import Any, Final
 
-from vbdev.address import Address
 from vbdev.bdev import BdevError
-from vbdev.modules.nbd.server import Server
-from vbdev.reactor import Reactor
-from vbdev.task import Future, wake
-from vbdev.threads import NamedThread
+from vbdev.modules.nbd.uri import Server
+from vbdev.reactor.reactor import Reactor
+from vbdev.reactor.task import Future, wake
+from vbdev.reactor.threads import NamedThread
+from vbdev.vocab.address import Address
 from vbdev.wire.nbd import (
     NEED_DATA,
     ClientHandshake,

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from vbdev.api.params import Uint32
 from vbdev.bdev import Bdev, BdevError, BdevParams, BdevState
-from vbdev.core.batch import IOBatch
-from vbdev.core.channel import Channel
-from vbdev.core.engine import Engine
-from vbdev.params import Uint32
-from vbdev.reactor import Reactor
+from vbdev.core.engine.batch import IOBatch
+from vbdev.core.engine.channel import Channel
+from vbdev.core.engine.engine import Engine
+from vbdev.reactor.reactor import Reactor
 from vbdev.vocab import NBD_MAX_PAYLOAD_BYTES, WRITE_OPS, Op
 
 if TYPE_CHECKING:
-    from vbdev.core.nbd_client import NbdPath
+    from vbdev.core.nbd.client.path import NbdPath
     from vbdev.modules.nbd.lane import Lane, Remote
-    from vbdev.modules.nbd.server import Server
+    from vbdev.modules.nbd.uri import Server
     from vbdev.wire.nbd import ExportInfo
 
 __all__ = ["Nbd"]
@@ -81,10 +81,10 @@ class Nbd(Bdev):
     async def start(self) -> None:
         """Connect, and take what the server says of the export."""
         # Here, because who never has an NBD server need not wait for these at the start.
-        from vbdev.core.nbd_queue import NbdDisk
+        from vbdev.core.nbd.client.queue import NbdDisk
         from vbdev.modules.nbd.dialing import Dial
         from vbdev.modules.nbd.lane import DIAL_US, Remote
-        from vbdev.modules.nbd.server import parse_server
+        from vbdev.modules.nbd.uri import parse_server
 
         params, who = self.params, f"nbd bdev {self.name!r}"
         server = parse_server(who, params.uri, params.export_name)
@@ -244,7 +244,7 @@ class Nbd(Bdev):
 
     async def _close_elsewhere(self, lane: Lane) -> int:
         """Close another reactor's lane on its own thread."""
-        from vbdev.task import Future
+        from vbdev.reactor.task import Future
 
         home = self.reactor
         done: Future[int] = Future()

@@ -4,7 +4,8 @@ A lane has as many *seats* as there shall be connections. A seat is a coroutine:
 connection until it is lost, and again, with pauses that grow. I/O waits while no seat has a
 connection, for `reconnect_delay` seconds at most; then it fails until there is one.
 
-What a lost connection means for what was under way on it is decided in `vbdev.core.nbd_link`.
+What a lost connection means for what was under way on it is decided in
+`vbdev.core.nbd.client.link`.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from collections.abc import Callable
 from typing import Final
 
 from vbdev.bdev import BdevError
-from vbdev.core.batch import IOBatch
-from vbdev.core.engine import Engine
-from vbdev.core.nbd_client import NbdPath
-from vbdev.core.nbd_link import NbdLink
-from vbdev.core.nbd_queue import NbdDisk
+from vbdev.core.engine.batch import IOBatch
+from vbdev.core.engine.engine import Engine
+from vbdev.core.nbd.client.link import NbdLink
+from vbdev.core.nbd.client.path import NbdPath
+from vbdev.core.nbd.client.queue import NbdDisk
 from vbdev.modules.nbd.dialing import Dial, Dialed
 from vbdev.modules.nbd.refusals import tell
-from vbdev.modules.nbd.server import Server
-from vbdev.reactor import Reactor, ReactorStoppedError, Timer, Watch
-from vbdev.task import Future, wake
+from vbdev.modules.nbd.uri import Server
+from vbdev.reactor.reactor import Reactor, ReactorStoppedError, Timer, Watch
+from vbdev.reactor.task import Future, wake
 from vbdev.wire.nbd import ExportInfo, TransmissionFlag
 
 __all__ = ["DIAL_US", "Lane", "Remote"]

@@ -16,7 +16,7 @@ INSTEAD: Final = {
     8: ("TRIM", "UNMAP does nothing"),
     16: ("FUA", "a FLUSH follows each write with FUA"),
 }
-"""By REFUSES_* of `vbdev.core.nbd_queue`: what was refused, and what is done from now on."""
+"""By REFUSES_* of `vbdev.core.nbd.client.queue`: what was refused, and what is done from now on."""
 
 
 def tell(bdev: str, server: object, refused: int) -> None:

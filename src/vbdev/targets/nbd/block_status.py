@@ -10,9 +10,9 @@ import errno
 from collections.abc import Callable
 
 from vbdev.bdev import BdevError
-from vbdev.core.engine import Engine
-from vbdev.core.requests import Request
-from vbdev.descriptor import Descriptor
+from vbdev.bdev.descriptor import Descriptor
+from vbdev.core.engine.engine import Engine
+from vbdev.core.engine.requests import Request
 from vbdev.vocab import Op, Status, status_errno
 
 __all__ = ["MAX_EXTENTS", "find_extents"]

@@ -11,7 +11,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING
 
-from vbdev.core.nbd_stream import NbdStream
+from vbdev.core.nbd.server.stream import NbdStream
 from vbdev.targets.nbd.export import META_CONTEXT, Export
 from vbdev.targets.nbd.poll_group import PollGroup
 from vbdev.targets.nbd.session import CONTEXT_ID, Session

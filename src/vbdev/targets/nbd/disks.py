@@ -20,15 +20,15 @@ from collections.abc import Callable
 from typing import Any
 
 from vbdev.bdev import BdevError, BdevEvent
-from vbdev.reactor import Timer
+from vbdev.reactor.reactor import Timer
+from vbdev.reactor.task import Future, gather, wake
+from vbdev.reactor.threads import NamedThread
 from vbdev.registry import comes_back
 from vbdev.targets.nbd.export import Export
 from vbdev.targets.nbd.kernel import NO_DRIVER, KernelDevice, KernelNbd, Setup, sector_bytes
 from vbdev.targets.nbd.poll_group import PollGroup
 from vbdev.targets.nbd.server import NbdServer
 from vbdev.targets.nbd.session import Session
-from vbdev.task import Future, gather, wake
-from vbdev.threads import NamedThread
 from vbdev.vocab import Op
 from vbdev.wire.nbd import Transmission
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vbdev.bdev import Bdev
-from vbdev.descriptor import Descriptor
+from vbdev.bdev.descriptor import Descriptor
 from vbdev.vocab import NBD_MAX_PAYLOAD_BYTES, Op
 from vbdev.wire.nbd import BlockSizes, ExportInfo, TransmissionFlag
 
 if TYPE_CHECKING:
+    from vbdev.reactor.task import Task
     from vbdev.targets.nbd.connection import NbdConnection
-    from vbdev.task import Task
 
 __all__ = ["META_CONTEXT", "Export"]
 

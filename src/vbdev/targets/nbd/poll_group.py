@@ -15,10 +15,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from vbdev.core.engine import Engine
-from vbdev.core.nbd_memory import NbdMemory
-from vbdev.core.nbd_stream import NbdStream
-from vbdev.reactor import Reactor, Timer
+from vbdev.core.engine.engine import Engine
+from vbdev.core.nbd.server.memory import NbdMemory
+from vbdev.core.nbd.server.stream import NbdStream
+from vbdev.reactor.reactor import Reactor, Timer
 
 if TYPE_CHECKING:
     from vbdev.targets.nbd.export import Export

@@ -12,19 +12,19 @@ import logging
 import socket
 from collections.abc import Iterable
 
-from vbdev.address import Address, parse_address
 from vbdev.bdev import BdevError, BdevEvent
-from vbdev.blocking import BlockedError, call_blocking
-from vbdev.fd_limit import CONTROL_RESERVE
-from vbdev.listen import Listener, ListenError, open_listener
-from vbdev.reactor import Reactor, Timer
+from vbdev.reactor.blocking import BlockedError, call_blocking
+from vbdev.reactor.fd_limit import CONTROL_RESERVE
+from vbdev.reactor.listen import Listener, ListenError, open_listener
+from vbdev.reactor.reactor import Reactor, Timer
+from vbdev.reactor.task import Future, Task
 from vbdev.registry import Registry, comes_back
 from vbdev.targets.nbd.connection import NbdConnection
 from vbdev.targets.nbd.export import Export
 from vbdev.targets.nbd.poll_group import PollGroup
-from vbdev.task import Future, Task
-from vbdev.text import is_utf8, printable
 from vbdev.vocab import Op
+from vbdev.vocab.address import Address, parse_address
+from vbdev.vocab.text import is_utf8, printable
 
 __all__ = ["NbdServer"]
 

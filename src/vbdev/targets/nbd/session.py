@@ -15,9 +15,9 @@ import sys
 import termios
 from collections.abc import Callable
 
-from vbdev.core.channel import Channel
-from vbdev.core.nbd_stream import NbdStream
-from vbdev.reactor import Watch
+from vbdev.core.engine.channel import Channel
+from vbdev.core.nbd.server.stream import NbdStream
+from vbdev.reactor.reactor import Watch
 from vbdev.targets.nbd.block_status import Extents, find_extents
 from vbdev.targets.nbd.export import Export
 from vbdev.targets.nbd.poll_group import PollGroup

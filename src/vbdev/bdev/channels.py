@@ -1,0 +1,100 @@
+"""Doing something with all channels of a bdev, each on the thread that it belongs to."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from vbdev.bdev.contract import Bdev, BdevError, BdevState
+from vbdev.bdev.descriptor import Descriptor
+from vbdev.bdev.iostat import IoTotals
+from vbdev.core.engine.channel import Channel
+from vbdev.reactor.reactor import Reactor, ReactorStoppedError
+
+__all__ = ["after_each_channel", "for_each_channel", "gather_iostat"]
+
+
+async def for_each_channel(bdev: Bdev, function: Callable[[Channel], int | None]) -> int:
+    """Call `function(channel)` for all channels of a bdev; return its last status.
+
+    Await it on the control plane's reactor. Reactors are visited in the order of their ids, one
+    message at a time; the function runs on the channel's own thread. A status other than 0 (or
+    None) stops the walk, and is returned; an exception stops it and is raised. Channels made
+    meanwhile are visited where the walk has not been yet. Without any channel, the status is 0.
+
+    BdevError ENODEV for a bdev that is gone (SPDK: spdk_for_each_channel).
+    """
+    last_id = 0
+    while True:
+        if bdev.state is BdevState.REMOVED:
+            raise BdevError(errno.ENODEV, f"bdev {bdev.name} is gone: it has no channels")
+        descriptors = list(bdev.descriptors)
+        reactors = {r for descriptor in descriptors for r in descriptor.channels}
+        ahead = sorted((r for r in reactors if r.id > last_id), key=lambda r: r.id)
+        if not ahead:
+            return 0
+        reactor = ahead[0]
+        last_id = reactor.id
+        try:
+            status = await reactor.ask(_visit, reactor, descriptors, function)
+        except ReactorStoppedError:
+            continue  # its thread has ended, and its channels with it
+        if status:
+            return status
+
+
+def after_each_channel(
+    channel: Channel, function: Callable[[Channel], None], then: Callable[[], object]
+) -> None:
+    """For a module's `submit`, as of a RESET: see to all channels of its bdev, then go on.
+
+    `function` runs for each channel on that one's thread, then `then` on the thread of `channel`,
+    which has to have an I/O outstanding meanwhile. Returns before either does.
+    """
+    bdev, reactor = channel.bdev, channel.reactor
+
+    async def walk() -> None:
+        try:
+            await for_each_channel(bdev, function)
+        finally:
+            reactor.send_msg(then)
+
+    control: Reactor = bdev.reactor
+    control.send_msg(lambda: control.spawn(walk(), f"channels of {bdev.name}"))
+
+
+def _visit(
+    reactor: Reactor, descriptors: list[Descriptor], function: Callable[[Channel], int | None]
+) -> int:
+    for descriptor in descriptors:
+        channel = descriptor.channels.get(reactor)
+        if channel is not None:
+            status = function(channel)
+            if status:
+                return status
+    return 0
+
+
+GATHER_ATTEMPTS = 8
+"""How often the counters are gathered anew because a channel was closed meanwhile."""
+
+
+async def gather_iostat(bdev: Bdev) -> tuple[IoTotals, dict[Reactor, IoTotals]]:
+    """Return what all channels of a bdev, open and closed, have counted; and each reactor's."""
+    for _ in range(GATHER_ATTEMPTS):
+        closed = bdev.folds
+        by_reactor: dict[Reactor, IoTotals] = {}
+
+        def count(channel: Channel, into: dict[Reactor, IoTotals] = by_reactor) -> None:
+            here = Reactor.current()
+            assert here is not None
+            into.setdefault(here, IoTotals()).add(channel)
+
+        await for_each_channel(bdev, count)
+        if closed == bdev.folds:  # else one that was visited may count twice
+            break
+    total = IoTotals()
+    total.add(bdev.totals)
+    for counted in by_reactor.values():
+        total.add(counted)
+    return total, by_reactor

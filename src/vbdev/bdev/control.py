@@ -1,0 +1,492 @@
+"""The control path of I/O: what concerns all channels of a bdev at once.
+
+RESET stops every channel, COMPARE_AND_WRITE (where the module has none) and quiescing lock blocks
+on every channel. The core parks such I/Os (`Channel.finish`, `Channel.run_children`) and hands
+them over here; the bdev's control reactor decides, in coroutines, one bdev at a time.
+
+An I/O stays with the thread it came from: only a `Held` goes from thread to thread, and its batch
+is looked at, and let go, on the channel's own.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
+
+from vbdev.bdev.channels import for_each_channel
+from vbdev.bdev.contract import Bdev, BdevError
+from vbdev.core.coroutine.runner import BdevIO
+from vbdev.core.engine.batch import IOBatch
+from vbdev.core.engine.channel import Channel
+from vbdev.core.engine.engine import Engine
+from vbdev.reactor.reactor import Reactor, ReactorStoppedError
+from vbdev.reactor.task import Future, wake
+from vbdev.vocab import Op, Status
+
+__all__ = ["Control", "IoLock", "RangeLock"]
+
+log = logging.getLogger(__name__)
+
+
+FAILED = (int(Status.FAILED), 0, 0)
+LOOK_AGAIN_US = 100
+"""How often outstanding I/O in a range that is being locked is looked for (SPDK: 100 us)."""
+SLOW_LOCK_NS = 10_000_000_000
+"""After this long it is said what a lock waits for."""
+DRAIN_LOOK_US = 10_000
+"""How often, at the least, a RESET that lets I/O drain looks whether it has: at first sooner."""
+
+
+def abort_coroutines(channel: Channel) -> None:
+    """End what coroutines of the module have, as ABORTED. On the channel's thread."""
+    if channel.coroutines is not None:
+        channel.coroutines.abort_all()
+
+
+class RangeLock:
+    """Blocks that only whoever holds the lock may change (SPDK: struct lba_range).
+
+    own: where the I/O is that holds it, as (offset_blocks, num_blocks): locks of others in there
+    wait for its end, so that this one does not wait for them.
+    """
+
+    __slots__ = (
+        "active",
+        "cancelled",
+        "freed",
+        "held",
+        "num_blocks",
+        "number",
+        "offset_blocks",
+        "own",
+        "quiesce",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        offset_blocks: int,
+        num_blocks: int,
+        *,
+        quiesce: bool,
+        own: tuple[int, int] = (0, 0),
+    ) -> None:
+        self.number = number
+        self.offset_blocks = offset_blocks
+        self.num_blocks = num_blocks
+        self.quiesce = quiesce
+        self.own = own
+        self.active = False
+        """Channels hold up what comes."""
+        self.held = False
+        """And what was under way has ended: it is whoever asked for it who has it."""
+        self.cancelled = False
+        self.freed: Future[None] = Future()
+
+    def overlaps(self, other: RangeLock) -> bool:
+        """Whether they have a block in common, or one covers the I/O that the other is for."""
+        mine, theirs = (
+            (self.offset_blocks, self.num_blocks),
+            (other.offset_blocks, other.num_blocks),
+        )
+        return _meet(mine, theirs) or _meet(self.own, theirs) or _meet(mine, other.own)
+
+    def apply(self, channel: Channel) -> None:
+        """Hold I/O up on a channel. On the channel's thread."""
+        channel.lock_range(self.number, self.offset_blocks, self.num_blocks, self.quiesce)
+
+
+def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two ranges have a block in common; a range without blocks has none."""
+    return one[0] < other[0] + other[1] and other[0] < one[0] + one[1] and one[1] * other[1] > 0
+
+
+class IoLock:
+    """What `async with io.lock(...)` enters: see `BdevIO.lock`.
+
+    Entered and left on the I/O's own reactor; the lock is the control reactor's. Leaving waits for
+    nothing, so that a coroutine which is closed leaves too.
+    """
+
+    def __init__(self, control: Control, io: BdevIO, lock: RangeLock, home: Reactor) -> None:
+        here = Reactor.current()
+        assert here is not None
+        self._control, self._io, self._lock = control, io, lock
+        self._home, self._here = home, here
+        self._is_held = False  # on the control reactor
+
+    async def __aenter__(self) -> None:
+        """Wait until the blocks are locked."""
+        io = self._io
+        if io.has_lock:
+            raise RuntimeError("the I/O has a lock already")
+        granted: Future[None] = Future()
+        io.has_lock = io.rests = True
+        try:
+            if not self._home.send_msg(self._begin, granted):
+                granted.set_exception(ReactorStoppedError(self._home))
+            await granted
+        except BaseException:
+            self._leave()
+            raise
+        io.rests = False
+
+    async def __aexit__(self, *_exc: object) -> None:
+        """Give the lock back."""
+        self._leave()
+
+    def _leave(self) -> None:
+        self._io.has_lock = self._io.rests = False
+        self._home.send_msg(self._give_back)
+
+    # On the control reactor
+
+    def _begin(self, granted: Future[None]) -> None:
+        self._home.spawn(self._take(granted), f"lock of blocks of {self._control.name}")
+
+    async def _take(self, granted: Future[None]) -> None:
+        try:
+            await self._control.take(self._lock)
+        except Exception as error:  # noqa: BLE001 - it is the I/O's
+            self._here.send_msg(_fail, granted, error)
+            return
+        self._is_held = True
+        if self._lock.cancelled or not self._here.send_msg(wake, granted):
+            await self._free()
+
+    def _give_back(self) -> None:
+        self._lock.cancelled = True
+        if self._is_held:
+            self._home.spawn(self._free(), f"end of a lock of {self._control.name}")
+
+    async def _free(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            await self._control.unlock(self._lock)
+
+
+def _fail(future: Future[None], error: Exception) -> None:
+    if not future.done:
+        future.set_exception(error)
+
+
+class Held:
+    """One I/O that the core has parked for the control path, and its channel."""
+
+    __slots__ = ("batch", "channel", "reactor")
+
+    def __init__(self, channel: Channel, batch: IOBatch, reactor: Reactor) -> None:
+        self.channel = channel
+        self.batch: IOBatch | None = batch
+        self.reactor = reactor
+
+    def finish(self, status: int, detail: int = 0, cdw0: int = 0) -> None:
+        """Complete it. On the channel's thread."""
+        batch, self.batch = self.batch, None
+        if batch is not None:
+            self.channel.finish(batch, status, detail, cdw0)
+
+    def start(self, ended: Future[tuple[int, int, int]], home: Reactor) -> None:
+        """Carry it out; `ended` resolves on `home`. On the channel's thread."""
+        assert self.batch is not None
+
+        def back(_batch: IOBatch, status: int, detail: int, cdw0: int) -> None:
+            home.send_msg(ended.set_result, (status, detail, cdw0))
+
+        self.channel.run_children(self.batch, back)
+
+
+class Control:
+    """The resets and the locked ranges of one bdev. Belongs to the bdev's control reactor."""
+
+    def __init__(self, bdev: Bdev) -> None:
+        self._bdev = bdev
+        self._resets: list[Held] = []
+        self.resetting = False
+        self._frozen = False
+        self._locks: tuple[RangeLock, ...] = ()  # replaced as a whole: other threads read it
+        self._numbers = count(1)  # of locks; any thread
+
+    @property
+    def name(self) -> str:
+        """Of the bdev."""
+        return self._bdev.name
+
+    @property
+    def locks(self) -> list[RangeLock]:
+        """The ranges that are locked now."""
+        return [lock for lock in self._locks if lock.active]
+
+    @property
+    def busy(self) -> bool:
+        """Whether a RESET is under way or a range is locked."""
+        return self.resetting or bool(self._locks)
+
+    def prepare_channel(self, channel: Channel) -> None:
+        """Let a channel that is made now obey what is in force already."""
+        if self._frozen:
+            channel.freeze()
+        for lock in self.locks:
+            lock.apply(channel)
+
+    def submit(self, channel: Channel, ios: IOBatch) -> None:
+        """Take over RESETs, COMPARE_AND_WRITEs to emulate, and ABORTs of the latter.
+
+        Called by the core on the channel's thread.
+        """
+        home = self._bdev.reactor
+        here = Reactor.current() or home
+        self._abort(here, channel, ios.take(Op.ABORT))
+        for one in ios.take(Op.RESET).split():
+            home.send_msg(self._reset_arrived, Held(channel, one, here))
+        for one in ios.split():
+            ((_, offset_blocks, num_blocks),) = one.extents()
+            held = Held(channel, one, here)
+            self._waiting_swaps(here).append(held)
+            home.send_msg(self._swap_arrived, held, offset_blocks, num_blocks)
+
+    def _waiting_swaps(self, here: Reactor) -> list[Held]:
+        """Return the COMPARE_AND_WRITEs of this reactor that wait for their lock."""
+        waiting: list[Held] = here.locals.setdefault(self, [])
+        return waiting
+
+    def _abort(self, here: Reactor, channel: Channel, aborts: IOBatch) -> None:
+        """End those that still wait for their lock. On the channel's thread."""
+        for held in list(here.locals.get(self, ())):
+            assert held.batch is not None
+            victims, hits = held.batch.take_victims(aborts)
+            if len(victims):
+                self._forget_swap(held)
+                held.batch = None
+                channel.finish(victims, Status.ABORTED)
+                channel.finish(hits, Status.SUCCESS)
+        if len(aborts):
+            channel.finish(aborts, Status.FAILED, errno.ENOENT)
+
+    def _forget_swap(self, held: Held) -> None:
+        waiting = self._waiting_swaps(held.reactor)
+        if held in waiting:
+            waiting.remove(held)
+        if not waiting:
+            del held.reactor.locals[self]
+
+    async def _sum(self, tell: Callable[[Channel], int]) -> int:
+        """Add up what `tell` returns for each channel, on its own thread."""
+        counts: list[int] = []
+        await for_each_channel(self._bdev, lambda channel: counts.append(tell(channel)))
+        return sum(counts)
+
+    # RESET
+
+    def _reset_arrived(self, held: Held) -> None:
+        self._resets.append(held)
+        if not self.resetting:
+            self.resetting = True
+            self._bdev.reactor.spawn(self._reset_all(), f"reset of {self._bdev.name}")
+
+    async def _reset_all(self) -> None:
+        """Carry out RESETs; those that come while one is under way end as it does."""
+        try:
+            while self._resets:
+                try:
+                    await self._reset()
+                except Exception:  # those that came meanwhile are due all the same
+                    log.exception("reset failed bdev=%s", self._bdev.name)
+        finally:
+            self.resetting = False
+
+    async def _reset(self) -> None:
+        """Carry out the first RESET (spdk_bdev_reset)."""
+        outcome = FAILED
+        self._frozen = True
+        try:
+            outcome = await self._reset_frozen()
+        except Exception:  # whoever is frozen, or waits, must not stay so for it
+            log.exception("reset failed bdev=%s", self._bdev.name)
+        resets, self._resets = self._resets, []
+        self._frozen = False
+        with suppress(BdevError):  # gone meanwhile, with its channels
+            await for_each_channel(self._bdev, Channel.unfreeze)
+        for held in resets:
+            with suppress(ReactorStoppedError):  # and its channels with it
+                await held.reactor.ask(held.finish, *outcome)
+
+    async def _reset_frozen(self) -> tuple[int, int, int]:
+        """Freeze all channels, and do the work; return status, its detail and cdw0."""
+        await for_each_channel(self._bdev, Channel.freeze)
+        timeout_s = self._bdev.reset_io_drain_timeout
+        if timeout_s and await self._drained(timeout_s):
+            return int(Status.SUCCESS), 0, 0
+        return await self._carry_out(self._resets[0])
+
+    async def _drained(self, timeout_s: int) -> bool:
+        """Wait until no module has I/O; False when it still has some at the end."""
+        reactor = self._bdev.reactor
+        give_up_ns = reactor.clock.now_ns() + timeout_s * 1_000_000_000
+        pause_us = LOOK_AGAIN_US
+        while True:
+            if not await self._sum(lambda channel: channel.in_module):
+                return True
+            if reactor.clock.now_ns() >= give_up_ns:
+                return False
+            await reactor.sleep(pause_us)
+            pause_us = min(2 * pause_us, DRAIN_LOOK_US)
+
+    async def _carry_out(self, held: Held) -> tuple[int, int, int]:
+        await for_each_channel(self._bdev, abort_coroutines)
+        ended: Future[tuple[int, int, int]] = Future()
+        await held.reactor.ask(held.start, ended, self._bdev.reactor)
+        return await ended
+
+    # Locked ranges
+
+    async def lock(
+        self, offset_blocks: int, num_blocks: int, *, quiesce: bool = False
+    ) -> RangeLock:
+        """Lock blocks against change, with `quiesce` against reading too (bdev_lock_lba_range).
+
+        I/O under way in the range ends first; what comes later waits until `unlock`, on every
+        channel, those that are made meanwhile included. Ranges that overlap are locked one after
+        the other, in the order of asking.
+        """
+        lock = self._new_lock(offset_blocks, num_blocks, quiesce=quiesce)
+        await self.take(lock)
+        return lock
+
+    def io_lock(self, io: BdevIO, offset_blocks: int, num_blocks: int, reads: bool) -> IoLock:
+        """Return the lock that `BdevIO.lock` asks for, not yet taken. On the I/O's thread.
+
+        BdevError EINVAL: a range that is not inside the bdev.
+        """
+        bdev = self._bdev
+        if not 0 <= offset_blocks <= offset_blocks + num_blocks <= bdev.num_blocks:
+            raise BdevError(
+                errno.EINVAL,
+                f"bdev {bdev.name}: {num_blocks} blocks from {offset_blocks} can not be locked;"
+                f" it has {bdev.num_blocks}",
+            )
+        own = (io.offset_blocks, io.num_blocks)
+        lock = self._new_lock(offset_blocks, num_blocks, quiesce=reads, own=own)
+        return IoLock(self, io, lock, bdev.reactor)
+
+    def refuse_own_wait(self, what: str) -> None:
+        """BdevError EDEADLK where the module's own I/O code asks: it would wait for itself."""
+        here = Reactor.current()
+        engine = here.engine if here is not None else None
+        if isinstance(engine, Engine) and engine.is_calling(self._bdev):
+            raise BdevError(
+                errno.EDEADLK,
+                f"bdev {self._bdev.name} can not be {what} by its own handle, submit or completed:"
+                " that waits for the I/O in their hands. In handle: async with io.lock(...)",
+            )
+
+    def _new_lock(
+        self,
+        offset_blocks: int,
+        num_blocks: int,
+        *,
+        quiesce: bool,
+        own: tuple[int, int] = (0, 0),
+    ) -> RangeLock:
+        return RangeLock(next(self._numbers), offset_blocks, num_blocks, quiesce=quiesce, own=own)
+
+    async def take(self, lock: RangeLock) -> None:
+        """Lock a range that nobody has locked yet; it is in force even where it was cancelled."""
+        earlier = [other for other in self._locks if other.overlaps(lock)]
+        self._locks += (lock,)
+        for other in earlier:
+            await other.freed
+        lock.active = True
+        clock = self._bdev.reactor.clock
+        slow_ns = clock.now_ns() + SLOW_LOCK_NS
+        try:
+            await for_each_channel(self._bdev, lock.apply)
+            while not lock.cancelled and (under_way := await self._outstanding(lock)):
+                await self._bdev.reactor.sleep(LOOK_AGAIN_US)
+                if clock.now_ns() >= slow_ns:
+                    slow_ns = clock.now_ns() + 6 * SLOW_LOCK_NS
+                    log.warning(
+                        "a lock of blocks waits for I/O under way bdev=%s offset_blocks=%d"
+                        " num_blocks=%d ios=%d",
+                        self._bdev.name,
+                        lock.offset_blocks,
+                        lock.num_blocks,
+                        under_way,
+                    )
+        except Exception:  # those who ask later must not wait for it
+            await self.unlock(lock)
+            raise
+        lock.held = True
+
+    async def _outstanding(self, lock: RangeLock) -> int:
+        return await self._sum(
+            lambda channel: channel.outstanding_in(
+                lock.offset_blocks, lock.num_blocks, lock.quiesce
+            )
+        )
+
+    async def quiesce(self, offset_blocks: int, num_blocks: int) -> None:
+        """Lock a range against everything; `unquiesce` finds it by its blocks."""
+        await self.lock(offset_blocks, num_blocks, quiesce=True)
+
+    async def unquiesce(self, offset_blocks: int, num_blocks: int) -> bool:
+        """Give back the range that was quiesced with exactly these blocks; False without one.
+
+        One that still waits for what is under way is not quiesced yet, and stays (SPDK:
+        bdev_unquiesce_range_unlocked).
+        """
+        for lock in self.locks:
+            found = lock.offset_blocks, lock.num_blocks
+            if lock.held and lock.quiesce and found == (offset_blocks, num_blocks):
+                await self.unlock(lock)
+                return True
+        return False
+
+    async def unlock(self, lock: RangeLock) -> None:
+        """Give a lock back; what it held up goes on, in order."""
+        self._locks = tuple(other for other in self._locks if other is not lock)
+        with suppress(BdevError):  # gone meanwhile, with its channels
+            await for_each_channel(self._bdev, lambda channel: channel.unlock_range(lock.number))
+        lock.freed.set_result(None)
+
+    def _swap_arrived(self, held: Held, offset_blocks: int, num_blocks: int) -> None:
+        self._bdev.reactor.spawn(
+            self._compare_and_write(held, offset_blocks, num_blocks),
+            f"compare and write on {self._bdev.name}",
+        )
+
+    async def _compare_and_write(self, held: Held, offset_blocks: int, num_blocks: int) -> None:
+        outcome = FAILED
+        lock: RangeLock | None = None
+        # No `finally`: one that is thrown away with its reactor can not wait for anything more.
+        try:
+            lock = await self.lock(offset_blocks, num_blocks)
+            outcome = await self._swap(held)
+        except Exception:  # whoever waits for the lock, or for this I/O, must not do so for ever
+            log.exception("compare and write failed bdev=%s", self._bdev.name)
+        if lock is not None:
+            await self.unlock(lock)
+        with suppress(ReactorStoppedError):  # and its channels with it
+            await held.reactor.ask(self._finish_swap, held, outcome)
+
+    async def _swap(self, held: Held) -> tuple[int, int, int]:
+        """Compare, and write, while the blocks are locked; return status, its detail and cdw0."""
+        ended: Future[tuple[int, int, int]] = Future()
+        home = self._bdev.reactor
+
+        def start() -> None:
+            if held.batch is None:  # it was aborted while it waited
+                home.send_msg(ended.set_result, FAILED)
+                return
+            self._forget_swap(held)
+            held.start(ended, home)
+
+        await held.reactor.ask(start)
+        return await ended
+
+    def _finish_swap(self, held: Held, end: tuple[int, int, int]) -> None:
+        self._forget_swap(held)
+        held.finish(*end)

@@ -1,0 +1,78 @@
+"""I/O timeouts of a descriptor: who submitted hears of I/Os that take too long.
+
+Nothing is aborted: the callback decides (SPDK: spdk_bdev_set_timeout).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from vbdev.core.engine.requests import Request
+from vbdev.reactor.poller import Poller
+from vbdev.vocab import Op
+
+if TYPE_CHECKING:
+    from vbdev.bdev.descriptor import Descriptor
+
+__all__ = ["LOOK_US", "IoTimeout", "OverdueIo"]
+
+log = logging.getLogger(__name__)
+
+LOOK_US: Final = 1_000_000
+"""How often a descriptor with a timeout looks at its I/Os."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverdueIo:
+    """An I/O that has been under way for longer than its descriptor's timeout.
+
+    request: what `Descriptor.submit` returned, for an ABORT to name as its victim; None where a
+    target submitted it.
+    """
+
+    op: Op
+    offset_blocks: int
+    num_blocks: int
+    age_ns: int
+    request: Request | None
+
+
+class IoTimeout:
+    """Looks at one descriptor's I/Os, on the descriptor's reactor."""
+
+    def __init__(
+        self, descriptor: Descriptor, seconds: int, callback: Callable[[OverdueIo], object]
+    ) -> None:
+        self._descriptor = descriptor
+        self._seconds = seconds
+        self._callback = callback
+        self._poller: Poller | None = descriptor.reactor.register_poller(
+            self._look, LOOK_US, f"io_timeout_{descriptor.bdev.name}"
+        )
+
+    def close(self) -> None:
+        """Look no more. Idempotent."""
+        if self._poller is not None:
+            self._poller.unregister()
+            self._poller = None
+
+    def _look(self) -> int:
+        found = 0
+        channel = self._descriptor.channels.get(self._descriptor.reactor)
+        if channel is None:
+            return 0
+        for op, offset_blocks, num_blocks, age_ns, index in channel.overdue(
+            self._seconds * 1_000_000_000
+        ):
+            if self._poller is None:  # the callback before has set another one, or none
+                break
+            found += 1
+            request = self._descriptor.request_of(index)
+            try:
+                self._callback(OverdueIo(Op(op), offset_blocks, num_blocks, age_ns, request))
+            except Exception:  # the others are overdue all the same
+                log.exception("timeout callback failed bdev=%s", self._descriptor.bdev.name)
+        return found

@@ -1,0 +1,1 @@
+"""What loads bdevs, and measures them: `load`."""

@@ -1,3 +1,0 @@
-from vbdev.core.entered import Entered
-
-class Admission(Entered): ...

@@ -1,0 +1,3 @@
+from vbdev.core.engine.entered import Entered
+
+class Admission(Entered): ...

@@ -1,0 +1,3 @@
+from vbdev.core.engine.engine import ChannelBase
+
+class Entered(ChannelBase): ...

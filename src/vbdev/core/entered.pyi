@@ -1,3 +1,0 @@
-from vbdev.core.engine import ChannelBase
-
-class Entered(ChannelBase): ...

@@ -1,0 +1,1 @@
+"""Memory disks: the loops behind `malloc` and `null`."""

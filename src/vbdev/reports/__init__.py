@@ -1,0 +1,1 @@
+"""What a daemon tells of itself: logs, what takes too long, how often it was interrupted."""

@@ -1,0 +1,1 @@
+"""What methods there are, in the words of a schema and of help."""
