@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from support.config import call, fresh_app, load, save
 from vbdev.api.errors import RpcError
-from vbdev.rpc.serving.dispatch import State
+from vbdev.api.methods import State
 
 BASES = [f"B{number}" for number in range(4)]
 LAYERS = [f"L{number}" for number in range(5)]

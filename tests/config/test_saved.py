@@ -5,7 +5,7 @@ import json
 import pytest
 
 from support.config import call, fresh_app, load, save
-from vbdev.rpc.serving.dispatch import State
+from vbdev.api.methods import State
 
 PARTITION = "7c5222bd-8f5d-4087-9c00-bf9843c7b58c"
 DISK_SIZE = 8 << 20

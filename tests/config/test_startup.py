@@ -12,10 +12,10 @@ import time
 import pytest
 
 from spdk_client.facts import METHODS
+from vbdev.api.methods import Method, State
 from vbdev.daemon.app import App
 from vbdev.daemon.config import ConfigError, read_config
 from vbdev.daemon.startup import OPTIONS_ELSEWHERE
-from vbdev.rpc.serving.dispatch import Method, State
 
 OPTIONS = {"bdev_io_pool_size": 4000, "bdev_auto_examine": True}
 
@@ -63,12 +63,12 @@ def test_options_come_first_and_only_once(app, load):
     """A method that is possible at both times is called in the first pass."""
     called = []
 
-    async def both(_params):
+    async def both(_on, _params):
         called.append((app.dispatcher.state, len(app.registry.bdevs)))
         return True
 
     either = State.STARTUP | State.RUNTIME
-    app.dispatcher.register(Method("florp_set_options", both, states=either))
+    app.dispatcher.register(Method("florp_set_options", None, both, states=either), None)
     florp = ("florp_set_options", None)
     assert load([bdev(null(), ("bdev_set_options", OPTIONS), florp, null("M"))]) == ["N", "M"]
     assert app.registry.options.bdev_io_pool_size == 4000

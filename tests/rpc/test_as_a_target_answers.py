@@ -8,12 +8,13 @@ import logging
 import pytest
 
 from support.control import INVALID, Control
-from vbdev.api.methods import RpcError
+from support.rooms import register_rooms
+from vbdev.api.methods import Method, RpcError
 from vbdev.daemon.app import App
 from vbdev.modules.null import Null
 from vbdev.reports.logs import NOTICE
-from vbdev.rpc.methods.nothing import register_nothing_methods
-from vbdev.rpc.serving.dispatch import Dispatcher, Method
+from vbdev.rpc.methods import nothing as nothing_methods
+from vbdev.rpc.serving.dispatch import Dispatcher
 
 UNDECODED = (-32603, "spdk_json_decode_object failed")
 UNPARSED = (-32700, "spdk_json_decode_object failed")
@@ -22,7 +23,7 @@ UNPARSED = (-32700, "spdk_json_decode_object failed")
 @pytest.fixture
 def control():
     made = Control()
-    register_nothing_methods(made.dispatcher)
+    register_rooms(made.dispatcher, nothing_methods)
     yield made
     made.stack.close()
 
@@ -187,15 +188,15 @@ def test_and_none_of_a_name(control, method, params, answer):
 
 def test_what_has_such_things_takes_the_place_of_nothing():
     dispatcher = Dispatcher()
-    register_nothing_methods(dispatcher)
+    register_rooms(dispatcher, nothing_methods)
     name = "bdev_raid_get_bdevs"
     nothing = dispatcher.get(name)
 
-    async def raids(_params):
+    async def raids(_on, _params):
         return [{"name": "R"}]
 
     dispatcher.require_free([name])
-    dispatcher.register(Method(name, raids))
+    dispatcher.register(Method(name, None, raids), None)
     assert dispatcher.get(name).handler is raids
     assert dispatcher.names().count(name) == 1
     assert [method.name for method in dispatcher.methods()].count(name) == 1

@@ -10,9 +10,9 @@ import pytest
 
 from support.control import Control
 from support.stack import Stub
+from vbdev.api.methods import DECODE_OBJECT_FAILED
 from vbdev.cli.ls import lines
 from vbdev.daemon.config import load_config
-from vbdev.rpc.serving.dispatch import DECODE_OBJECT_FAILED
 from vbdev.vocab import Op
 
 U1 = "11111111-2222-4333-8444-555555555555"
@@ -195,7 +195,7 @@ def test_one_that_is_being_removed_is_gone_for_who_asks(control):
     "params", [{"name": 5}, {"nam": "Disk"}, {"timeout": "x"}, {"timeout": -1}, {"timeout": 2**64}]
 )
 def test_get_bdevs_decodes_strictly(control, params):
-    assert control.fails("bdev_get_bdevs", params) == (-32603, DECODE_OBJECT_FAILED)
+    assert control.fails("bdev_get_bdevs", params) == DECODE_OBJECT_FAILED
 
 
 def test_wait_for_examine(control):
@@ -227,7 +227,7 @@ INVALID = (-22, "Invalid argument")
 NO_DEVICE = (-19, "No such device")
 EXISTS = (-17, "File exists")
 CLAIMED = (-1, "Operation not permitted")
-UNDECODED = (-32603, DECODE_OBJECT_FAILED)
+UNDECODED = DECODE_OBJECT_FAILED
 FAILURES = [
     ("bdev_malloc_create", {**MALLOC, "num_blocks": 0}, INVALID, "num_blocks is 0"),
     ("bdev_malloc_create", {**MALLOC, "block_size": 100}, INVALID, "block_size 100"),

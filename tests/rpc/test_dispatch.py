@@ -2,17 +2,22 @@
 
 import errno
 import functools
+import importlib
 import os
+import pkgutil
 from typing import Annotated, Any
 
 import msgspec
 import pytest
 
 from vbdev.api.errors import RpcError, error_from_errno, error_from_exception
+from vbdev.api.methods import DECODE_OBJECT_FAILED, Method, Refusal, State
 from vbdev.api.params import Uint64
 from vbdev.reactor.clock import VirtualClock
 from vbdev.reactor.reactor import Reactor
-from vbdev.rpc.serving.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method, State
+from vbdev.rpc import methods
+from vbdev.rpc.methods import METHODS, SUBSTITUTES
+from vbdev.rpc.serving.dispatch import Dispatcher
 from vbdev.wire.jsontext import decode
 
 
@@ -27,7 +32,7 @@ class Params(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     inner: dict[str, int] = {}
 
 
-async def echo(params):
+async def echo(_on, params):
     return params
 
 
@@ -48,17 +53,9 @@ def failure(dispatcher, name, params=None):
 @pytest.fixture
 def dispatcher():
     dispatcher = Dispatcher()
-    dispatcher.register(Method("echo", echo, Params))
-    dispatcher.register(Method("bare", echo))
-    dispatcher.register(
-        Method(
-            "passthru",
-            echo,
-            Params,
-            decode_error_code=-32603,
-            decode_error_text=DECODE_OBJECT_FAILED,
-        )
-    )
+    dispatcher.register(Method("echo", Params, echo), None)
+    dispatcher.register(Method("bare", None, echo), None)
+    dispatcher.register(Method("passthru", Params, echo, DECODE_OBJECT_FAILED), None)
     return dispatcher
 
 
@@ -67,12 +64,12 @@ def test_table(dispatcher):
     assert dispatcher.get("bare").params is None
     assert dispatcher.get("none") is None
     with pytest.raises(ValueError, match="echo is registered already"):
-        dispatcher.register(Method("echo", echo))
+        dispatcher.register(Method("echo", None, echo), None)
     dispatcher.unregister("echo")
     assert failure(dispatcher, "echo") == (-32601, "Method not found", "echo")
     with pytest.raises(KeyError):
         dispatcher.unregister("echo")
-    dispatcher.register(Method("echo", echo))
+    dispatcher.register(Method("echo", None, echo), None)
 
 
 @pytest.mark.rule("A.23.9")
@@ -137,16 +134,16 @@ def test_a_method_is_described_by_its_handler_or_its_parameters():
     class Described(msgspec.Struct):
         """Parameters."""
 
-    async def handler(params):
+    async def handler(_on, params):
         """Do it."""
 
-    async def bare(params):
+    async def bare(_on, params):
         return params
 
-    assert Method("m", handler, Described).summary == "Do it."
-    assert Method("m", functools.partial(handler), Described).summary == "Do it."
-    assert Method("m", bare, Described).summary == "Parameters."
-    assert Method("m", bare).summary == ""
+    assert Method("m", Described, handler).summary == "Do it."
+    assert Method("m", Described, functools.partial(handler)).summary == "Do it."
+    assert Method("m", Described, bare).summary == "Parameters."
+    assert Method("m", None, bare).summary == ""
 
 
 def test_a_struct_s_own_check_is_a_decode_error():
@@ -159,7 +156,7 @@ def test_a_struct_s_own_check_is_a_decode_error():
                 raise ValueError("low: above high")
 
     dispatcher = Dispatcher()
-    dispatcher.register(Method("m", echo, Checked))
+    dispatcher.register(Method("m", Checked, echo), None)
     assert failure(dispatcher, "m", {"low": 2, "high": 1})[:2] == (-32602, "Invalid parameters")
     assert "low: above high" in failure(dispatcher, "m", {"low": 2, "high": 1})[2]
 
@@ -172,7 +169,7 @@ def test_nested_errors_name_the_whole_path():
         inner: list[Inner]
 
     dispatcher = Dispatcher()
-    dispatcher.register(Method("m", echo, Outer))
+    dispatcher.register(Method("m", Outer, echo), None)
     assert failure(dispatcher, "m", {"inner": [{}]})[2] == "inner[0].a: required, and missing"
     assert failure(dispatcher, "m", {"inner": [{"a": 1, "b": 1}]})[2] == (
         "inner[0].b: unknown parameter"
@@ -196,11 +193,11 @@ class BdevError(Exception):
 
 
 def raising(error):
-    async def handler(_params):
+    async def handler(_on, _params):
         raise error
 
     dispatcher = Dispatcher()
-    dispatcher.register(Method("m", handler))
+    dispatcher.register(Method("m", None, handler), None)
     return dispatcher
 
 
@@ -233,9 +230,9 @@ def test_errno_helpers():
 @pytest.mark.rule("A.6.12")
 def test_states():
     dispatcher = Dispatcher(State.STARTUP)
-    dispatcher.register(Method("late", echo))
-    dispatcher.register(Method("early", echo, states=State.STARTUP))
-    dispatcher.register(Method("both", echo, states=State.STARTUP | State.RUNTIME))
+    dispatcher.register(Method("late", None, echo), None)
+    dispatcher.register(Method("early", None, echo, states=State.STARTUP), None)
+    dispatcher.register(Method("both", None, echo, states=State.STARTUP | State.RUNTIME), None)
     assert dispatcher.names(current=True) == ["early", "both"]
     assert failure(dispatcher, "late")[:2] == (
         -1,
@@ -251,3 +248,48 @@ def test_states():
         ),
     )
     assert run(dispatcher, "both") is None
+
+
+def test_a_handler_is_given_what_its_method_was_registered_with():
+    dispatcher = Dispatcher()
+
+    async def which(on, _params):
+        return on
+
+    dispatcher.register(Method("one", None, which), 1)
+    dispatcher.register(Method("two", None, which), 2)
+    dispatcher.register_substitute(Method("three", None, which), 3)
+    assert [run(dispatcher, name) for name in dispatcher.names()] == [1, 2, 3]
+
+
+def test_a_refusal_names_what_a_call_named():
+    refusal = Refusal(-32602, "Thread {id} does not exist")
+    error = refusal.error("a detail", id=7)
+    assert (error.code, error.message, error.data) == (
+        -32602,
+        "Thread 7 does not exist",
+        "a detail",
+    )
+    assert Refusal(-2, "Nothing").error().data is None
+
+
+def test_what_is_declared_as_a_pair_is_a_refusal():
+    """A module may write (code, text) wherever a Refusal is asked for."""
+    method = Method("m", Params, echo, (-7, "Not like that"), errors=((-5, "Poked"),))
+    assert method.refusals()[:2] == [(-7, "Not like that"), (-5, "Poked")]
+    assert all(isinstance(one, Refusal) for one in method.refusals())
+    dispatcher = Dispatcher()
+    dispatcher.register(method, None)
+    assert failure(dispatcher, "m", {})[:2] == (-7, "Not like that")
+
+
+def test_every_room_is_in_the_table():
+    rooms = [importlib.import_module(f"vbdev.rpc.methods.{one.name}") for one in iter_rooms()]
+    declared = [method for room in rooms for method in getattr(room, "METHODS", ())]
+    table = [*METHODS, *SUBSTITUTES]
+    assert sorted(one.name for one in declared) == sorted(one.name for one in table)
+    assert len({one.name for one in table}) == len(table)
+
+
+def iter_rooms():
+    return pkgutil.iter_modules(methods.__path__)

@@ -4,16 +4,19 @@ Method: an App whose engines are looked at, and a stack whose I/Os take buffers.
 """
 
 import errno
+from types import SimpleNamespace
 
 import pytest
 
+from support.rooms import register_rooms
 from support.stack import Stub, stack
 from support.told import as_declared
-from vbdev.api.methods import RpcError
+from vbdev.api.methods import RpcError, State
 from vbdev.daemon.app import App
 from vbdev.registry.options import BdevOptions, IobufOptions
-from vbdev.rpc.methods.iobuf import Iobuf, register_iobuf_methods
-from vbdev.rpc.serving.dispatch import Dispatcher, State
+from vbdev.rpc.methods import iobuf
+from vbdev.rpc.methods.plane import Iobuf
+from vbdev.rpc.serving.dispatch import Dispatcher
 from vbdev.vocab import Op
 
 KIB = 1024
@@ -116,8 +119,12 @@ def test_stats():
     with stack(reactors=2, buffer_limit_bytes=256 * KIB) as made:
         dispatcher = Dispatcher()
         options = BdevOptions(iobuf_small_cache_size=7, iobuf_large_cache_size=3)
-        register_iobuf_methods(
-            dispatcher, made.reactors, Iobuf(), lambda: None, caches=lambda: options
+        register_rooms(
+            dispatcher,
+            iobuf,
+            reactors=made.reactors,
+            iobuf=Iobuf(),
+            registry=SimpleNamespace(options=options),
         )
 
         def stats(params=None):

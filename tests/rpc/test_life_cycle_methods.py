@@ -7,19 +7,19 @@ import errno
 
 import pytest
 
+from support.rooms import register_rooms
 from support.stack import Stack, Stub
 from support.told import as_json
 from vbdev.api.errors import RpcError
+from vbdev.api.methods import DECODE_OBJECT_INVALID, State
 from vbdev.cli.ls import lines
 from vbdev.modules import MODULES
 from vbdev.registry import subsystem_calls
 from vbdev.registry.claims import claim_descriptor
 from vbdev.registry.options import BdevOptions
-from vbdev.rpc.methods.bdev import register_bdev_methods, register_module
-from vbdev.rpc.methods.examine import register_examine_methods
-from vbdev.rpc.methods.holder import register_holder_methods
-from vbdev.rpc.methods.notify import register_notify_methods
-from vbdev.rpc.serving.dispatch import DECODE_OBJECT_FAILED, Dispatcher, State
+from vbdev.rpc.methods import bdev, examine, holder, notify
+from vbdev.rpc.methods.bdev import register_module
+from vbdev.rpc.serving.dispatch import Dispatcher
 from vbdev.vocab import ClaimType, Op
 
 
@@ -29,12 +29,13 @@ class Control:
         self.registry = self.stack.registry
         self.dispatcher = Dispatcher()
         self.applied = []
-        register_bdev_methods(self.dispatcher, self.registry)
-        register_examine_methods(
-            self.dispatcher, self.registry, num_reactors=lambda: 2, apply=self.applied.append
+        register_rooms(
+            self.dispatcher,
+            *(bdev, examine, holder, notify),
+            registry=self.registry,
+            reactors=[self.stack.reactor] * 2,
+            renew_engines=lambda: self.applied.append(self.registry.options),
         )
-        register_holder_methods(self.dispatcher, self.registry)
-        register_notify_methods(self.dispatcher, self.registry)
         for module in (*MODULES, Stub):
             register_module(self.dispatcher, self.registry, module)
 
@@ -118,7 +119,7 @@ def test_options_are_too_late(control):
 @pytest.mark.rule("A.4.15", "A.4.16", "A.4.17")
 def test_examine(control):
     assert control.fails("bdev_examine", name="Disk")[:2] == (-22, "Invalid argument")
-    assert control.fails("bdev_examine")[:2] == (-32602, DECODE_OBJECT_FAILED)
+    assert control.fails("bdev_examine")[:2] == DECODE_OBJECT_INVALID
     control.registry.examiner.auto = False
     assert control.call("bdev_examine", name="Disk") is True
     assert control.fails("bdev_examine", name="Disk")[:2] == (-17, "File exists")

@@ -18,10 +18,11 @@ import time
 import pytest
 
 from support.alone import Alone
+from support.rooms import register_rooms
 from vbdev.api.errors import RpcError
 from vbdev.modules import MODULES
 from vbdev.reports.logs import COMPONENTS, NOTICE, Logs
-from vbdev.rpc.methods.log import register_log_methods
+from vbdev.rpc.methods import log as log_methods
 
 UNDECODED = (-32603, "spdk_json_decode_object failed")
 
@@ -70,7 +71,7 @@ def rpc(console, daemon):
     logs = Logs()
     logs.open(console, daemon.path)
     alone = Alone()
-    register_log_methods(alone.dispatcher, logs)
+    register_rooms(alone.dispatcher, log_methods, logs=logs)
     yield alone
     logs.close()
     logs.close()
@@ -275,7 +276,7 @@ def test_refusals(rpc, method, wrong, answer):
 
 def test_somebody_elses_log_is_left_alone():
     alone = Alone()
-    register_log_methods(alone.dispatcher, Logs())
+    register_rooms(alone.dispatcher, log_methods, logs=Logs())
     assert alone.fails("log_set_level", {"level": "INFO"}) == (-95, "Operation not supported")
     assert alone.fails("log_get_flags") == (-95, "Operation not supported")
     alone.close()

@@ -12,14 +12,16 @@ from functools import partial
 import pytest
 
 from support.control import Control
+from support.rooms import register_rooms
+from vbdev.api.methods import Method
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
 from vbdev.reactor.clock import VirtualClock
 from vbdev.reactor.reactor import Reactor
 from vbdev.registry import subsystem_calls
-from vbdev.rpc.methods.framework import register_framework_methods
+from vbdev.rpc.methods import framework
 from vbdev.rpc.serving.connection import Connection
-from vbdev.rpc.serving.dispatch import Dispatcher, Method
+from vbdev.rpc.serving.dispatch import Dispatcher
 from vbdev.rpc.serving.turns import ClientTurns
 
 MANY = 1000
@@ -35,7 +37,7 @@ def control():
     """1000 disks, a vbdev on every second one, and 100 that wait for disks."""
     made = Control()
     subsystems = {"bdev": ([], partial(subsystem_calls, made.registry))}
-    register_framework_methods(made.dispatcher, made.stack.reactor, subsystems)
+    register_rooms(made.dispatcher, framework, reactors=made.stack.reactors, subsystems=subsystems)
     for n in range(MANY):
         made.stack.disk(Null, name=f"Disk{n}", num_blocks=8)
     for n in range(0, MANY, 2):
@@ -81,10 +83,10 @@ def test_a_long_answer_is_rendered_in_many_turns():
     reactor, dispatcher = Reactor(clock=VirtualClock()), Dispatcher()
     numbers = list(range(100_000))
 
-    async def count(_params):
+    async def count(_on, _params):
         return numbers
 
-    dispatcher.register(Method("count", count, result=list[int]))
+    dispatcher.register(Method("count", None, count, result=list[int]), None)
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)

@@ -271,7 +271,7 @@ def test_refusals(control, method, params, failure):
     before = control.call("bdev_get_bdevs"), control.registry.config()
     assert control.fails(method, params) == failure
     assert control.detail, "what is wrong is told in the error's data"
-    declared = control.dispatcher.get(method).failures()
+    declared = control.dispatcher.get(method).refusals()
     assert any(is_declared(failure, one) for one in declared), declared
     assert (control.call("bdev_get_bdevs"), control.registry.config()) == before
 

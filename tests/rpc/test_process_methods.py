@@ -7,11 +7,12 @@ import signal
 import pytest
 
 from support.alone import Alone
+from support.rooms import register_rooms
 from vbdev.reports import context_switches
 from vbdev.reports.context_switches import ContextSwitchMonitor
 from vbdev.rpc.methods import process as process_methods
-from vbdev.rpc.methods.process import register_process_methods
-from vbdev.rpc.methods.scheduler import register_scheduler_methods, scheduler_config
+from vbdev.rpc.methods import scheduler as scheduler_methods
+from vbdev.rpc.methods.scheduler import scheduler_config
 
 INVALID = (-32602, "Invalid parameters")
 
@@ -20,8 +21,12 @@ INVALID = (-32602, "Invalid parameters")
 def rpc():
     alone = Alone(count=2)
     alone.monitor = ContextSwitchMonitor(alone.reactors)
-    register_process_methods(alone.dispatcher, alone.reactor, alone.monitor)
-    register_scheduler_methods(alone.dispatcher, alone.reactors)
+    register_rooms(
+        alone.dispatcher,
+        *(process_methods, scheduler_methods),
+        reactors=alone.reactors,
+        monitor=alone.monitor,
+    )
     yield alone
     alone.close()
 

@@ -11,13 +11,14 @@ import msgspec
 import pytest
 
 from vbdev.api.errors import RpcError
+from vbdev.api.methods import Method
 from vbdev.client import Client
 from vbdev.reactor.listen import ListenError
 from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import Future
 from vbdev.rpc.serving import connection as connection_module
 from vbdev.rpc.serving.connection import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, PAUSE_UNSENT_BYTES
-from vbdev.rpc.serving.dispatch import Dispatcher, Method
+from vbdev.rpc.serving.dispatch import Dispatcher
 from vbdev.rpc.serving.server import MAX_CONNECTIONS, RpcServer
 from vbdev.wire.jsonrpc import ClientCodec, encode_request
 
@@ -41,40 +42,40 @@ class Daemon:
         self.calls = []
         self.gate = Future()
         for method in (
-            Method("echo", self.echo, Text),
-            Method("big", self.big, Size),
-            Method("held", self.held),
-            Method("held_big", self.held_big, Size),
-            Method("missing", self.missing),
-            Method("unrenderable", self.unrenderable),
+            Method("echo", Text, self.echo),
+            Method("big", Size, self.big),
+            Method("held", None, self.held),
+            Method("held_big", Size, self.held_big),
+            Method("missing", None, self.missing),
+            Method("unrenderable", None, self.unrenderable),
         ):
-            self.dispatcher.register(method)
+            self.dispatcher.register(method, None)
         self.server.listen(path)
         self.thread = threading.Thread(target=self.reactor.run)
         self.thread.start()
 
-    async def echo(self, params):
+    async def echo(self, _on, params):
         self.calls.append(params.text)
         return params.text
 
-    async def big(self, params):
+    async def big(self, _on, params):
         self.calls.append(params.size)
         return "x" * params.size
 
-    async def held(self, _params):
+    async def held(self, _on, _params):
         self.calls.append("held")
         await self.gate
         return "released"
 
-    async def held_big(self, params):
+    async def held_big(self, _on, params):
         self.calls.append(params.size)
         await self.gate
         return "x" * params.size
 
-    async def missing(self, _params):
+    async def missing(self, _on, _params):
         raise OSError(errno.ENODEV, "no bdev Malloc9")
 
-    async def unrenderable(self, _params):
+    async def unrenderable(self, _on, _params):
         return object()
 
     def ask(self, function):
@@ -219,12 +220,12 @@ def test_a_request_in_pieces(raw):
 
 
 def test_no_answer_is_rendered_for_a_client_that_is_gone(daemon, raw, caplog):
-    async def held_unrenderable(_params):
+    async def held_unrenderable(_on, _params):
         daemon.calls.append("held")
         await daemon.gate
         return object()
 
-    daemon.dispatcher.register(Method("held_unrenderable", held_unrenderable))
+    daemon.dispatcher.register(Method("held_unrenderable", None, held_unrenderable), None)
     client = raw()
     client.sendall(encode_request("held_unrenderable", None, 1))
     until(lambda: daemon.calls == ["held"])

@@ -12,7 +12,7 @@ import pytest
 
 from support.control import Control
 from support.stack import Stub
-from vbdev.rpc.serving.dispatch import DECODE_OBJECT_FAILED
+from vbdev.api.methods import DECODE_OBJECT_FAILED
 from vbdev.vocab import IoFlag, Op, Status
 
 IOSTAT_FIELDS = [
@@ -186,8 +186,8 @@ def test_iostat_is_reset_behind_the_reading(control, mode, counts, extremes, err
 
 def test_iostat_errors(control):
     assert control.fails("bdev_get_iostat", names=["Nobody"]) == (-19, "No such device")
-    assert control.fails("bdev_get_iostat", reset_mode="some") == (-32603, DECODE_OBJECT_FAILED)
-    assert control.fails("bdev_get_iostat", names="Disk") == (-32603, DECODE_OBJECT_FAILED)
+    assert control.fails("bdev_get_iostat", reset_mode="some") == DECODE_OBJECT_FAILED
+    assert control.fails("bdev_get_iostat", names="Disk") == DECODE_OBJECT_FAILED
 
 
 @pytest.mark.rule("A.18.9")
@@ -242,7 +242,7 @@ def test_reset_iostat(control):
     control.call("bdev_reset_iostat")
     assert reads() == [0, 0]
     assert control.fails("bdev_reset_iostat", name="Nobody") == (-19, "No such device")
-    assert control.fails("bdev_reset_iostat", mode="x") == (-32603, DECODE_OBJECT_FAILED)
+    assert control.fails("bdev_reset_iostat", mode="x") == DECODE_OBJECT_FAILED
 
 
 # Queue depth
@@ -291,7 +291,7 @@ def test_queue_depth_errors(control):
         {"period": 1},
         {"name": "Disk", "period": 2**64},
     ):
-        assert control.fails(method, wrong) == (-32603, DECODE_OBJECT_FAILED)
+        assert control.fails(method, wrong) == DECODE_OBJECT_FAILED
 
 
 # Rate limits
@@ -337,7 +337,7 @@ def test_limit_errors(control):
     assert control.fails(method, name="Disk", **not_given) == (-22, "No rate limits specified")
     assert control.fails(method, name="Nobody", rw_ios_per_sec=1) == (-19, "No such device")
     for wrong in ({"rw_ios_per_sec": -1}, {"rw_ios_per_sec": "x"}, {"ios": 1}):
-        assert control.fails(method, {"name": "Disk", **wrong}) == (-32603, DECODE_OBJECT_FAILED)
+        assert control.fails(method, {"name": "Disk", **wrong}) == DECODE_OBJECT_FAILED
     with control.registry.get("Disk").changing_channels("rate limits"):
         assert control.fails(method, name="Disk", rw_ios_per_sec=1000) == (
             -32602,
@@ -484,7 +484,7 @@ def test_histogram_borders(control):
     method = "bdev_get_histogram_borders"
     assert control.fails(method, name="Nobody", borders=[1]) == (-19, "No such device")
     for wrong in ({}, {"borders": 5}, {"borders": [-1]}, {"borders": list(range(257))}):
-        assert control.fails(method, {"name": "Disk", **wrong}) == (-32603, DECODE_OBJECT_FAILED)
+        assert control.fails(method, {"name": "Disk", **wrong}) == DECODE_OBJECT_FAILED
     control.call("bdev_enable_histogram", name="Disk", enable=False)
     assert control.fails(method, name="Disk", borders=[1]) == (-32603, "Bad address")
 
@@ -502,7 +502,7 @@ def test_histogram_errors(control):
             "Invalid argument",
         )
     for wrong in ({}, {"enable": 1}, {"enable": True, "granularity": 256}):
-        assert control.fails(method, {"name": "Disk", **wrong}) == (-32603, DECODE_OBJECT_FAILED)
+        assert control.fails(method, {"name": "Disk", **wrong}) == DECODE_OBJECT_FAILED
     with control.registry.get("Disk").changing_channels("histogram"):
         assert control.fails(method, name="Disk", enable=True) == (
             -11,

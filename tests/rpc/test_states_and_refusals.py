@@ -6,9 +6,8 @@ SPDK's has to be in the table; ours are listed, so that none is forgotten.
 
 import pytest
 
-from vbdev.api.methods import RpcError
+from vbdev.api.methods import RpcError, State
 from vbdev.daemon.app import App
-from vbdev.rpc.serving.dispatch import State
 
 BOTH = State.STARTUP | State.RUNTIME
 PARAMS = (-32602, "Invalid parameters")

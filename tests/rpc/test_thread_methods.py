@@ -6,11 +6,18 @@ import time
 import pytest
 
 from support.alone import Alone
+from support.rooms import register_rooms
 from support.stack import Stack
 from vbdev.reactor.reactor import Reactor
 from vbdev.rpc.methods import thread as thread_methods
-from vbdev.rpc.methods.thread import register_thread_methods
 from vbdev.vocab.cpu_sets import Core, node_of_cpus, show_cpu_mask
+
+
+def register(alone, registry):
+    cpus = thread_methods.given_cpus(alone.reactors)
+    register_rooms(
+        alone.dispatcher, thread_methods, registry=registry, reactors=alone.reactors, cpus=cpus
+    )
 
 
 @pytest.fixture
@@ -18,7 +25,7 @@ def rpc():
     before = os.sched_getaffinity(0)
     stack = Stack()
     alone = Alone(count=2)
-    register_thread_methods(alone.dispatcher, stack.registry, alone.reactors)
+    register(alone, stack.registry)
     yield alone
     os.sched_setaffinity(0, before)
     alone.close()
@@ -116,7 +123,7 @@ def test_cores_that_were_asked_for_count():
     cpu = max(os.sched_getaffinity(0))
     alone = Alone()
     alone.reactor.core = Core(cpu, frozenset({cpu}))
-    register_thread_methods(alone.dispatcher, [], alone.reactors)
+    register(alone, [])
     mask = show_cpu_mask({cpu})
     other = f"[{cpu + 1}]"
     assert alone.fails("thread_set_cpumask", id=1, cpumask=other) == (

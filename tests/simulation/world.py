@@ -35,11 +35,11 @@ from simulation.content import Content
 from simulation.disks import Shaky, SimDisk
 from simulation.failure import SimulationError
 from simulation.guests import Guest
+from vbdev.api.methods import State
 from vbdev.daemon.app import App
 from vbdev.reactor.clock import VirtualClock
 from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import Task, wake
-from vbdev.rpc.serving.dispatch import State
 
 BOUND_S = 20
 LIMITED_SECTORS = 128  # what counts as one I/O of a limit, where zeroes are written

@@ -7,13 +7,14 @@ import re
 
 import pytest
 
+from support.rooms import register_rooms
 from support.told import as_declared
 from vbdev.api.methods import RpcError
 from vbdev.daemon.config import load_config
 from vbdev.modules import MODULES
-from vbdev.rpc.methods.bdev import register_bdev_methods, register_module
-from vbdev.rpc.methods.examine import register_examine_methods
-from vbdev.rpc.methods.stat import register_stat_methods
+from vbdev.rpc.methods import bdev, stat
+from vbdev.rpc.methods import examine as examine_methods
+from vbdev.rpc.methods.bdev import register_module
 from vbdev.rpc.serving.dispatch import Dispatcher
 from vbdev.testing import Stack, Stub
 
@@ -37,9 +38,13 @@ class Control:
         self.stack = Stack(**options)
         self.registry = self.stack.registry
         self.dispatcher = Dispatcher()
-        register_bdev_methods(self.dispatcher, self.registry)
-        register_examine_methods(self.dispatcher, self.registry)
-        register_stat_methods(self.dispatcher, self.registry)
+        register_rooms(
+            self.dispatcher,
+            *(bdev, examine_methods, stat),
+            registry=self.registry,
+            reactors=self.stack.reactors,
+            renew_engines=lambda: None,
+        )
         for module in (*MODULES, Stub):
             register_module(self.dispatcher, self.registry, module)
             if examine:
@@ -60,7 +65,7 @@ class Control:
     def is_declared(self, method, error):
         """What a method answers with when it fails is among what it says it answers with."""
         known = self.dispatcher.get(method)
-        for code, text in known.failures() if known is not None else [METHOD_NOT_FOUND]:
+        for code, text in known.refusals() if known is not None else [METHOD_NOT_FOUND]:
             form = ".*".join(map(re.escape, re.split(r"\{\w+\}", text)))
             if code == error.code and re.fullmatch(form, error.message):
                 return

@@ -23,12 +23,12 @@ from dataclasses import replace
 import msgspec
 
 from vbdev.api.errors import INTERNAL_ERROR
+from vbdev.api.methods import State
 from vbdev.daemon.app import App
 from vbdev.reactor.clock import VirtualClock
 from vbdev.reactor.listen import ListenError
 from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import wake
-from vbdev.rpc.serving.dispatch import State
 from vbdev.vocab.address import parse_address
 from vbdev.wire.jsonrpc import Batch, Refusal, Request, ServerCodec
 
@@ -61,7 +61,7 @@ def make_harmless(app):
     """Let methods that act outside of the process decode their parameters and do nothing."""
     dispatcher = app.dispatcher
 
-    async def refuse(params):
+    async def refuse(_on, params):
         if hasattr(params, "address"):
             try:
                 parse_address(params.address)
@@ -69,7 +69,7 @@ def make_harmless(app):
                 raise OSError(error.errno, str(error)) from error
         raise OSError(errno.ENODEV, "not here")
 
-    async def agree(_params):
+    async def agree(_on, _params):
         return True
 
     for name in dispatcher.names():
@@ -82,7 +82,7 @@ def make_harmless(app):
             handler = agree
         if handler is not None:
             dispatcher.unregister(name)
-            dispatcher.register(replace(method, handler=handler))
+            dispatcher.register(replace(method, handler=handler), None)
 
 
 def make_app():

@@ -8,9 +8,8 @@ the error's `data`, which JSON-RPC 2.0 has for it and which SPDK leaves out.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
-from vbdev.api.methods import RpcError
 from vbdev.wire.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -26,6 +25,7 @@ __all__ = [
     "INVALID_STATE",
     "METHOD_NOT_FOUND",
     "PARSE_ERROR",
+    "Refusal",
     "RpcError",
     "error_from_errno",
     "error_from_exception",
@@ -33,6 +33,34 @@ __all__ = [
 
 INVALID_STATE = -1
 """SPDK_JSONRPC_ERROR_INVALID_STATE: the method exists, and not now."""
+
+
+class RpcError(Exception):
+    """A failure with the code and message that the client gets, or got."""
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(code, message, data)
+        self.code = code
+        self.message = message
+        self.data = data
+
+    def __str__(self) -> str:
+        detail = f": {self.data}" if self.data is not None else ""
+        return f"{self.message} ({self.code}){detail}"
+
+
+class Refusal(NamedTuple):
+    """One answer that a call may get instead of a result, as a method declares it.
+
+    text: what SPDK says letter for letter, `{words}` standing for what each call names.
+    """
+
+    code: int
+    text: str
+
+    def error(self, detail: Any = None, **words: object) -> RpcError:
+        """Return it with its words filled in; `detail` is for a human (`RpcError.data`)."""
+        return RpcError(self.code, self.text.format(**words), detail)
 
 
 def error_from_errno(number: int, data: Any = None) -> RpcError:

@@ -144,7 +144,7 @@ class _Version(argparse.Action):
     """Print the release of SPDK whose methods are served, and end."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from vbdev.rpc.methods.framework import VERSION
+        from vbdev.api.version import VERSION
 
         print(VERSION)
         parser.exit(0)

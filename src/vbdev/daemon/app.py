@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vbdev.api.errors import RpcError
+from vbdev.api.methods import State
 from vbdev.api.params import ParamsError, decode_params
 from vbdev.bdev import Bdev, BdevError, BdevState, VirtualBdev
 from vbdev.core.engine.batch import load_columns
@@ -41,23 +42,13 @@ from vbdev.registry.options import BdevOptions
 from vbdev.reports.context_switches import ContextSwitchMonitor
 from vbdev.reports.logs import Logs
 from vbdev.reports.watchdog import Watchdog
-from vbdev.rpc.methods.bdev import register_bdev_methods, register_module
-from vbdev.rpc.methods.examine import register_examine_methods
-from vbdev.rpc.methods.framework import Subsystems, register_framework_methods
-from vbdev.rpc.methods.holder import register_holder_methods
-from vbdev.rpc.methods.init import INIT_FAILED, register_init_methods
-from vbdev.rpc.methods.iobuf import Iobuf, register_iobuf_methods
-from vbdev.rpc.methods.log import register_log_methods
-from vbdev.rpc.methods.nbd import register_nbd_methods
-from vbdev.rpc.methods.nbd_disk import register_nbd_disk_methods
-from vbdev.rpc.methods.nothing import register_nothing_methods
-from vbdev.rpc.methods.notify import register_notify_methods
-from vbdev.rpc.methods.process import register_process_methods
-from vbdev.rpc.methods.scheduler import register_scheduler_methods, scheduler_config
-from vbdev.rpc.methods.schema import register_schema_methods
-from vbdev.rpc.methods.stat import register_stat_methods
-from vbdev.rpc.methods.thread import register_thread_methods
-from vbdev.rpc.serving.dispatch import Dispatcher, State
+from vbdev.rpc.methods import register_methods
+from vbdev.rpc.methods.bdev import register_module
+from vbdev.rpc.methods.init import INIT_FAILED
+from vbdev.rpc.methods.plane import Iobuf, Plane, Subsystems
+from vbdev.rpc.methods.scheduler import scheduler_config
+from vbdev.rpc.methods.thread import given_cpus
+from vbdev.rpc.serving.dispatch import Dispatcher
 from vbdev.rpc.serving.server import RpcServer
 from vbdev.targets.nbd import NbdDisks, NbdServer
 from vbdev.vocab.address import Address, ListenError
@@ -149,10 +140,6 @@ class App:
         self._signals = Signals(self.reactor, self.request_stop, self._hurry)
         self._logs = logs or Logs()
         self._monitor = ContextSwitchMonitor(self.reactors)
-        register_process_methods(self.dispatcher, self.reactor, self._monitor)
-        register_log_methods(self.dispatcher, self._logs)
-        register_thread_methods(self.dispatcher, self.registry, self.reactors)
-        register_scheduler_methods(self.dispatcher, self.reactors)
         self.subsystems: Subsystems = {
             "scheduler": ([], scheduler_config),
             "iobuf": ([], self._iobuf.config),
@@ -160,29 +147,23 @@ class App:
             "bdev": (["accel", "iobuf"], partial(subsystem_calls, self.registry)),
             "nbd": (["bdev"], lambda: [*self.nbd.config(), *self.nbd_disks.config()]),
         }
-        register_framework_methods(self.dispatcher, self.reactor, self.subsystems)
-        register_schema_methods(self.dispatcher, self.reactor)
-        register_init_methods(self.dispatcher, self._begin_init, self.initialized)
-        register_bdev_methods(self.dispatcher, self.registry)
-        register_examine_methods(
-            self.dispatcher,
-            self.registry,
-            num_reactors=lambda: len(self.reactors),
-            apply=self._apply_options,
+        register_methods(
+            Plane(
+                dispatcher=self.dispatcher,
+                reactors=self.reactors,
+                cpus=given_cpus(self.reactors),
+                registry=self.registry,
+                nbd=self.nbd,
+                nbd_disks=self.nbd_disks,
+                logs=self._logs,
+                monitor=self._monitor,
+                iobuf=self._iobuf,
+                subsystems=self.subsystems,
+                renew_engines=self._renew_engines,
+                start_init=self._begin_init,
+                initialized=self.initialized,
+            )
         )
-        register_iobuf_methods(
-            self.dispatcher,
-            self.reactors,
-            self._iobuf,
-            self._renew_engines,
-            caches=lambda: self.registry.options,
-        )
-        register_holder_methods(self.dispatcher, self.registry)
-        register_notify_methods(self.dispatcher, self.registry)
-        register_nothing_methods(self.dispatcher)
-        register_stat_methods(self.dispatcher, self.registry)
-        register_nbd_methods(self.dispatcher, self.nbd)
-        register_nbd_disk_methods(self.dispatcher, self.nbd_disks)
         for module in MODULES:
             self.add_module(module)
 
@@ -342,12 +323,9 @@ class App:
 
         return self.reactor.run_until_complete(until_stopped())
 
-    def _apply_options(self, options: BdevOptions) -> None:
-        self._pool_size = options.bdev_io_pool_size
-        self._renew_engines()
-
     def _renew_engines(self) -> None:
         # Nothing has a BdevIO or a buffer yet: there is no bdev.
+        self._pool_size = self.registry.options.bdev_io_pool_size
         self.engine = self._make_engine()
         for reactor in self.reactors:  # those but the first do not run yet
             reactor.engine = self.engine if reactor is self.reactor else self._make_engine()
@@ -486,7 +464,7 @@ class App:
         self._stopping = self._running = True
         self._signals.stop_began()
         if not self.initialized.done:
-            self.initialized.set_exception(RpcError(*INIT_FAILED, str(error)))
+            self.initialized.set_exception(INIT_FAILED.error(str(error)))
         self._begin_stop()
         self._turn()
         return self.exit_status

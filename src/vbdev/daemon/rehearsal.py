@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vbdev.api.errors import RpcError
+from vbdev.api.methods import State
 from vbdev.bdev import Bdev, BdevError, VirtualBdev
 from vbdev.daemon.app import App
 from vbdev.daemon.config import Config, ConfigCall
@@ -29,7 +30,6 @@ from vbdev.modules.file.disk import FileBdev
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.nbd.disk import Nbd
 from vbdev.registry import Creation
-from vbdev.rpc.serving.dispatch import State
 from vbdev.vocab import WRITE_OPS
 
 __all__ = ["Finding", "Rehearsal", "rehearse"]
@@ -172,10 +172,10 @@ class _DryApp(App):
                 method = self.dispatcher.get(name)
                 assert method is not None
                 self.dispatcher.unregister(name)
-                self.dispatcher.register(replace(method, handler=_nothing))
+                self.dispatcher.register(replace(method, handler=_nothing), None)
 
 
-async def _nothing(_params: object) -> bool:
+async def _nothing(_on: object, _params: object) -> bool:
     return True
 
 

@@ -15,9 +15,10 @@ import logging
 from collections.abc import Callable, Collection
 
 from vbdev.api.errors import METHOD_NOT_FOUND, RpcError
+from vbdev.api.methods import State
 from vbdev.daemon.config import Config, ConfigCall, ConfigError
 from vbdev.reactor.reactor import Reactor
-from vbdev.rpc.serving.dispatch import Dispatcher, State
+from vbdev.rpc.serving.dispatch import Dispatcher
 
 __all__ = ["Startup", "note", "refusal", "refuse"]
 

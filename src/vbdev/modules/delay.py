@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from vbdev.api.methods import DECODE_OBJECT_FAILED, ModuleMethod, RpcError
+from vbdev.api.methods import DECODE_OBJECT_FAILED, ModuleMethod, Refusal
 from vbdev.api.params import BdevName, Params, Uint64
 from vbdev.bdev import ALL_OPS, BdevError, BdevParams, VirtualBdev, VirtualBdevParams
 from vbdev.bdev.channels import after_each_channel
@@ -33,8 +33,8 @@ SLOW_SHARE = 0.01
 LOOK_AGAIN_US = 3_600_000_000
 """Longest that a timer is set for: I/O may be held longer than a kernel can be told to sleep."""
 
-NO_SUCH_BDEV = (INVALID_PARAMS, "The requested bdev does not exist.")
-NO_DELAY_BDEV = (INVALID_REQUEST, "The requested bdev is not a delay bdev.")
+NO_SUCH_BDEV = Refusal(INVALID_PARAMS, "The requested bdev does not exist.")
+NO_DELAY_BDEV = Refusal(INVALID_REQUEST, "The requested bdev is not a delay bdev.")
 
 Microseconds = Uint64
 
@@ -270,9 +270,9 @@ async def update_latency(registry: Registry, params: UpdateLatencyParams) -> boo
     """Give a delay bdev another latency, for the I/Os that come. As in SPDK, any: p99 below avg."""
     bdev = registry.find(params.delay_bdev_name)
     if bdev is None:
-        raise RpcError(*NO_SUCH_BDEV, params.delay_bdev_name)
+        raise NO_SUCH_BDEV.error(params.delay_bdev_name)
     if not isinstance(bdev, Delay):
-        raise RpcError(*NO_DELAY_BDEV, f"{params.delay_bdev_name} is a {bdev.kind} bdev")
+        raise NO_DELAY_BDEV.error(f"{params.delay_bdev_name} is a {bdev.kind} bdev")
     changed = {f"{params.latency_type}_latency": params.latency_us}
     bdev.params = msgspec.structs.replace(bdev.params, **changed)
     return True

@@ -19,7 +19,7 @@ from uuid import UUID
 
 import msgspec
 
-from vbdev.api.methods import ModuleMethod, NamedParams, RpcError, failures
+from vbdev.api.methods import DECODE_OBJECT_INVALID, ModuleMethod, NamedParams, Refusal, failures
 from vbdev.api.params import BdevName, Params, Uint8, Uint32, Uint64
 from vbdev.bdev import ALL_OPS, Bdev, BdevError, BdevParams, VirtualBdev
 from vbdev.bdev.channels import after_each_channel, for_each_channel
@@ -28,9 +28,8 @@ from vbdev.core.engine.batch import IOBatch, load_columns
 from vbdev.core.engine.channel import Channel
 from vbdev.registry import Registry
 from vbdev.vocab import Op, Status
-from vbdev.wire.jsonrpc import INVALID_PARAMS
 
-STATUS_NEEDED = (
+STATUS_NEEDED = Refusal(
     -errno.EINVAL,
     "nvme_sct or nvme_sc should be specified for NVMe error injection",
 )
@@ -154,7 +153,7 @@ class Error(VirtualBdev):
     uuid_namespace = PART_NAMESPACE
     base_param = "base_name"
     Params = ErrorParams
-    undecoded = (INVALID_PARAMS, "spdk_json_decode_object failed")
+    undecoded = DECODE_OBJECT_INVALID
     ops = ALL_OPS
     params: ErrorParams
 
@@ -383,8 +382,7 @@ async def create(registry: Registry, params: ErrorCreateParams) -> bool:
 async def inject_error(registry: Registry, params: InjectParams) -> bool:
     """Let I/Os of an error bdev fail."""
     if (params.error_type == "nvme_failure") != bool(params.nvme_sct or params.nvme_sc):
-        raise RpcError(
-            *STATUS_NEEDED,
+        raise STATUS_NEEDED.error(
             f"error_type {params.error_type}, nvme_sct {params.nvme_sct}, nvme_sc {params.nvme_sc}",
         )
     if max(params.nvme_sct, params.nvme_sc >> 5) > 7:

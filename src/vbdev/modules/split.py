@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from vbdev.api.methods import ModuleMethod, RpcError
+from vbdev.api.methods import ModuleMethod, Refusal
 from vbdev.api.params import BdevName, Params, Uint32, Uint64
 from vbdev.bdev import Bdev, BdevError, BdevParams, VirtualBdev
 from vbdev.bdev.part import Part, PartParams
@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 MAX_PARTS: Final = 4096
 """Of one base. They are made in one turn, and each costs memory."""
 
-NOT_SPLIT = (
+NOT_SPLIT = Refusal(
     INVALID_PARAMS,
     "Failed to create {split_count} split bdevs from '{base_bdev}': {reason}",
 )
-NOTHING_IS_SPLIT = (INVALID_PARAMS, os.strerror(errno.ENOENT))
+NOTHING_IS_SPLIT = Refusal(INVALID_PARAMS, os.strerror(errno.ENOENT))
 
 
 class SplitCreateParams(Params, kw_only=True, frozen=True):
@@ -172,13 +172,12 @@ async def create(registry: Registry, request: SplitCreateParams) -> list[str]:
     try:
         creation = await registry.create_virtual(Split, checked(request))
     except BdevError as error:
-        code, text = NOT_SPLIT
-        told = text.format(
+        raise NOT_SPLIT.error(
+            str(error),
             split_count=request.split_count,
             base_bdev=request.base_bdev,
             reason=os.strerror(error.errno),
-        )
-        raise RpcError(code, told, str(error)) from error
+        ) from error
     return [layer.name for layer in creation.vbdevs]
 
 
@@ -186,9 +185,6 @@ async def delete(registry: Registry, params: SplitDeleteParams) -> bool:
     """Delete the parts of a base and the wish for them."""
     creation = registry.creations.get(creation_key(params.base_bdev))
     if creation is None:
-        raise RpcError(
-            *NOTHING_IS_SPLIT,
-            f"no bdev {params.base_bdev!r} is split, or to be split",
-        )
+        raise NOTHING_IS_SPLIT.error(f"no bdev {params.base_bdev!r} is split, or to be split")
     await registry.delete_creation(creation)
     return True

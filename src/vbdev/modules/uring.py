@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from vbdev.api.methods import DECODE_OBJECT_FAILED
+from vbdev.api.methods import DECODE_OBJECT_FAILED, Refusal
 from vbdev.api.params import FileName, Uint32
 from vbdev.bdev import BdevParams
 from vbdev.modules.file.disk import FileBdev
@@ -34,7 +34,7 @@ class Uring(FileBdev):
     Params = UringParams
     saved_params = ("name", "block_size", "filename", "uuid")
     undecoded = DECODE_OBJECT_FAILED
-    create_failure = (INTERNAL_ERROR, "Unable to create URING bdev.")  # SPDK has no other
+    create_failure = Refusal(INTERNAL_ERROR, "Unable to create URING bdev.")  # SPDK has no other
     params: UringParams
 
     async def start(self) -> None:

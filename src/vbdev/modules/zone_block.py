@@ -18,6 +18,7 @@ import uuid
 from array import array
 from typing import Any
 
+from vbdev.api.methods import Refusal
 from vbdev.api.params import Uint64
 from vbdev.bdev import BdevError, BdevParams, VirtualBdev
 from vbdev.core.engine.batch import IOBatch, load_columns
@@ -152,7 +153,7 @@ class ZoneBlock(VirtualBdev):
     base_param = "base_bdev"
     Params = ZoneBlockParams
     saved_params = ("base_bdev", "name", "zone_capacity", "optimal_open_zones")
-    create_failure = (INTERNAL_ERROR, "Failed to create block zoned vbdev: {reason}")
+    create_failure = Refusal(INTERNAL_ERROR, "Failed to create block zoned vbdev: {reason}")
     ops = frozenset({Op.READ, Op.WRITE}) | FORWARDED
     gives_read_buffers = True
     params: ZoneBlockParams

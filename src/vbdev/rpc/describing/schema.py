@@ -17,8 +17,8 @@ from typing import Any, Final
 import msgspec
 
 from vbdev import __version__
+from vbdev.api.methods import Method, State
 from vbdev.rpc.describing.field_docs import FieldDocs
-from vbdev.rpc.serving.dispatch import Method, State
 
 __all__ = ["OPENRPC_VERSION", "describe_methods"]
 
@@ -30,7 +30,7 @@ PREFIX: Final = "#/components/schemas/"
 Schema = dict[str, Any]
 
 
-def describe_methods(methods: Iterable[Method]) -> dict[str, Any]:
+def describe_methods(methods: Iterable[Method[Any]]) -> dict[str, Any]:
     """Return the OpenRPC document of these methods. Takes some 0.1 s, and may run on any thread."""
     methods = list(methods)
     types = [type_ for method in methods for type_ in (method.params, method.result)]
@@ -52,7 +52,7 @@ def describe_methods(methods: Iterable[Method]) -> dict[str, Any]:
 
 
 def _method(
-    method: Method, params: Schema, result: Schema, components: dict[str, Schema]
+    method: Method[Any], params: Schema, result: Schema, components: dict[str, Schema]
 ) -> dict[str, Any]:
     summary, _, description = method.summary.partition("\n\n")
     return {
@@ -63,7 +63,7 @@ def _method(
         "paramStructure": "by-name",
         "params": _params(params, components),
         "result": {"name": "result", "schema": result},
-        "errors": [{"code": code, "message": text} for code, text in method.failures()],
+        "errors": [{"code": code, "message": text} for code, text in method.refusals()],
         "x-spdk-state": [state.name for state in State if state in method.states],
     }
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
-from vbdev.api.errors import INVALID_PARAMS, RpcError
-from vbdev.api.methods import failures
+from vbdev.api.errors import INVALID_PARAMS
+from vbdev.api.methods import DECODE_OBJECT_INVALID, Method, Refusal, State, failures
 from vbdev.api.params import Params, Uint32
 from vbdev.bdev import BdevError
-from vbdev.registry import Registry
-from vbdev.registry.options import BdevOptions
-from vbdev.rpc.serving.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method, State
+from vbdev.rpc.methods.plane import Plane
 
-__all__ = ["register_examine_methods"]
+__all__ = ["METHODS"]
 
-POOL_TOO_SMALL = (INVALID_PARAMS, "Pool size {size} too small for cache size {cache}")
+POOL_TOO_SMALL: Final = Refusal(INVALID_PARAMS, "Pool size {size} too small for cache size {cache}")
 
 
 class SetOptionsParams(Params, kw_only=True, frozen=True):
@@ -42,54 +40,44 @@ class ExamineParams(Params, kw_only=True, frozen=True):
     """Name or alias of the bdev."""
 
 
-def register_examine_methods(
-    dispatcher: Dispatcher,
-    registry: Registry,
-    *,
-    num_reactors: Callable[[], int] = lambda: 1,
-    apply: Callable[[BdevOptions], object] | None = None,
-) -> None:
-    """Add them to a dispatcher. `apply` is told of options that were taken."""
+async def set_options(plane: Plane, params: SetOptionsParams) -> bool:
+    changes = {k: v for k, v in msgspec.structs.asdict(params).items() if v is not None}
+    options = msgspec.structs.replace(plane.registry.options, **changes)
+    try:
+        options.check(len(plane.reactors))
+    except BdevError as error:
+        size, cache = options.bdev_io_pool_size, options.bdev_io_cache_size
+        raise POOL_TOO_SMALL.error(size=size, cache=cache) from error
+    plane.registry.set_options(options)
+    plane.renew_engines()
+    return True
 
-    async def set_options(params: SetOptionsParams) -> bool:
-        changes = {k: v for k, v in msgspec.structs.asdict(params).items() if v is not None}
-        options = msgspec.structs.replace(registry.options, **changes)
-        try:
-            options.check(num_reactors())
-        except BdevError as error:
-            code, text = POOL_TOO_SMALL
-            size, cache = options.bdev_io_pool_size, options.bdev_io_cache_size
-            raise RpcError(code, text.format(size=size, cache=cache)) from error
-        registry.set_options(options)
-        if apply is not None:
-            apply(options)
-        return True
 
-    async def examine(params: ExamineParams) -> bool:
-        await registry.examiner.request(params.name)
-        return True
+async def examine(plane: Plane, params: ExamineParams) -> bool:
+    await plane.registry.examiner.request(params.name)
+    return True
 
-    async def wait_for_examine(_params: None) -> bool:
-        """Wait until no module looks at the data of a bdev any more."""
-        await registry.examiner.wait()
-        return True
 
-    dispatcher.register(
-        Method(
-            "bdev_set_options",
-            set_options,
-            SetOptionsParams,
-            states=State.STARTUP,
-            errors=(POOL_TOO_SMALL,),
-        )
-    )
-    dispatcher.register(
-        Method(
-            "bdev_examine",
-            examine,
-            ExamineParams,
-            decode_error_text=DECODE_OBJECT_FAILED,
-            errors=failures(errno.EINVAL, errno.EEXIST),
-        )
-    )
-    dispatcher.register(Method("bdev_wait_for_examine", wait_for_examine))
+async def wait_for_examine(plane: Plane, _params: None) -> bool:
+    """Wait until no module looks at the data of a bdev any more."""
+    await plane.registry.examiner.wait()
+    return True
+
+
+METHODS: Final[tuple[Method[Plane], ...]] = (
+    Method(
+        "bdev_set_options",
+        SetOptionsParams,
+        set_options,
+        states=State.STARTUP,
+        errors=(POOL_TOO_SMALL,),
+    ),
+    Method(
+        "bdev_examine",
+        ExamineParams,
+        examine,
+        DECODE_OBJECT_INVALID,
+        errors=failures(errno.EINVAL, errno.EEXIST),
+    ),
+    Method("bdev_wait_for_examine", None, wait_for_examine),
+)

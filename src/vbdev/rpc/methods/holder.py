@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import errno
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
-from vbdev.api.methods import failures
+from vbdev.api.methods import Method, failures
 from vbdev.api.params import BdevName, Params
 from vbdev.api.results import Holders
-from vbdev.registry import Registry
 from vbdev.rpc.methods.bdev_info import who_holds
-from vbdev.rpc.serving.dispatch import Dispatcher, Method
+from vbdev.rpc.methods.plane import Plane
 from vbdev.rpc.serving.turns import long_answer
 
-__all__ = ["register_holder_methods"]
+__all__ = ["METHODS"]
 
 
 class GetHoldersParams(Params, kw_only=True, frozen=True):
@@ -34,37 +33,34 @@ class UnregisterParams(Params, kw_only=True, frozen=True):
     """After this long the answer is ETIMEDOUT, which names the holders; the removal goes on."""
 
 
-def register_holder_methods(dispatcher: Dispatcher, registry: Registry) -> None:
-    """Add them to a dispatcher."""
+async def get_holders(plane: Plane, params: GetHoldersParams) -> list[Holders]:
+    bdevs = list(plane.registry) if params.name is None else [plane.registry.get(params.name)]
+    held = []
+    async with long_answer(plane.registry.reactor):
+        for bdev in bdevs:
+            if plane.registry.find(bdev.name) is bdev:  # still: others have run in between
+                held.append(who_holds(plane.registry, bdev))
+            await plane.registry.reactor.breathe()
+    return held
 
-    async def get_holders(params: GetHoldersParams) -> list[Holders]:
-        bdevs = list(registry) if params.name is None else [registry.get(params.name)]
-        held = []
-        async with long_answer(registry.reactor):
-            for bdev in bdevs:
-                if registry.find(bdev.name) is bdev:  # still: others have run in between
-                    held.append(who_holds(registry, bdev))
-                await registry.reactor.breathe()
-        return held
 
-    async def unregister(params: UnregisterParams) -> bool:
-        await registry.delete_bdev(registry.get(params.name), params.timeout_ms)
-        return True
+async def unregister(plane: Plane, params: UnregisterParams) -> bool:
+    await plane.registry.delete_bdev(plane.registry.get(params.name), params.timeout_ms)
+    return True
 
-    dispatcher.register(
-        Method(
-            "vbdev_get_holders",
-            get_holders,
-            GetHoldersParams,
-            result=list[Holders],
-            errors=failures(errno.ENODEV),
-        )
-    )
-    dispatcher.register(
-        Method(
-            "vbdev_unregister",
-            unregister,
-            UnregisterParams,
-            errors=failures(errno.ENODEV, errno.ETIMEDOUT),
-        )
-    )
+
+METHODS: Final[tuple[Method[Plane], ...]] = (
+    Method(
+        "vbdev_get_holders",
+        GetHoldersParams,
+        get_holders,
+        result=list[Holders],
+        errors=failures(errno.ENODEV),
+    ),
+    Method(
+        "vbdev_unregister",
+        UnregisterParams,
+        unregister,
+        errors=failures(errno.ENODEV, errno.ETIMEDOUT),
+    ),
+)

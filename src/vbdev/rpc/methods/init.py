@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from vbdev.api.errors import INTERNAL_ERROR
-from vbdev.reactor.task import Future
-from vbdev.rpc.serving.dispatch import Dispatcher, Method, State
+from vbdev.api.methods import BOTH, Method, Refusal, State
+from vbdev.rpc.methods.plane import Plane
 
-__all__ = ["INIT_FAILED", "register_init_methods"]
+__all__ = ["INIT_FAILED", "METHODS"]
 
-INIT_FAILED: Final = (INTERNAL_ERROR, "framework_initialization failed")
+INIT_FAILED: Final = Refusal(INTERNAL_ERROR, "framework_initialization failed")
 """What those who wait are told where the start fails, before the daemon ends."""
 
 
-def register_init_methods(
-    dispatcher: Dispatcher, start: Callable[[], object], initialized: Future[None]
-) -> None:
-    """Add them to a dispatcher. `start` begins what `initialized` is the end of."""
+async def start_init(plane: Plane, _params: None) -> bool:
+    """Go on from the settling of options to the bdevs; the answer comes when all is there."""
+    plane.start_init()
+    await plane.initialized
+    return True
 
-    async def start_init(_params: None) -> bool:
-        """Go on from the settling of options to the bdevs; the answer comes when all is there."""
-        start()
-        await initialized
-        return True
 
-    async def wait_init(_params: None) -> bool:
-        """Wait until all that was asked for at the start is there."""
-        await initialized
-        return True
+async def wait_init(plane: Plane, _params: None) -> bool:
+    """Wait until all that was asked for at the start is there."""
+    await plane.initialized
+    return True
 
-    both = State.STARTUP | State.RUNTIME
-    for method in (
-        Method("framework_start_init", start_init, states=State.STARTUP, errors=(INIT_FAILED,)),
-        Method("framework_wait_init", wait_init, states=both, errors=(INIT_FAILED,), unwanted=None),
-    ):
-        dispatcher.register(method)
+
+METHODS: Final[tuple[Method[Plane], ...]] = (
+    Method("framework_start_init", None, start_init, states=State.STARTUP, errors=(INIT_FAILED,)),
+    Method(
+        "framework_wait_init", None, wait_init, states=BOTH, errors=(INIT_FAILED,), unwanted=None
+    ),
+)

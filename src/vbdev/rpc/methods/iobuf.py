@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from vbdev.api.errors import INVALID_PARAMS
-from vbdev.api.methods import failures
+from vbdev.api.methods import DECODE_OBJECT_INVALID, Method, State, failures
 from vbdev.api.params import Params, Uint32, Uint64
 from vbdev.api.results import IobufModule, IobufPool
 from vbdev.core.engine.engine import Engine
 from vbdev.reactor.reactor import Reactor
-from vbdev.reactor.reactors import Reactors
-from vbdev.registry.options import BdevOptions, IobufOptions
-from vbdev.rpc.serving.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method, State
+from vbdev.rpc.methods.plane import Plane
 
-__all__ = ["Iobuf", "register_iobuf_methods"]
+__all__ = ["METHODS"]
 
 NO_BOUND: Final = 1 << 63
 
@@ -43,78 +39,50 @@ class SetIobufOptionsParams(Params, kw_only=True, frozen=True):
     """Memory near to who uses it: each reactor has its own anyway, on the node it runs on."""
 
 
-class Iobuf:
-    """The options as they are, and whether anybody has set them."""
-
-    def __init__(self) -> None:
-        self.options = IobufOptions()
-        self.is_set = False
-
-    def config(self) -> list[dict[str, Any]]:
-        """Return the RPC call that sets them again; none where nobody has set them."""
-        if not self.is_set:
-            return []
-        params = msgspec.structs.asdict(self.options)
-        return [{"method": "iobuf_set_options", "params": params}]
+async def set_options(plane: Plane, params: SetIobufOptionsParams) -> bool:
+    given = {k: v for k, v in msgspec.structs.asdict(params).items() if v is not None}
+    options = msgspec.structs.replace(plane.iobuf.options, **given)
+    options.check()
+    plane.iobuf.options, plane.iobuf.is_set = options, True
+    plane.renew_engines()
+    return True
 
 
-def register_iobuf_methods(
-    dispatcher: Dispatcher,
-    reactors: Reactors,
-    iobuf: Iobuf,
-    apply: Callable[[], object],
-    caches: Callable[[], BdevOptions],
-) -> None:
-    """Add them to a dispatcher. `apply` is called when options were set.
+async def get_stats(plane: Plane, _params: None) -> list[IobufModule]:
+    """Say how often a data buffer was asked for, and where it came from."""
+    small_bytes = 1 << (plane.iobuf.options.small_bufsize - 1).bit_length()  # sizes are such
 
-    caches: options of the bdev layer, whose caches `iobuf_get_stats` tells.
-    """
+    def counts(reactor: Reactor) -> list[tuple[int, int, int]]:
+        assert isinstance(reactor.engine, Engine)
+        pool = reactor.engine.buffers
+        return [pool.counts(0, small_bytes), pool.counts(small_bytes, NO_BOUND)]
 
-    async def set_options(params: SetIobufOptionsParams) -> bool:
-        given = {k: v for k, v in msgspec.structs.asdict(params).items() if v is not None}
-        options = msgspec.structs.replace(iobuf.options, **given)
-        options.check()
-        iobuf.options, iobuf.is_set = options, True
-        apply()
-        return True
-
-    async def get_stats(_params: None) -> list[IobufModule]:
-        """Say how often a data buffer was asked for, and where it came from."""
-        small_bytes = 1 << (iobuf.options.small_bufsize - 1).bit_length()  # sizes are such
-
-        def counts(reactor: Reactor) -> list[tuple[int, int, int]]:
-            assert isinstance(reactor.engine, Engine)
-            pool = reactor.engine.buffers
-            return [pool.counts(0, small_bytes), pool.counts(small_bytes, NO_BOUND)]
-
-        small, large = zip(*await reactors.for_each(counts), strict=True)
-        told = caches()
-        return [
-            IobufModule(
-                module="bdev",
-                small_pool=added(small, told.iobuf_small_cache_size),
-                large_pool=added(large, told.iobuf_large_cache_size),
-            )
-        ]
-
-    dispatcher.register(
-        Method(
-            "iobuf_set_options",
-            set_options,
-            SetIobufOptionsParams,
-            INVALID_PARAMS,
-            DECODE_OBJECT_FAILED,
-            State.STARTUP,
-            errors=failures(errno.EINVAL),
-            params_optional=False,
+    small, large = zip(*await plane.reactors.for_each(counts), strict=True)
+    told = plane.registry.options
+    return [
+        IobufModule(
+            module="bdev",
+            small_pool=added(small, told.iobuf_small_cache_size),
+            large_pool=added(large, told.iobuf_large_cache_size),
         )
-    )
-    dispatcher.register(
-        Method("iobuf_get_stats", get_stats, result=list[IobufModule], unwanted=None)
-    )
+    ]
 
 
 def added(pools: tuple[tuple[int, int, int], ...], cache_size: int) -> IobufPool:
     """Return the counts of all reactors together. cache_size: of one."""
     cache, main, retry = (sum(counts) for counts in zip(*pools, strict=True))
     return IobufPool(cache=cache, main=main, retry=retry, cache_size=cache_size * len(pools))
+
+
+METHODS: Final[tuple[Method[Plane], ...]] = (
+    Method(
+        "iobuf_set_options",
+        SetIobufOptionsParams,
+        set_options,
+        DECODE_OBJECT_INVALID,
+        states=State.STARTUP,
+        errors=failures(errno.EINVAL),
+        params_optional=False,
+    ),
+    Method("iobuf_get_stats", None, get_stats, result=list[IobufModule], unwanted=None),
+)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import errno
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
-from vbdev.api.methods import failures
+from vbdev.api.methods import Method, failures
 from vbdev.api.params import BdevName, Params
 from vbdev.api.results import Export
-from vbdev.rpc.serving.dispatch import Dispatcher, Method
+from vbdev.rpc.methods.plane import Plane
 from vbdev.rpc.serving.turns import long_answer
-from vbdev.targets.nbd import NbdServer
 
-__all__ = ["register_nbd_methods"]
+__all__ = ["METHODS"]
 
 
 class ServerParams(Params, kw_only=True, frozen=True):
@@ -54,69 +53,76 @@ class ExportRemoveParams(Params, kw_only=True, frozen=True):
     """Name of the export."""
 
 
-def register_nbd_methods(dispatcher: Dispatcher, server: NbdServer) -> None:
-    """Add them to a dispatcher."""
+async def start(plane: Plane, params: StartParams) -> str:
+    """Serve NBD on an address; the answer is the address, with the port that was chosen."""
+    address = await plane.nbd.listen_beside(params.address)
+    if params.max_connections is not None:
+        plane.nbd.max_connections = params.max_connections
+    return str(address)
 
-    async def start(params: StartParams) -> str:
-        """Serve NBD on an address; the answer is the address, with the port that was chosen."""
-        address = await server.listen_beside(params.address)
-        if params.max_connections is not None:
-            server.max_connections = params.max_connections
-        return str(address)
 
-    async def stop(params: ServerParams) -> bool:
-        """Serve NBD on an address no longer. Clients that are connected stay."""
-        server.unlisten(params.address)
-        return True
+async def stop(plane: Plane, params: ServerParams) -> bool:
+    """Serve NBD on an address no longer. Clients that are connected stay."""
+    plane.nbd.unlisten(params.address)
+    return True
 
-    async def export_add(params: ExportAddParams) -> str:
-        """Export a bdev; the answer is the name of the export."""
-        return server.add_export(
-            params.bdev_name,
-            params.export_name,
-            read_only=params.read_only,
-            description=params.description,
-            strict_blocks=params.strict_blocks,
-        ).name
 
-    async def export_remove(params: ExportRemoveParams) -> bool:
-        await server.remove_export(params.export_name)
-        return True
+async def export_add(plane: Plane, params: ExportAddParams) -> str:
+    """Export a bdev; the answer is the name of the export."""
+    return plane.nbd.add_export(
+        params.bdev_name,
+        params.export_name,
+        read_only=params.read_only,
+        description=params.description,
+        strict_blocks=params.strict_blocks,
+    ).name
 
-    async def get_exports(_params: None) -> list[Export]:
-        """List what the NBD server exports."""
-        told = []
-        async with long_answer(server.reactor):
-            addresses = [str(address) for address in server.addresses]
-            for export in list(server.exports.values()):
-                if export.retirement is None:  # still: others have run in between
-                    told.append(
-                        Export(
-                            export_name=export.name,
-                            bdev_name=export.bdev.name,
-                            read_only=export.read_only,
-                            description=export.description,
-                            strict_blocks=export.strict_blocks,
-                            default=server.default_export == export.name,
-                            size_bytes=export.bdev.size_bytes,
-                            connections=len(export.connections),
-                            addresses=addresses,
-                        )
+
+async def export_remove(plane: Plane, params: ExportRemoveParams) -> bool:
+    await plane.nbd.remove_export(params.export_name)
+    return True
+
+
+async def get_exports(plane: Plane, _params: None) -> list[Export]:
+    """List what the NBD server exports."""
+    told = []
+    async with long_answer(plane.nbd.reactor):
+        addresses = [str(address) for address in plane.nbd.addresses]
+        for export in list(plane.nbd.exports.values()):
+            if export.retirement is None:  # still: others have run in between
+                told.append(
+                    Export(
+                        export_name=export.name,
+                        bdev_name=export.bdev.name,
+                        read_only=export.read_only,
+                        description=export.description,
+                        strict_blocks=export.strict_blocks,
+                        default=plane.nbd.default_export == export.name,
+                        size_bytes=export.bdev.size_bytes,
+                        connections=len(export.connections),
+                        addresses=addresses,
                     )
-                await server.reactor.breathe()
-        return told
+                )
+            await plane.nbd.reactor.breathe()
+    return told
 
-    for name, handler, params, result, errors in (
-        ("nbd_server_start", start, StartParams, str, failures(errno.EINVAL, errno.EADDRINUSE)),
-        ("nbd_server_stop", stop, ServerParams, bool, failures(errno.ENOENT, errno.EINVAL)),
-        (
-            "nbd_export_add",
-            export_add,
-            ExportAddParams,
-            str,
-            failures(errno.ENODEV, errno.EEXIST, errno.ENAMETOOLONG),
-        ),
-        ("nbd_export_remove", export_remove, ExportRemoveParams, bool, failures(errno.ENOENT)),
-        ("nbd_get_exports", get_exports, None, list[Export], ()),
-    ):
-        dispatcher.register(Method(name, handler, params, result=result, errors=errors))
+
+METHODS: Final[tuple[Method[Plane], ...]] = (
+    Method(
+        "nbd_server_start",
+        StartParams,
+        start,
+        result=str,
+        errors=failures(errno.EINVAL, errno.EADDRINUSE),
+    ),
+    Method("nbd_server_stop", ServerParams, stop, errors=failures(errno.ENOENT, errno.EINVAL)),
+    Method(
+        "nbd_export_add",
+        ExportAddParams,
+        export_add,
+        result=str,
+        errors=failures(errno.ENODEV, errno.EEXIST, errno.ENAMETOOLONG),
+    ),
+    Method("nbd_export_remove", ExportRemoveParams, export_remove, errors=failures(errno.ENOENT)),
+    Method("nbd_get_exports", None, get_exports, result=list[Export]),
+)

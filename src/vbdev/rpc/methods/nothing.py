@@ -13,19 +13,21 @@ from __future__ import annotations
 import errno
 from typing import Any, Final, Literal
 
-from vbdev.api.errors import INTERNAL_ERROR, INVALID_PARAMS, PARSE_ERROR, RpcError
-from vbdev.api.methods import failures
+from vbdev.api.errors import INVALID_PARAMS, PARSE_ERROR
+from vbdev.api.methods import DECODE_OBJECT_FAILED, Method, Refusal, failures
 from vbdev.api.params import Params
 from vbdev.bdev import BdevError
-from vbdev.rpc.serving.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method
+from vbdev.rpc.methods.plane import Plane
 
-__all__ = ["register_nothing_methods"]
+__all__ = ["METHODS"]
 
 Nothing = list[dict[str, Any]]
 """A list that is empty."""
 
-NO_CONTROLLER: Final = (errno.EINVAL, "Controller {name} does not exist")
-NO_KEY: Final = (INVALID_PARAMS, "key was not found")
+NO_CONTROLLER: Final = Refusal(errno.EINVAL, "Controller {name} does not exist")
+NO_KEY: Final = Refusal(INVALID_PARAMS, "key was not found")
+UNPARSED: Final = Refusal(PARSE_ERROR, DECODE_OBJECT_FAILED.text)
+LVOL_ERRORS: Final = failures(errno.EINVAL, errno.ENODEV)
 
 
 class GetControllersParams(Params, kw_only=True, frozen=True):
@@ -67,63 +69,33 @@ class GetKeysParams(Params, kw_only=True, frozen=True):
     """Name of one; all when absent."""
 
 
-def register_nothing_methods(dispatcher: Dispatcher) -> None:
-    """Add them to a dispatcher."""
+async def controllers(_plane: Plane, params: GetControllersParams) -> Nothing:
+    if params.name is not None:
+        raise NO_CONTROLLER.error(name=params.name)
+    return []
 
-    async def controllers(params: GetControllersParams) -> Nothing:
-        if params.name is not None:
-            code, text = NO_CONTROLLER
-            raise RpcError(code, text.format(name=params.name))
-        return []
 
-    async def discovery(_params: None) -> Nothing:
-        """List the NVMe discovery services: there are none."""
-        return []
+async def discovery(_plane: Plane, _params: None) -> Nothing:
+    """List the NVMe discovery services: there are none."""
+    return []
 
-    async def raids(_params: GetRaidsParams) -> Nothing:
-        return []
 
-    async def stores(params: GetLvstoresParams | None) -> Nothing:
-        return none_of("lvstore", params, "uuid", "lvs_name")
+async def raids(_plane: Plane, _params: GetRaidsParams) -> Nothing:
+    return []
 
-    async def lvols(params: GetLvolsParams | None) -> Nothing:
-        return none_of("lvstore", params, "lvs_uuid", "lvs_name")
 
-    async def keys(params: GetKeysParams) -> Nothing:
-        if params.key_name is not None:
-            raise RpcError(*NO_KEY, f"key_name: {params.key_name!r}")
-        return []
+async def stores(_plane: Plane, params: GetLvstoresParams | None) -> Nothing:
+    return none_of("lvstore", params, "uuid", "lvs_name")
 
-    undecoded = (INTERNAL_ERROR, DECODE_OBJECT_FAILED)
-    unparsed = (PARSE_ERROR, DECODE_OBJECT_FAILED)
-    lvol_errors = failures(errno.EINVAL, errno.ENODEV)
-    for name, handler, params, refusal, errors in (
-        (
-            "bdev_nvme_get_controllers",
-            controllers,
-            GetControllersParams,
-            undecoded,
-            (NO_CONTROLLER,),
-        ),
-        ("bdev_raid_get_bdevs", raids, GetRaidsParams, unparsed, ()),
-        ("bdev_lvol_get_lvstores", stores, GetLvstoresParams, undecoded, lvol_errors),
-        ("bdev_lvol_get_lvols", lvols, GetLvolsParams, undecoded, lvol_errors),
-        ("accel_crypto_keys_get", keys, GetKeysParams, unparsed, (NO_KEY,)),
-    ):
-        dispatcher.register_substitute(
-            Method(
-                name,
-                handler,
-                params,
-                *refusal,
-                result=Nothing,
-                errors=errors,
-                tells_none=name.startswith("bdev_lvol"),
-            )
-        )
-    dispatcher.register_substitute(
-        Method("bdev_nvme_get_discovery_info", discovery, result=Nothing, unwanted=None)
-    )
+
+async def lvols(_plane: Plane, params: GetLvolsParams | None) -> Nothing:
+    return none_of("lvstore", params, "lvs_uuid", "lvs_name")
+
+
+async def keys(_plane: Plane, params: GetKeysParams) -> Nothing:
+    if params.key_name is not None:
+        raise NO_KEY.error(f"key_name: {params.key_name!r}")
+    return []
 
 
 def none_of(what: str, params: Params | None, uuid_field: str, name_field: str) -> Nothing:
@@ -134,3 +106,36 @@ def none_of(what: str, params: Params | None, uuid_field: str, name_field: str) 
     if len(given) != 1:
         raise BdevError(errno.EINVAL, f"{uuid_field}, or {name_field}, or no parameters at all")
     raise BdevError(errno.ENODEV, f"no {what} {given[0]!r}: there are none")
+
+
+METHODS: Final[tuple[Method[Plane], ...]] = (
+    Method(
+        "bdev_nvme_get_controllers",
+        GetControllersParams,
+        controllers,
+        DECODE_OBJECT_FAILED,
+        Nothing,
+        (NO_CONTROLLER,),
+    ),
+    Method("bdev_raid_get_bdevs", GetRaidsParams, raids, UNPARSED, Nothing),
+    Method(
+        "bdev_lvol_get_lvstores",
+        GetLvstoresParams,
+        stores,
+        DECODE_OBJECT_FAILED,
+        Nothing,
+        LVOL_ERRORS,
+        tells_none=True,
+    ),
+    Method(
+        "bdev_lvol_get_lvols",
+        GetLvolsParams,
+        lvols,
+        DECODE_OBJECT_FAILED,
+        Nothing,
+        LVOL_ERRORS,
+        tells_none=True,
+    ),
+    Method("accel_crypto_keys_get", GetKeysParams, keys, UNPARSED, Nothing, (NO_KEY,)),
+    Method("bdev_nvme_get_discovery_info", None, discovery, result=Nothing, unwanted=None),
+)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import Final
 
+from vbdev.api.errors import INVALID_PARAMS
+from vbdev.api.methods import Method, Refusal
 from vbdev.api.params import Params, Uint64
 from vbdev.api.results import Notification
-from vbdev.registry import Registry
 from vbdev.registry.notifications import NOTIFICATION_TYPES
-from vbdev.rpc.serving.dispatch import Dispatcher, Method
+from vbdev.rpc.methods.plane import Plane
 
-__all__ = ["register_notify_methods"]
+__all__ = ["METHODS"]
 
 
 class GetNotificationsParams(Params, kw_only=True, frozen=True):
@@ -23,26 +25,29 @@ class GetNotificationsParams(Params, kw_only=True, frozen=True):
     """How many to list at most."""
 
 
-def register_notify_methods(dispatcher: Dispatcher, registry: Registry) -> None:
-    """Add them to a dispatcher."""
+async def get_types(_plane: Plane, _params: None) -> list[str]:
+    """List the types of events."""
+    return list(NOTIFICATION_TYPES)
 
-    async def get_types(_params: None) -> list[str]:
-        """List the types of events."""
-        return list(NOTIFICATION_TYPES)
 
-    async def get_notifications(params: GetNotificationsParams) -> list[Notification]:
-        found = registry.notifications.since(params.id, params.max)
-        return [Notification(type=one.type, ctx=one.ctx, id=one.id) for one in found]
+async def get_notifications(plane: Plane, params: GetNotificationsParams) -> list[Notification]:
+    found = plane.registry.notifications.since(params.id, params.max)
+    return [Notification(type=one.type, ctx=one.ctx, id=one.id) for one in found]
 
-    dispatcher.register(
-        Method("notify_get_types", get_types, result=list[str], unwanted="No parameters required")
-    )
-    dispatcher.register(
-        Method(
-            "notify_get_notifications",
-            get_notifications,
-            GetNotificationsParams,
-            decode_error_text=os.strerror(errno.EINVAL),
-            result=list[Notification],
-        )
-    )
+
+METHODS: Final[tuple[Method[Plane], ...]] = (
+    Method(
+        "notify_get_types",
+        None,
+        get_types,
+        result=list[str],
+        unwanted="No parameters required",
+    ),
+    Method(
+        "notify_get_notifications",
+        GetNotificationsParams,
+        get_notifications,
+        Refusal(INVALID_PARAMS, os.strerror(errno.EINVAL)),
+        result=list[Notification],
+    ),
+)

@@ -7,13 +7,12 @@ import os
 import signal
 from typing import Final, Literal
 
+from vbdev.api.methods import Method
 from vbdev.api.params import Params
 from vbdev.api.results import ContextSwitches
-from vbdev.reactor.reactor import Reactor
-from vbdev.reports.context_switches import ContextSwitchMonitor
-from vbdev.rpc.serving.dispatch import Dispatcher, Method
+from vbdev.rpc.methods.plane import Plane
 
-__all__ = ["register_process_methods"]
+__all__ = ["METHODS"]
 
 log = logging.getLogger(__name__)
 
@@ -39,28 +38,25 @@ class MonitorParams(Params, kw_only=True, frozen=True):
     """Whether to; absent: as it is."""
 
 
-def register_process_methods(
-    dispatcher: Dispatcher, reactor: Reactor, monitor: ContextSwitchMonitor
-) -> None:
-    """Add them to a dispatcher."""
+async def kill(plane: Plane, params: KillParams) -> bool:
+    number = signal.Signals[params.sig_name]
+    log.info("sending a signal to this process as asked for signal=%s", number.name)
+    plane.reactors.first.call_later(ANSWER_US, lambda: os.kill(os.getpid(), number))
+    return True
 
-    async def kill(params: KillParams) -> bool:
-        number = signal.Signals[params.sig_name]
-        log.info("sending a signal to this process as asked for signal=%s", number.name)
-        reactor.call_later(ANSWER_US, lambda: os.kill(os.getpid(), number))
-        return True
 
-    async def monitor_switches(params: MonitorParams) -> ContextSwitches:
-        if params.enabled is not None:
-            await monitor.enable(params.enabled)
-        return ContextSwitches(enabled=monitor.enabled)
+async def monitor_switches(plane: Plane, params: MonitorParams) -> ContextSwitches:
+    if params.enabled is not None:
+        await plane.monitor.enable(params.enabled)
+    return ContextSwitches(enabled=plane.monitor.enabled)
 
-    dispatcher.register(Method("spdk_kill_instance", kill, KillParams))
-    dispatcher.register(
-        Method(
-            "framework_monitor_context_switch",
-            monitor_switches,
-            MonitorParams,
-            result=ContextSwitches,
-        )
-    )
+
+METHODS: Final[tuple[Method[Plane], ...]] = (
+    Method("spdk_kill_instance", KillParams, kill),
+    Method(
+        "framework_monitor_context_switch",
+        MonitorParams,
+        monitor_switches,
+        result=ContextSwitches,
+    ),
+)

@@ -10,16 +10,16 @@ import errno
 import os
 from typing import Any, Final
 
-from vbdev.api.errors import INTERNAL_ERROR, RpcError
+from vbdev.api.errors import INTERNAL_ERROR
+from vbdev.api.methods import BOTH, Method, Refusal
 from vbdev.api.params import Params, Uint8, Uint64
 from vbdev.api.results import Governor, Scheduler
-from vbdev.reactor.reactors import Reactors
-from vbdev.rpc.serving.dispatch import Dispatcher, Method, State
+from vbdev.rpc.methods.plane import Plane
 
-__all__ = ["register_scheduler_methods", "scheduler_config"]
+__all__ = ["METHODS", "scheduler_config"]
 
 STATIC: Final = "static"
-REFUSED: Final = (INTERNAL_ERROR, os.strerror(-errno.EINVAL))
+REFUSED: Final = Refusal(INTERNAL_ERROR, os.strerror(-errno.EINVAL))
 """SPDK forgets to turn the errno's sign around, so that it has no text: `Unknown error -22`."""
 
 
@@ -41,62 +41,57 @@ class SetSchedulerParams(Params, kw_only=True, frozen=True):
     has (`framework_get_reactors`)."""
 
 
-def register_scheduler_methods(dispatcher: Dispatcher, reactors: Reactors) -> None:
-    """Add them to a dispatcher."""
-
-    async def set_scheduler(params: SetSchedulerParams) -> bool:
-        if params.name != STATIC:
-            raise refused(f"name: the scheduler here is {STATIC!r}, there is no {params.name!r}")
-        for pair in filter(None, (params.mappings or "").split(",")):
-            thread, _, core = pair.partition(":")
-            if not any((thread, core) == (str(r.id), str(r.core.number)) for r in reactors):
-                raise refused(f"mappings: {pair!r}: threads stay on the cores that they have")
-        return True
-
-    async def get_scheduler(_params: None) -> Scheduler:
-        """Return the scheduler of threads."""
-        return Scheduler(
-            scheduler_name=STATIC,
-            scheduler_period=0,
-            isolated_core_mask="0",
-            scheduling_core=reactors.first.core.number,
-        )
-
-    async def get_governor(_params: None) -> Governor:
-        """Return the governor of CPU frequencies: nothing, because there is none."""
-        return Governor()
-
-    both = State.STARTUP | State.RUNTIME
-    for method in (
-        Method(
-            "framework_set_scheduler",
-            set_scheduler,
-            SetSchedulerParams,
-            states=both,
-            errors=(REFUSED,),
-        ),
-        Method(
-            "framework_get_scheduler",
-            get_scheduler,
-            states=both,
-            result=Scheduler,
-            unwanted="'rpc_get_scheduler' requires no arguments",
-        ),
-        Method(
-            "framework_get_governor",
-            get_governor,
-            result=Governor,
-            unwanted="'rpc_get_governor' requires no arguments",
-        ),
-    ):
-        dispatcher.register(method)
+async def set_scheduler(plane: Plane, params: SetSchedulerParams) -> bool:
+    if params.name != STATIC:
+        raise REFUSED.error(f"name: the scheduler here is {STATIC!r}, there is no {params.name!r}")
+    for pair in filter(None, (params.mappings or "").split(",")):
+        thread, _, core = pair.partition(":")
+        if not any((thread, core) == (str(r.id), str(r.core.number)) for r in plane.reactors):
+            raise REFUSED.error(f"mappings: {pair!r}: threads stay on the cores that they have")
+    return True
 
 
-def refused(detail: str) -> RpcError:
-    """Return what SPDK answers, with the reason."""
-    return RpcError(*REFUSED, detail)
+async def get_scheduler(plane: Plane, _params: None) -> Scheduler:
+    """Return the scheduler of threads."""
+    return Scheduler(
+        scheduler_name=STATIC,
+        scheduler_period=0,
+        isolated_core_mask="0",
+        scheduling_core=plane.reactors.first.core.number,
+    )
+
+
+async def get_governor(_plane: Plane, _params: None) -> Governor:
+    """Return the governor of CPU frequencies: nothing, because there is none."""
+    return Governor()
 
 
 def scheduler_config() -> list[dict[str, Any]]:
     """Return the RPC call that chooses the same scheduler again, as SPDK saves it."""
     return [{"method": "framework_set_scheduler", "params": {"name": STATIC}}]
+
+
+METHODS: Final[tuple[Method[Plane], ...]] = (
+    Method(
+        "framework_set_scheduler",
+        SetSchedulerParams,
+        set_scheduler,
+        states=BOTH,
+        errors=(REFUSED,),
+    ),
+    Method(
+        "framework_get_scheduler",
+        None,
+        get_scheduler,
+        states=BOTH,
+        result=Scheduler,
+        unwanted="'rpc_get_scheduler' requires no arguments",
+    ),
+    Method(
+        "framework_get_governor",
+        None,
+        get_governor,
+        result=Governor,
+        unwanted="'rpc_get_governor' requires no arguments",
+    ),
+)

@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
+from vbdev.api.methods import BOTH, Method
 from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import Future
 from vbdev.reactor.threads import NamedThread
-from vbdev.rpc.serving.dispatch import Dispatcher, Method, State
+from vbdev.rpc.methods.plane import Plane
 
-__all__ = ["register_schema_methods"]
-
-
-def register_schema_methods(dispatcher: Dispatcher, reactor: Reactor) -> None:
-    """Add the method to a dispatcher."""
-    made: tuple[list[Method], dict[str, Any]] = ([], {})
-    making: Future[None] | None = None
-
-    async def get_schema(_params: None) -> dict[str, Any]:
-        """Describe every method, those of modules included, as an OpenRPC document."""
-        nonlocal made, making
-        while making is not None:  # once for all who ask; nor can CPython's ast have two threads
-            await making
-        methods = dispatcher.methods()
-        if made[0] != methods:  # the first time, or a module has come
-            making = Future()
-            try:
-                made = (methods, await _on_a_thread(reactor, methods))
-            finally:
-                ended, making = making, None
-                ended.set_result(None)
-        return made[1]
-
-    both = State.STARTUP | State.RUNTIME
-    dispatcher.register(Method("rpc_get_schema", get_schema, states=both, result=dict[str, Any]))
+__all__ = ["METHODS"]
 
 
-async def _on_a_thread(reactor: Reactor, methods: list[Method]) -> dict[str, Any]:
+async def get_schema(plane: Plane, _params: None) -> dict[str, Any]:
+    """Describe every method, those of modules included, as an OpenRPC document."""
+    last = plane.schema
+    while last.making is not None:  # once for all who ask; nor can CPython's ast have two threads
+        await last.making
+    methods = plane.dispatcher.methods()
+    if last.methods != methods:  # the first time, or a module has come
+        ended: Future[None] = Future()
+        last.making = ended
+        try:
+            last.document = await _on_a_thread(plane.reactors.first, methods)
+            last.methods = methods
+        finally:
+            last.making = None
+            ended.set_result(None)
+    return last.document
+
+
+async def _on_a_thread(reactor: Reactor, methods: list[Method[Any]]) -> dict[str, Any]:
     """Describe methods beside the reactor, which others want to use meanwhile."""
     done: Future[dict[str, Any]] = Future()
 
@@ -52,3 +47,8 @@ async def _on_a_thread(reactor: Reactor, methods: list[Method]) -> dict[str, Any
 
     NamedThread(target=work, name="rpc-schema", daemon=True).start()
     return await done
+
+
+METHODS: Final[tuple[Method[Plane], ...]] = (
+    Method("rpc_get_schema", None, get_schema, states=BOTH, result=dict[str, Any]),
+)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import errno
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import UNSET
 
 from vbdev.api import results
 from vbdev.api.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError, error_from_errno
-from vbdev.api.methods import failures
+from vbdev.api.methods import DECODE_OBJECT_FAILED, Method, Refusal, failures
 from vbdev.api.params import BdevName, Params, Uint8, Uint64
 from vbdev.api.results import BdevIostat, ChannelIostat, HistogramBorders, Iostat
 from vbdev.bdev import Bdev, BdevError, BdevState
@@ -33,18 +33,19 @@ from vbdev.core.engine.channel import Channel
 from vbdev.reactor.reactor import Reactor
 from vbdev.registry import Registry
 from vbdev.rpc.methods.bdev_info import iostat
-from vbdev.rpc.serving.dispatch import DECODE_OBJECT_FAILED, Dispatcher, Method
+from vbdev.rpc.methods.plane import Plane
 from vbdev.rpc.serving.turns import long_answer
 from vbdev.vocab import OP_NAMES
 
-__all__ = ["register_stat_methods"]
+__all__ = ["METHODS"]
 
-NO_DEVICE = failures(errno.ENODEV)
-INVALID_IO_TYPE = (INTERNAL_ERROR, "Invalid Io type")
-NOT_ENABLED = (INTERNAL_ERROR, os.strerror(errno.EFAULT))
+NO_DEVICE: Final = failures(errno.ENODEV)
+INVALID: Final = failures(errno.EINVAL)
+INVALID_IO_TYPE: Final = Refusal(INTERNAL_ERROR, "Invalid Io type")
+NOT_ENABLED: Final = Refusal(INTERNAL_ERROR, os.strerror(errno.EFAULT))
 """SPDK's answer, with the code of another failure, where there is no histogram."""
-NO_LIMITS = (-errno.EINVAL, "No rate limits specified")
-LIMIT_REFUSED = (INVALID_PARAMS, "Failed to configure rate limit: {reason}")
+NO_LIMITS: Final = Refusal(-errno.EINVAL, "No rate limits specified")
+LIMIT_REFUSED: Final = Refusal(INVALID_PARAMS, "Failed to configure rate limit: {reason}")
 
 TICK_RATE = 1_000_000_000
 """Ticks are nanoseconds."""
@@ -132,153 +133,117 @@ class SamplingPeriodParams(Params, kw_only=True, frozen=True):
     """Interval in us; 0 ends it."""
 
 
-def register_stat_methods(dispatcher: Dispatcher, registry: Registry) -> None:
-    """Add the methods to a dispatcher."""
+def ready(registry: Registry, name: str) -> Bdev:
+    bdev = registry.get(name)
+    if bdev.state is not BdevState.READY:
+        raise BdevError(errno.ENODEV, f"bdev {name!r} is being removed")
+    return bdev
 
-    def ready(name: str) -> Bdev:
-        bdev = registry.get(name)
-        if bdev.state is not BdevState.READY:
-            raise BdevError(errno.ENODEV, f"bdev {name!r} is being removed")
-        return bdev
 
-    async def get_iostat(params: GetIostatParams) -> Iostat:
-        ticks = registry.reactor.clock.now_ns()
-        names = params.names
-        if params.name is not None:
-            if names is not None:
-                raise BdevError(errno.EINVAL, "name and names exclude each other")
-            names = [params.name]
-        if params.per_channel and len(names or []) != 1:
-            raise BdevError(errno.EINVAL, f"per_channel needs one name in names, not {names or []}")
-        if names is None:
-            bdevs = [bdev for bdev in registry if bdev.state is BdevState.READY]
-        else:
-            bdevs = [ready(name) for name in names]
-        if params.per_channel:
-            channels = await _per_channel(bdevs[0], params.reset_mode)
-            return Iostat(tick_rate=TICK_RATE, ticks=ticks, name=bdevs[0].name, channels=channels)
-        counted = []
-        async with long_answer(registry.reactor):
-            for bdev in bdevs:
-                if bdev.state is BdevState.READY:  # still: others have run in between
-                    counted.append(await _device_stat(bdev, params.reset_mode))
-                await registry.reactor.breathe()
-        return Iostat(tick_rate=TICK_RATE, ticks=ticks, bdevs=counted)
-
-    async def reset_iostat(params: ResetIostatParams) -> bool:
-        if params.mode == "none":
-            return True
-        if params.name is None:
-            bdevs = [bdev for bdev in registry if bdev.state is BdevState.READY]
-        else:
-            bdevs = [ready(params.name)]
+async def get_iostat(plane: Plane, params: GetIostatParams) -> Iostat:
+    ticks = plane.registry.reactor.clock.now_ns()
+    names = params.names
+    if params.name is not None:
+        if names is not None:
+            raise BdevError(errno.EINVAL, "name and names exclude each other")
+        names = [params.name]
+    if params.per_channel and len(names or []) != 1:
+        raise BdevError(errno.EINVAL, f"per_channel needs one name in names, not {names or []}")
+    if names is None:
+        bdevs = [bdev for bdev in plane.registry if bdev.state is BdevState.READY]
+    else:
+        bdevs = [ready(plane.registry, name) for name in names]
+    if params.per_channel:
+        channels = await _per_channel(bdevs[0], params.reset_mode)
+        return Iostat(tick_rate=TICK_RATE, ticks=ticks, name=bdevs[0].name, channels=channels)
+    counted = []
+    async with long_answer(plane.registry.reactor):
         for bdev in bdevs:
-            if bdev.state is BdevState.READY:
-                bdev.reset_stat()
-                await _read_totals(bdev, params.mode)
-            await registry.reactor.breathe()
+            if bdev.state is BdevState.READY:  # still: others have run in between
+                counted.append(await _device_stat(bdev, params.reset_mode))
+            await plane.registry.reactor.breathe()
+    return Iostat(tick_rate=TICK_RATE, ticks=ticks, bdevs=counted)
+
+
+async def reset_iostat(plane: Plane, params: ResetIostatParams) -> bool:
+    if params.mode == "none":
         return True
+    if params.name is None:
+        bdevs = [bdev for bdev in plane.registry if bdev.state is BdevState.READY]
+    else:
+        bdevs = [ready(plane.registry, params.name)]
+    for bdev in bdevs:
+        if bdev.state is BdevState.READY:
+            bdev.reset_stat()
+            await _read_totals(bdev, params.mode)
+        await plane.registry.reactor.breathe()
+    return True
 
-    async def set_histogram(params: EnableHistogramParams) -> bool:
-        bdev = ready(params.name)
-        op = None
-        if params.opc is not None:
-            op = next((op for op, name in OP_NAMES.items() if name == params.opc), None)
-            if op is None:
-                raise RpcError(*INVALID_IO_TYPE, f"opc: {params.opc!r} is no I/O type")
-        if not params.enable:
-            await disable_histogram(bdev)
-            return True
-        await enable_histogram(
-            bdev,
-            op=op,
-            granularity=params.granularity,
-            min_nsec=params.min_nsec,
-            max_nsec=params.max_nsec,
-        )
+
+async def set_histogram(plane: Plane, params: EnableHistogramParams) -> bool:
+    bdev = ready(plane.registry, params.name)
+    op = None
+    if params.opc is not None:
+        op = next((op for op, name in OP_NAMES.items() if name == params.opc), None)
+        if op is None:
+            raise INVALID_IO_TYPE.error(f"opc: {params.opc!r} is no I/O type")
+    if not params.enable:
+        await disable_histogram(bdev)
         return True
+    await enable_histogram(
+        bdev,
+        op=op,
+        granularity=params.granularity,
+        min_nsec=params.min_nsec,
+        max_nsec=params.max_nsec,
+    )
+    return True
 
-    async def histogram_of(name: str) -> Histogram:
-        bdev = ready(name)
-        try:
-            return await get_histogram(bdev)
-        except BdevError as error:
-            raise RpcError(INTERNAL_ERROR, os.strerror(error.errno), str(error)) from error
 
-    async def histogram(params: NameParams) -> results.Histogram:
-        """Return a bdev's latency histogram."""
-        counted = await histogram_of(params.name)
-        return results.Histogram(
-            histogram=base64.b64encode(counted.tobytes()).decode(),
-            granularity=counted.granularity,
-            min_range=counted.min_range,
-            max_range=counted.max_range,
-            tsc_rate=TICK_RATE,
-        )
+async def histogram_of(plane: Plane, name: str) -> Histogram:
+    bdev = ready(plane.registry, name)
+    try:
+        return await get_histogram(bdev)
+    except BdevError as error:
+        raise RpcError(INTERNAL_ERROR, os.strerror(error.errno), str(error)) from error
 
-    async def histogram_borders(params: HistogramBordersParams) -> HistogramBorders:
-        counted = await histogram_of(params.name)
-        borders_ns = [border * 1000 for border in params.borders]
-        return HistogramBorders(borders_count=counted.up_to(borders_ns))
 
-    async def set_qos_limit(params: QosLimitParams) -> bool:
-        bdev = ready(params.name)
-        # SPDK's mark for a limit that was not given is the greatest number.
-        given = {name: getattr(params, name) for name in LIMIT_NAMES}
-        limits = {n: v for n, v in given.items() if v is not None and v != UINT64_MAX}
-        if not limits:
-            raise RpcError(*NO_LIMITS)
-        try:
-            await set_rate_limits(bdev, limits)
-        except BdevError as error:
-            code, text = LIMIT_REFUSED
-            reason = error_from_errno(error.errno).message
-            raise RpcError(code, text.format(reason=reason), str(error)) from error
-        return True
+async def histogram(plane: Plane, params: NameParams) -> results.Histogram:
+    """Return a bdev's latency histogram."""
+    counted = await histogram_of(plane, params.name)
+    return results.Histogram(
+        histogram=base64.b64encode(counted.tobytes()).decode(),
+        granularity=counted.granularity,
+        min_range=counted.min_range,
+        max_range=counted.max_range,
+        tsc_rate=TICK_RATE,
+    )
 
-    async def set_period(params: SamplingPeriodParams) -> bool:
-        set_sampling_period(ready(params.name), params.period)
-        return True
 
-    invalid = failures(errno.EINVAL)
-    for name, handler, decoded, result, errors in (
-        ("bdev_get_iostat", get_iostat, GetIostatParams, Iostat, invalid),
-        ("bdev_reset_iostat", reset_iostat, ResetIostatParams, bool, ()),
-        (
-            "bdev_enable_histogram",
-            set_histogram,
-            EnableHistogramParams,
-            bool,
-            (*invalid, INVALID_IO_TYPE, *failures(errno.EAGAIN)),
-        ),
-        ("bdev_get_histogram", histogram, NameParams, results.Histogram, (NOT_ENABLED,)),
-        (
-            "bdev_get_histogram_borders",
-            histogram_borders,
-            HistogramBordersParams,
-            HistogramBorders,
-            (NOT_ENABLED,),
-        ),
-        ("bdev_set_qos_limit", set_qos_limit, QosLimitParams, bool, (NO_LIMITS, LIMIT_REFUSED)),
-        (
-            "bdev_set_qd_sampling_period",
-            set_period,
-            SamplingPeriodParams,
-            bool,
-            failures(errno.EINVAL),
-        ),
-    ):
-        dispatcher.register(
-            Method(
-                name,
-                handler,
-                decoded,
-                INTERNAL_ERROR,
-                DECODE_OBJECT_FAILED,
-                result=result,
-                errors=(*NO_DEVICE, *errors),
-            )
-        )
+async def histogram_borders(plane: Plane, params: HistogramBordersParams) -> HistogramBorders:
+    counted = await histogram_of(plane, params.name)
+    borders_ns = [border * 1000 for border in params.borders]
+    return HistogramBorders(borders_count=counted.up_to(borders_ns))
+
+
+async def set_qos_limit(plane: Plane, params: QosLimitParams) -> bool:
+    bdev = ready(plane.registry, params.name)
+    # SPDK's mark for a limit that was not given is the greatest number.
+    given = {name: getattr(params, name) for name in LIMIT_NAMES}
+    limits = {n: v for n, v in given.items() if v is not None and v != UINT64_MAX}
+    if not limits:
+        raise NO_LIMITS.error()
+    try:
+        await set_rate_limits(bdev, limits)
+    except BdevError as error:
+        reason = error_from_errno(error.errno).message
+        raise LIMIT_REFUSED.error(str(error), reason=reason) from error
+    return True
+
+
+async def set_period(plane: Plane, params: SamplingPeriodParams) -> bool:
+    set_sampling_period(ready(plane.registry, params.name), params.period)
+    return True
 
 
 async def _device_stat(bdev: Bdev, reset_mode: str) -> BdevIostat:
@@ -340,3 +305,59 @@ def _what(reset_mode: str) -> dict[str, bool]:
         "extremes": reset_mode in ("all", "maxmin"),
         "errors": reset_mode in ("all", "error"),
     }
+
+
+METHODS: Final[tuple[Method[Plane], ...]] = (
+    Method(
+        "bdev_get_iostat",
+        GetIostatParams,
+        get_iostat,
+        DECODE_OBJECT_FAILED,
+        Iostat,
+        errors=(*NO_DEVICE, *INVALID),
+    ),
+    Method(
+        "bdev_reset_iostat",
+        ResetIostatParams,
+        reset_iostat,
+        DECODE_OBJECT_FAILED,
+        errors=NO_DEVICE,
+    ),
+    Method(
+        "bdev_enable_histogram",
+        EnableHistogramParams,
+        set_histogram,
+        DECODE_OBJECT_FAILED,
+        errors=(*NO_DEVICE, *INVALID, INVALID_IO_TYPE, *failures(errno.EAGAIN)),
+    ),
+    Method(
+        "bdev_get_histogram",
+        NameParams,
+        histogram,
+        DECODE_OBJECT_FAILED,
+        results.Histogram,
+        errors=(*NO_DEVICE, NOT_ENABLED),
+    ),
+    Method(
+        "bdev_get_histogram_borders",
+        HistogramBordersParams,
+        histogram_borders,
+        DECODE_OBJECT_FAILED,
+        HistogramBorders,
+        errors=(*NO_DEVICE, NOT_ENABLED),
+    ),
+    Method(
+        "bdev_set_qos_limit",
+        QosLimitParams,
+        set_qos_limit,
+        DECODE_OBJECT_FAILED,
+        errors=(*NO_DEVICE, NO_LIMITS, LIMIT_REFUSED),
+    ),
+    Method(
+        "bdev_set_qd_sampling_period",
+        SamplingPeriodParams,
+        set_period,
+        DECODE_OBJECT_FAILED,
+        errors=(*NO_DEVICE, *INVALID),
+    ),
+)

@@ -10,10 +10,12 @@ import errno
 import os
 import re
 import resource
+from typing import Final
 
 from msgspec import UNSET
 
 from vbdev.api.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
+from vbdev.api.methods import DECODE_OBJECT_INVALID, NO_ARGUMENTS, Method, Refusal
 from vbdev.api.params import Params, Uint64
 from vbdev.api.results import (
     IoChannel,
@@ -32,11 +34,10 @@ from vbdev.bdev.descriptor import Descriptor
 from vbdev.reactor.poller import Poller, PollerState
 from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.reactors import Reactors
-from vbdev.registry import Registry
-from vbdev.rpc.serving.dispatch import DECODE_OBJECT_FAILED, NO_ARGUMENTS, Dispatcher, Method
+from vbdev.rpc.methods.plane import Plane
 from vbdev.vocab.cpu_sets import node_of_cpus, parse_cpu_set, show_cpu_mask, usable_cpus
 
-__all__ = ["register_thread_methods"]
+__all__ = ["METHODS", "given_cpus"]
 
 TICK_RATE = 1_000_000_000
 USER_HZ = os.sysconf("SC_CLK_TCK")
@@ -52,73 +53,57 @@ class SetCpumaskParams(Params, kw_only=True, frozen=True):
     at its start are left out; one at least has to remain."""
 
 
-NO_THREAD = "Thread {id} does not exist"
-INVALID_MASK = "Invalid cpumask {cpumask}"
-NO_CPU = "No CPU is selected from reactor mask {mask}"
+NO_THREAD: Final = Refusal(INVALID_PARAMS, "Thread {id} does not exist")
+INVALID_MASK: Final = Refusal(INTERNAL_ERROR, "Invalid cpumask {cpumask}")
+NO_CPU: Final = Refusal(INTERNAL_ERROR, "No CPU is selected from reactor mask {mask}")
 
 
-def register_thread_methods(dispatcher: Dispatcher, registry: Registry, reactors: Reactors) -> None:
-    """Add them to a dispatcher, before any thread is bound to CPUs."""
+def given_cpus(reactors: Reactors) -> frozenset[int]:
+    """Return the CPUs that threads may be bound to. To be asked before any of them is."""
     given = set().union(*(reactor.core.cpus for reactor in reactors))
-    given = given & usable_cpus() or usable_cpus()
+    return frozenset(given & usable_cpus() or usable_cpus())
 
-    async def get_stats(_params: None) -> ThreadsStats:
-        """Say how busy each thread is."""
-        return ThreadsStats(tick_rate=TICK_RATE, threads=await reactors.for_each(stats))
 
-    async def get_pollers(_params: None) -> ThreadsPollers:
-        """List what each thread calls again and again."""
-        return ThreadsPollers(tick_rate=TICK_RATE, threads=await reactors.for_each(pollers))
+async def get_stats(plane: Plane, _params: None) -> ThreadsStats:
+    """Say how busy each thread is."""
+    return ThreadsStats(tick_rate=TICK_RATE, threads=await plane.reactors.for_each(stats))
 
-    async def get_io_channels(_params: None) -> IoChannels:
-        """List the bdevs that each thread has a channel to."""
-        opened = [descriptor for bdev in registry for descriptor in bdev.descriptors]
-        threads = await reactors.for_each(lambda reactor: io_channels(reactor, opened))
-        return IoChannels(tick_rate=TICK_RATE, threads=threads)
 
-    async def get_reactors(_params: None) -> ReactorList:
-        """List the reactors and what runs on them."""
-        return ReactorList(
-            tick_rate=TICK_RATE,
-            pid=os.getpid(),
-            reactors=sorted(await reactors.for_each(reactor_info), key=lambda one: one.lcore),
-        )
+async def get_pollers(plane: Plane, _params: None) -> ThreadsPollers:
+    """List what each thread calls again and again."""
+    return ThreadsPollers(tick_rate=TICK_RATE, threads=await plane.reactors.for_each(pollers))
 
-    async def set_cpumask(params: SetCpumaskParams) -> bool:
-        reactor = next((reactor for reactor in reactors if reactor.id == params.id), None)
-        if reactor is None:
-            raise RpcError(INVALID_PARAMS, NO_THREAD.format(id=params.id))
-        cpus = cpus_of(params.cpumask) & given
-        if not cpus:
-            mask = show_cpu_mask(given)
-            raise RpcError(INTERNAL_ERROR, NO_CPU.format(mask=mask), f"cpumask: {params.cpumask}")
-        try:
-            await reactor.ask(os.sched_setaffinity, 0, cpus)  # 0: whoever calls
-        except OSError as error:  # the kernel has taken CPUs away from the daemon meanwhile
-            reason = os.strerror(error.errno or errno.EINVAL)
-            raise RpcError(INTERNAL_ERROR, reason, f"{reactor.name}: {error}") from error
-        return True
 
-    for name, handler, result, unwanted in (
-        ("thread_get_stats", get_stats, ThreadsStats, NO_ARGUMENTS),
-        ("thread_get_pollers", get_pollers, ThreadsPollers, NO_ARGUMENTS),
-        ("thread_get_io_channels", get_io_channels, IoChannels, NO_ARGUMENTS),
-        ("framework_get_reactors", get_reactors, ReactorList, "`{name}` requires no arguments"),
-    ):
-        dispatcher.register(Method(name, handler, result=result, unwanted=unwanted))
-    dispatcher.register(
-        Method(
-            "thread_set_cpumask",
-            set_cpumask,
-            SetCpumaskParams,
-            decode_error_text=DECODE_OBJECT_FAILED,
-            errors=(
-                (INVALID_PARAMS, NO_THREAD),
-                (INTERNAL_ERROR, INVALID_MASK),
-                (INTERNAL_ERROR, NO_CPU),
-            ),
-        )
+async def get_io_channels(plane: Plane, _params: None) -> IoChannels:
+    """List the bdevs that each thread has a channel to."""
+    opened = [descriptor for bdev in plane.registry for descriptor in bdev.descriptors]
+    threads = await plane.reactors.for_each(lambda reactor: io_channels(reactor, opened))
+    return IoChannels(tick_rate=TICK_RATE, threads=threads)
+
+
+async def get_reactors(plane: Plane, _params: None) -> ReactorList:
+    """List the reactors and what runs on them."""
+    return ReactorList(
+        tick_rate=TICK_RATE,
+        pid=os.getpid(),
+        reactors=sorted(await plane.reactors.for_each(reactor_info), key=lambda one: one.lcore),
     )
+
+
+async def set_cpumask(plane: Plane, params: SetCpumaskParams) -> bool:
+    reactor = next((reactor for reactor in plane.reactors if reactor.id == params.id), None)
+    if reactor is None:
+        raise NO_THREAD.error(id=params.id)
+    cpus = cpus_of(params.cpumask) & plane.cpus
+    if not cpus:
+        mask = show_cpu_mask(plane.cpus)
+        raise NO_CPU.error(f"cpumask: {params.cpumask}", mask=mask)
+    try:
+        await reactor.ask(os.sched_setaffinity, 0, cpus)  # 0: whoever calls
+    except OSError as error:  # the kernel has taken CPUs away from the daemon meanwhile
+        reason = os.strerror(error.errno or errno.EINVAL)
+        raise RpcError(INTERNAL_ERROR, reason, f"{reactor.name}: {error}") from error
+    return True
 
 
 def cpus_of(mask: str) -> frozenset[int]:
@@ -128,7 +113,7 @@ def cpus_of(mask: str) -> frozenset[int]:
     try:
         return parse_cpu_set(mask)
     except ValueError as error:
-        raise RpcError(INTERNAL_ERROR, INVALID_MASK.format(cpumask=mask), str(error)) from error
+        raise INVALID_MASK.error(str(error), cpumask=mask) from error
 
 
 # Each is called on the reactor that it describes
@@ -224,3 +209,26 @@ def reactor_info(reactor: Reactor) -> ReactorInfo:
 def cpu_mask() -> str:
     """Return the CPUs that the calling thread may run on, in hexadecimal."""
     return show_cpu_mask(usable_cpus())
+
+
+METHODS: Final[tuple[Method[Plane], ...]] = (
+    Method("thread_get_stats", None, get_stats, result=ThreadsStats, unwanted=NO_ARGUMENTS),
+    Method("thread_get_pollers", None, get_pollers, result=ThreadsPollers, unwanted=NO_ARGUMENTS),
+    Method(
+        "thread_get_io_channels", None, get_io_channels, result=IoChannels, unwanted=NO_ARGUMENTS
+    ),
+    Method(
+        "framework_get_reactors",
+        None,
+        get_reactors,
+        result=ReactorList,
+        unwanted="`{name}` requires no arguments",
+    ),
+    Method(
+        "thread_set_cpumask",
+        SetCpumaskParams,
+        set_cpumask,
+        DECODE_OBJECT_INVALID,
+        errors=(NO_THREAD, INVALID_MASK, NO_CPU),
+    ),
+)
