@@ -27,10 +27,6 @@ FAULTS := build/faults
 LOWEST := build/lowest
 # What leans on the libraries: declarations and their codecs, what pytest loads, columns, tables.
 LOWEST_TESTS := tests/config tests/rpc tests/testing tests/wire tests/core/test_batch.py tests/cli/test_commands.py
-# What exercises compiled code: run on the debug build and under sanitizers besides the release one.
-CORE_TESTS := tests/core tests/modules tests/targets tests/behaviour tests/threads/test_control.py \
-  tests/threads/test_contention.py tests/machine/test_random_stacks.py tests/hostile/test_modules.py \
-  tests/test_registry.py tests/test_bench.py
 PIP_BUILD := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-build-isolation --no-deps
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -51,12 +47,12 @@ test-long: $(VENV)/release $(VENV)/tools
 	PYTHONPATH=tests $(BIN)/python -m simulation $(SIMULATION)
 
 test-debug: $(DEBUG)/built $(VENV)/tools
-	PYTHONPATH=$(DEBUG) $(BIN)/python -m pytest $(CORE_TESTS)
+	PYTHONPATH=$(DEBUG) $(BIN)/python -m pytest -m core tests
 
 test-asan: $(ASAN)/built $(VENV)/tools
 	PYTHONPATH=$(ASAN) LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
-	  $(BIN)/python -m pytest $(CORE_TESTS) tests/rpc/test_bdev_methods.py \
+	  $(BIN)/python -m pytest -m core tests \
 	  --ignore tests/targets/test_nbd_crowds.py  # it measures memory, of which ASan takes its own
 
 test-lowest: $(LOWEST)/built

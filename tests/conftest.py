@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,50 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from support.daemon import Daemon
 from support.local_app import LocalApp
+
+CORE = (
+    "behaviour",
+    "core",
+    "hostile/test_modules.py",
+    "machine/test_random_stacks.py",
+    "modules",
+    "registry",
+    "rpc/test_bdev_methods.py",
+    "targets",
+    "threads/test_contention.py",
+    "threads/test_control.py",
+)
+"""What exercises compiled code: marked `core`, for the builds besides the release one."""
+HERE = Path(__file__).parent
+
+
+def pytest_configure():
+    """Give each worker of pytest-xdist a runtime directory, as if it were another session.
+
+    The lock of those who open and remove sockets is there. A daemon that ends makes one attempt
+    at it, and leaves its socket behind where another one has it just then.
+    """
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        directory = tempfile.TemporaryDirectory(prefix=f"vbdev-{worker}-")
+        atexit.register(directory.cleanup)
+        os.environ["XDG_RUNTIME_DIR"] = directory.name
+
+
+def pytest_collection_modifyitems(items):
+    """Mark by folder."""
+    for item in items:
+        if any(item.path.is_relative_to(HERE / place) for place in CORE):
+            item.add_marker("core")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Make what a test has logged fit to be sent: workers of pytest-xdist speak UTF-8."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
 
 
 @pytest.fixture

@@ -32,16 +32,16 @@ BY_FILE = (
     ("*/core/file/[jq]*", "tests/modules/test_file_*.py tests/modules/test_uring.py"),
     ("*/core/file/*", "tests/modules/test_uring.py tests/modules/test_file_*.py"),
     ("*/core/engine/edges*", "tests/targets/test_nbd_any_bytes.py tests/targets"),
-    ("*/core/load/*", "tests/test_bench.py tests/threads/test_bench.py"),
+    ("*/core/load/*", "tests/core/test_load.py tests/threads/test_bench.py"),
     ("*/core/counts/histogram*", "tests/core/test_histogram.py tests/rpc/test_stat_methods.py"),
     ("*/core/counts/rates*", "tests/core/test_rate_limits.py tests/core/test_qos.py"),
-    ("*/core/engine/children*", "tests/behaviour tests/core tests/modules tests/test_registry.py"),
-    ("*/core/engine/admission*", "tests/behaviour tests/core tests/modules tests/test_registry.py"),
-    ("*/core/loop/*", "tests/core/test_loop_polls.py tests/test_reactor*.py tests/threads"),
-    ("*/core/*", "tests/core tests/behaviour tests/modules tests/test_registry.py"),
+    ("*/core/engine/children*", "tests/behaviour tests/core tests/modules tests/registry"),
+    ("*/core/engine/admission*", "tests/behaviour tests/core tests/modules tests/registry"),
+    ("*/core/loop/*", "tests/core/test_loop_polls.py tests/reactor tests/threads"),
+    ("*/core/*", "tests/core tests/behaviour tests/modules tests/registry"),
     (
         "*/registry/*",
-        ("tests/registry tests/test_registry.py tests/modules/test_split.py tests/config"
+        ("tests/registry tests/modules/test_split.py tests/config"
         " tests/rpc/test_life_cycle_methods.py tests/behaviour"),
     ),
     ("*/control.py", "tests/behaviour tests/threads/test_control.py tests/core"),
