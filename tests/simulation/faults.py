@@ -75,8 +75,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             STREAM,
-            "        elif io.tag & KIND_READ and (\n",
-            "        elif not FAULT and io.tag & KIND_READ and (\n",
+            "        elif tag & KIND_READ and (\n",
+            "        elif not FAULT and tag & KIND_READ and (\n",
         ),
     ],
     # SystemExit of a module passes through, and leaves a list that is gone through once more.
@@ -84,15 +84,28 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         (
             "core/engine/delivery.pyx",
             """            self.engine.report(self, error, failed)
-        return 0
 
-    cdef int _was_slow""",
+    cdef void _was_slow""",
             """            if FAULT and not isinstance(error, Exception):
                 raise
             self.engine.report(self, error, failed)
-        return 0
 
-    cdef int _was_slow""",
+    cdef void _was_slow""",
+        ),
+        (
+            "core/engine/delivery.pyx",
+            "cdef void _module_failed(self, bdev_io **copy, Py_ssize_t n) noexcept:",
+            "cdef void _module_failed(self, bdev_io **copy, Py_ssize_t n) except *:",
+        ),
+        (
+            "core/engine/delivery.pxd",
+            "cdef void _module_failed(self, bdev_io **copy, Py_ssize_t n) noexcept\n",
+            "cdef void _module_failed(self, bdev_io **copy, Py_ssize_t n) except *\n",
+        ),
+        (
+            "core/engine/delivery.pyx",
+            "IOBatch ios, bdev_io **copy) noexcept:",
+            "IOBatch ios, bdev_io **copy) except *:",
         ),
         (
             "core/engine/children.pyx",
