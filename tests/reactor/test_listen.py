@@ -267,9 +267,9 @@ def test_a_process_of_ones_own_is_waited_for_a_moment(reactor, path, private, mo
         open_listener(Address(path=f"{path}2"))
     assert caught.value.errno == errno.EBUSY
     monkeypatch.setattr(listen.time, "sleep", None)
-    listener.close()  # on a reactor: it leaves its file, and does not wait
+    listener.close()  # on a reactor: it waits for nobody
+    assert not Path(path).exists()
     os.close(fd)
-    open_listener(Address(path=path)).close()  # and the next one takes it over
 
 
 @pytest.mark.parametrize("what", ["symlink", "fifo", "open"])

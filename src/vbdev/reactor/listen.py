@@ -124,7 +124,7 @@ def _open_unix(address: Address) -> socket.socket:
         os.fchmod(listener.fileno(), 0o600)  # the file will have it from its first moment
         if path == default_rpc_path():
             make_private(str(Path(path).parent))
-        with _alone(LOCK_TIMEOUT_S):
+        with _alone():
             if _is_stale(address):
                 log.info("taking over the socket of a dead process address=%s", address)
                 Path(path).unlink()
@@ -141,8 +141,8 @@ def _open_unix(address: Address) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _alone(wait_s: float) -> Iterator[None]:
-    """Keep this user's processes that open or remove sockets apart. BlockingIOError: not in time.
+def _alone() -> Iterator[None]:
+    """Keep this user's processes that open sockets apart. BlockingIOError: not in LOCK_TIMEOUT_S.
 
     Without it, two that start at the same time both find a stale file, and the second unlinks
     what the first has just bound. The lock is on a private file, which nobody else can hold, and
@@ -154,7 +154,7 @@ def _alone(wait_s: float) -> Iterator[None]:
         yield
         return
     try:
-        deadline = time.monotonic() + wait_s
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,7 +163,8 @@ def _alone(wait_s: float) -> Iterator[None]:
                 if time.monotonic() >= deadline:
                     raise BlockingIOError(
                         errno.EBUSY,
-                        f"another process of this user has been opening sockets for {wait_s:g} s",
+                        "another process of this user has been opening sockets for"
+                        f" {LOCK_TIMEOUT_S:g} s",
                     ) from None
                 time.sleep(0.005)
             except OSError:  # a file system without locks
@@ -283,9 +284,9 @@ class Listener:
 
     def _remove(self) -> None:
         if self._path:
-            # A file that can not be removed is a stale one, which the next server takes over.
-            # One attempt at the lock: a reactor does not wait for other processes.
-            with contextlib.suppress(OSError), _alone(0):
+            # Nobody takes over a socket that listens, as this one does until its file is gone. A
+            # file that can not be removed is a stale one, which the next server takes over.
+            with contextlib.suppress(OSError):
                 if self._inode == _inode(self._path):
                     Path(self._path).unlink()
         self._socket.close()
