@@ -27,6 +27,9 @@ FAULTS := build/faults
 LOWEST := build/lowest
 # What leans on the libraries: declarations and their codecs, what pytest loads, columns, tables.
 LOWEST_TESTS := tests/config tests/rpc tests/testing tests/wire tests/core/test_batch.py tests/cli/test_commands.py
+# So many tests run beside each other, most of which wait. What measures a time has its turn alone.
+WORKERS := 2
+BESIDE := -n $(WORKERS) --dist worksteal
 PIP_BUILD := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-build-isolation --no-deps
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -40,14 +43,15 @@ demo: $(VENV)/release
 test: lint clients test-debug test-release
 
 test-release: $(VENV)/release $(VENV)/tools
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(BESIDE) -m "not alone"
+	$(BIN)/python -m pytest -m alone tests
 
 test-long: $(VENV)/release $(VENV)/tools
 	$(BIN)/python tests/machine/long_run.py $(LONG)
 	PYTHONPATH=tests $(BIN)/python -m simulation $(SIMULATION)
 
 test-debug: $(DEBUG)/built $(VENV)/tools
-	PYTHONPATH=$(DEBUG) $(BIN)/python -m pytest -m core tests
+	PYTHONPATH=$(DEBUG) $(BIN)/python -m pytest $(BESIDE) -m core tests
 
 test-asan: $(ASAN)/built $(VENV)/tools
 	PYTHONPATH=$(ASAN) LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \

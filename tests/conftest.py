@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import os
 import sys
@@ -33,15 +32,15 @@ CORE = (
 HERE = Path(__file__).parent
 
 
-def pytest_configure():
+def pytest_configure(config):
     """Give each worker of pytest-xdist a runtime directory, as if it were another session.
 
-    The lock of those who open and remove sockets is there. A daemon that ends makes one attempt
-    at it, and leaves its socket behind where another one has it just then.
+    Where a daemon listens that is not told where is in there, and what keeps apart those who open
+    sockets: a test that holds it up is not to be met by others.
     """
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         directory = tempfile.TemporaryDirectory(prefix=f"vbdev-{worker}-")
-        atexit.register(directory.cleanup)
+        config.add_cleanup(directory.cleanup)
         os.environ["XDG_RUNTIME_DIR"] = directory.name
 
 

@@ -86,6 +86,7 @@ def test_threads(serve):
         assert daemon.status("Threads") == 1
 
 
+@pytest.mark.alone
 def test_time_to_the_first_answer(tmp_path):
     """From the command to the first answered RPC, a malloc disk and a passthru layer included."""
     times = []
