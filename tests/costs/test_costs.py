@@ -70,11 +70,13 @@ def test_system_calls(tools, loads):
     hold(measured, tools.toolchain)
 
 
+@pytest.mark.alone
 def test_copies_allocations_and_batches(tools, copies):
     """In memory of this process: what the kernel copies is not counted."""
     hold(copies, tools.toolchain)
 
 
+@pytest.mark.alone
 def test_copies_allocations_and_batches_of_a_file(tools):
     """The kernel's copy is the only one, and it is not counted."""
     measured = figures.copies(tools, "uring")
