@@ -7,24 +7,31 @@ whoever ends last closes them.
 
 cdef extern from * nogil:
     """
+    #include <poll.h>
     #include <sched.h>
     #include <signal.h>
-    #include <sys/prctl.h>
     #include <sys/syscall.h>
     #include <unistd.h>
 
+    #ifndef SYS_pidfd_open
+    #define SYS_pidfd_open 434
+    #endif
+
     /* Nothing but system calls: other threads of the parent may hold any of the library's locks.
-       Its memory is the parent's, and goes before its descriptors do (do_exit, kernel/exit.c). */
+       It waits for the last of the parent's threads (a signal at the parent's end comes with the
+       end of the thread that is on this one); each has let go of the descriptors before it is gone
+       (do_exit, kernel/exit.c). */
     static long vbdev_share_descriptors(void)
     {
-        pid_t parent = getpid();
+        struct pollfd parent = {.fd = (int)syscall(SYS_pidfd_open, getpid(), 0), .events = POLLIN};
+        if (parent.fd < 0)
+            return -1;
         long pid = syscall(SYS_clone, (long)(CLONE_FILES | SIGCHLD), 0L, 0L, 0L, 0L);
         if (pid)
             return pid;
         syscall(SYS_setsid);
-        syscall(SYS_prctl, PR_SET_PDEATHSIG, (long)SIGKILL, 0L, 0L, 0L);
-        while (syscall(SYS_getppid) == parent)
-            syscall(SYS_ppoll, 0L, 0L, 0L, 0L, 0L);
+        while (syscall(SYS_ppoll, &parent, 1L, 0L, 0L, 0L) != 1)
+            ;
         syscall(SYS_exit_group, 0L);
         __builtin_unreachable();
     }
