@@ -4,8 +4,10 @@ Method: a server that reads each request and answers none of a kind, so that the
 go who waits for it. What is asked for each time: others are served, SIGTERM ends the process.
 """
 
+import contextlib
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -38,7 +40,7 @@ def start(tmp_path, mount):
         with (tmp_path / "log").open("wb") as log:
             process = subprocess.Popen(line, cwd=tmp_path, stdout=log, stderr=log)
         processes.append(process)
-        wait_until(lambda: (tmp_path / "r.sock").exists() or mount.held())
+        wait_until(lambda: listens(tmp_path / "r.sock") or mount.held())
         return process
 
     yield begin
@@ -70,6 +72,13 @@ def call(tmp_path):
 
     ask.aside = aside
     return ask
+
+
+def listens(path):
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.connect(str(path))
+        return True
+    return False
 
 
 def wait_until(condition):

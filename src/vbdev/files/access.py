@@ -187,12 +187,15 @@ def left_open() -> dict[int, str]:
 
 
 def _release(fd: int, end: Callable[[], None], *, locked: bool) -> Call[None]:
-    aside = Aside("release", locked, fds=[fd])
+    # Never broken off: a process that was killed before it had the file says nothing of the server.
+    aside = Aside("release", locked, fds=[fd], goes_on=True)
 
     def run() -> None:
         try:
             aside.run()
-        except OSError as error:  # it has been answered, or was killed: both is an end
+        except OSError as error:
+            if error.errno in (errno.ECANCELED, errno.ECHILD):  # no answer: it stays open
+                raise
             log.debug("closing a file: %s", error)
         end()
 
