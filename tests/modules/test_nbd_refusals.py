@@ -5,6 +5,7 @@ each refusal becomes on the wire is in tests/core/test_nbd_refusals.py.
 """
 
 import contextlib
+import os
 import logging
 import socket
 import subprocess
@@ -26,10 +27,13 @@ def serve(tmp_path):
     """Start nbdkit with these words; return a stack that has it as bdev N0."""
     requires("nbdkit")
     stacks, processes = [], []
+    # A sanitizer that is preloaded here would judge the shells and tools of its scripts.
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 
     def start(*words, **params):
         path = tmp_path / f"{len(processes)}.sock"
-        processes.append(subprocess.Popen([find("nbdkit"), "-f", "-U", path, *map(str, words)]))
+        words = [find("nbdkit"), "-f", "-U", path, *map(str, words)]
+        processes.append(subprocess.Popen(words, env=environment))
         until = time.monotonic() + 10
         while time.monotonic() < until:
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
