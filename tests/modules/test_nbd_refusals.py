@@ -5,8 +5,8 @@ each refusal becomes on the wire is in tests/core/test_nbd_refusals.py.
 """
 
 import contextlib
-import os
 import logging
+import os
 import socket
 import subprocess
 import time
