@@ -326,6 +326,7 @@ cdef struct channel_state:
     uint8_t watch           # WATCH_*
     bint ready_queued
     uint64_t native_mask    # bit per op that the module itself carries out
+    uint64_t plain_blocks   # up to so many a READ or WRITE can pass its gates with one look
     uint64_t parked         # of those outstanding: in a queue here, or with children, or in control
     io_list ready           # completed below, waiting for `completed`
     io_queue nomem          # waiting for a buffer, or for the module to have room

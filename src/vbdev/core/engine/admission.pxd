@@ -1,10 +1,19 @@
 from vbdev.core.base.types cimport (
+    FLAG_PRACT,
+    HAS_BARE_DATA,
+    HAS_DOMAIN,
+    IN_BYTES,
+    OP_READ,
+    OP_WRITE,
+    STAGE_MEMORY,
     bdev_io,
+    channel_state,
     int32_t,
     int8_t,
     io_list,
     io_queue,
     locked_range,
+    size_t,
     uint32_t,
     uint64_t,
     uint8_t,
@@ -16,6 +25,8 @@ from vbdev.core.memory.dif cimport dif_layout
 
 cdef enum:
     MAX_DOMAIN_TYPES = 8
+    # What makes an I/O one of those that `_admit` has to look at closely.
+    NOT_PLAIN = FLAG_PRACT | IN_BYTES | HAS_DOMAIN | HAS_BARE_DATA
 
 
 cdef class Admission(Entered):
@@ -38,6 +49,7 @@ cdef class Admission(Entered):
     cdef uint64_t qos_look_ns           # when they may go on
 
     cdef void _arm(self) noexcept nogil
+    cdef uint64_t _plain_blocks(self) noexcept nogil
     cdef bint _leave_domain(self, bdev_io *io, bint first) noexcept nogil
     cdef bint _add_metadata(self, bdev_io *io, bint first) noexcept nogil
     cdef bint _admit(self, bdev_io *io, bint resumed) noexcept nogil
@@ -65,3 +77,15 @@ cdef class Admission(Entered):
 
 cdef bint touches(uint8_t op, uint64_t offset, uint64_t src, uint64_t num, uint64_t start,
                   uint64_t length, bint quiesce) noexcept nogil
+
+
+cdef inline bint passes_plainly(const channel_state *s, bdev_io *io) noexcept nogil:
+    # Whether `_admit` would let the I/O pass as it is, seen at one look, as for most of them: a
+    # READ or WRITE of one piece of memory, as long as its blocks, aligned, that nothing splits.
+    if (io.num_blocks > s.plain_blocks or io.iovcnt != 1 or io.flags & NOT_PLAIN
+            or (io.op != OP_READ and io.op != OP_WRITE)
+            or io.iovs[0].iov_len != io.num_blocks * s.block_size
+            or (<size_t>io.iovs[0].iov_base | io.iovs[0].iov_len) & s.align_mask):
+        return False
+    io.stage = STAGE_MEMORY
+    return True

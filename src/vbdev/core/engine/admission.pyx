@@ -93,6 +93,7 @@ cdef enum:
 cdef uint64_t ALWAYS_SPECIAL = (
     (1 << OP_COPY) | (1 << OP_ABORT) | (1 << OP_RESET) | (1 << OP_SEEK_DATA) | (1 << OP_SEEK_HOLE)
     | (1 << OP_UNMAP) | (1 << OP_ZONE_APPEND) | (1 << OP_COMPARE_AND_WRITE))
+cdef uint64_t BOTH_WAYS = (1 << OP_READ) | (1 << OP_WRITE)
 cdef uint64_t COMPARING = (1 << OP_COMPARE) | (1 << OP_COMPARE_AND_WRITE)
 cdef uint64_t WITH_DATA = (
     (1 << OP_READ) | (1 << OP_WRITE) | (1 << OP_COMPARE) | (1 << OP_COMPARE_AND_WRITE)
@@ -133,6 +134,20 @@ cdef class Admission(Entered):
             if limits.max_write_zeroes:
                 mask |= 1 << OP_WRITE_ZEROES
         self.s.special_mask = mask
+        self.s.plain_blocks = self._plain_blocks()
+
+    cdef uint64_t _plain_blocks(self) noexcept nogil:
+        """For `passes_plainly`: 0 where a READ or WRITE may wait, be converted, or be split."""
+        cdef io_limits *limits = &self.s.limits
+        cdef uint64_t most = <uint64_t>-1
+        if (self.s.gates & GATES_FOR_ALL or self.s.hides_metadata or limits.boundary
+                or limits.write_unit or BOTH_WAYS & self.supported_mask & ~self.s.native_mask):
+            return 0
+        if limits.max_rw:
+            most = limits.max_rw
+        if limits.max_segment_bytes:
+            most = min(most, <uint64_t>(limits.max_segment_bytes // self.s.block_size))
+        return most
 
     cdef bint _admit(self, bdev_io *io, bint resumed) noexcept nogil:
         """Take an I/O, whose frame is pushed, as far as it goes now; True: the module's turn.

@@ -36,7 +36,7 @@ from vbdev.core.base.types cimport (
     io_set_head,
     this_thread,
 )
-from vbdev.core.engine.admission cimport Admission
+from vbdev.core.engine.admission cimport Admission, passes_plainly
 from vbdev.core.engine.batch cimport IOBatch, new_batch, only_mine
 from vbdev.core.engine.engine cimport Engine
 from vbdev.core.engine.turn cimport MOST_AT_ONCE
@@ -275,7 +275,7 @@ cdef class Delivery(Admission):
         s.outstanding += 1
         if self.notes:
             self._note(&io, 1)
-        return self._admit(io, False)
+        return passes_plainly(s, io) or self._admit(io, False)
 
     cdef int _refusal(self, bdev_io *io) noexcept nogil:
         if self.closed:

@@ -1,9 +1,10 @@
-from typing import Self
+from typing import Self, final
 
 from typing_extensions import Buffer
 
 from vbdev.core.nbd.client.queue import NbdQueue
 
+@final
 class NbdLink:
     path: NbdQueue
     fd: int

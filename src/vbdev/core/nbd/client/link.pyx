@@ -23,6 +23,7 @@ What must not be broken:
   `on_change` tells of what changed while somebody else called.
 """
 
+cimport cython
 from libc.errno cimport EAGAIN, ECONNRESET, EINVAL, EIO, ENOMEM, EPIPE, ESHUTDOWN
 from libc.string cimport memset, strerror
 
@@ -45,6 +46,8 @@ from vbdev.core.nbd.client.queue cimport (
     IN_SLOT,
     REFUSES_FAST_ZERO,
     REFUSES_TRIM,
+    NbdDisk,
+    NbdQueue,
     changes_data,
 )
 from vbdev.core.nbd.client.replies cimport FAULT_MEMORY, FAULT_NONE
@@ -72,6 +75,7 @@ cdef enum:
     RECEIVE_ROUNDS = 4
 
 
+@cython.final
 cdef class NbdLink:
     """One connection after its handshake. The socket stays the caller's to close.
 
@@ -172,6 +176,7 @@ cdef class NbdLink:
     cdef int take(self, size_t most) except -1:
         """Make requests of what waits in the path, as long as there is room."""
         cdef NbdQueue path = self.path
+        cdef NbdDisk disk = path.disk
         cdef bdev_io *io
         cdef nbd_slot *slot
         cdef int err
@@ -181,30 +186,30 @@ cdef class NbdLink:
                 break
             most -= 1
             io = io_queue_pop(&path.waiting)
-            err = self.check(io)
+            err = self.check(io, disk)
             if err:
                 path.finish(io, IO_AIO_ERROR, err)
                 continue
             if io.op == OP_FLUSH:
                 path.start_flush(io)
                 continue
-            if request_is_void(io, path.disk, self.export_flags):
+            if request_is_void(io, disk, self.export_flags):
                 path.finish(io, IO_SUCCESS, 0)
                 continue
             slot = slot_take(&self.slots)
             io.leaf_value = IN_SLOT
-            request_begin(slot, io, path.disk, self.export_flags)
+            request_begin(slot, io, disk, self.export_flags)
             self.use_(slot, now)
         return 0
 
-    cdef int check(self, const bdev_io *io) noexcept nogil:
+    cdef int check(self, const bdev_io *io, NbdDisk disk) noexcept nogil:
         """Return 0, or the errno of an I/O that this server can not be asked for."""
         if (io.offset_blocks > self.num_blocks
                 or io.num_blocks > self.num_blocks - io.offset_blocks):
             return EIO  # the disk was larger once
         if io.num_blocks > self.most_blocks:
             return EINVAL
-        return request_fault(io, self.path.disk, self.export_flags)
+        return request_fault(io, disk, self.export_flags)
 
     cdef bint add_flush(self, flush_group *group) noexcept:
         """Send a FLUSH for a group. False: there is no room here."""
@@ -310,17 +315,18 @@ cdef class NbdLink:
 
     cdef int settle_all(self) except -1:
         """See to all requests that are wholly sent and wholly answered."""
+        cdef NbdQueue path = self.path
+        cdef NbdDisk disk = path.disk
         cdef uint32_t number
         # What this calls may close the link, which settles the rest.
         while self.slots.num_settled < self.slots.num_ended:
             number = self.slots.ended[self.slots.num_settled]
             self.slots.num_settled += 1
-            self._settle(&self.slots.v[number])
+            self._settle(path, disk, &self.slots.v[number])
         self.slots.num_settled = self.slots.num_ended = 0
         return 0
 
-    cdef int _settle(self, nbd_slot *slot) except -1:
-        cdef NbdQueue path = self.path
+    cdef int _settle(self, NbdQueue path, NbdDisk disk, nbd_slot *slot) except -1:
         cdef bdev_io *io = slot.io
         cdef flush_group *group = <flush_group *>slot.group
         cdef int err = slot.err
@@ -339,8 +345,8 @@ cdef class NbdLink:
         if slot.command == CMD_FLUSH:
             if not err and slot.covers > self.flushed:
                 self.flushed = slot.covers
-        elif request_instead(slot, path.disk, self.export_flags) if err else request_goes_on(
-                slot, path.disk):
+        elif request_instead(slot, disk, self.export_flags) if err else request_goes_on(
+                slot, disk):
             self.use_(slot, path.engine.now_ns())
             return 0
         else:
@@ -363,7 +369,7 @@ cdef class NbdLink:
                 return 0
             if self.export_flags & EXPORT_SEND_FLUSH:  # else nothing was ever promised of it
                 self.acked += 1
-        if not err and slot.flushing and path.disk.has_lost():
+        if not err and slot.flushing and disk.has_lost():
             err = EIO
         if slot.refused:
             self._note(slot, err)

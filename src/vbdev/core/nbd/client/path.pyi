@@ -1,9 +1,11 @@
 from collections.abc import Callable
+from typing import final
 
 from vbdev.core.engine.batch import IOBatch
 from vbdev.core.nbd.client.link import NbdLink
 from vbdev.core.nbd.client.queue import NbdQueue
 
+@final
 class NbdPath(NbdQueue):
     holding: bool
     watched: bool

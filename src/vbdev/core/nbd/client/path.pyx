@@ -21,6 +21,7 @@ Budget: 60 ns a request beside the system calls and the copy of data that came t
 replies.
 """
 
+cimport cython
 from libc.errno cimport EINVAL, EIO, ENOMEM, ESHUTDOWN
 from libc.stddef cimport size_t
 
@@ -57,6 +58,7 @@ cdef enum:
     MAX_IOVECS = 512                # of one I/O
 
 
+@cython.final
 cdef class NbdPath(NbdQueue):
     """One reactor's way to a server's disk. Belongs to that reactor's thread.
 

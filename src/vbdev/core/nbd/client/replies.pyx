@@ -21,6 +21,7 @@ Wire layout: NBD protocol, doc/proto.md, "Simple reply message", "Structured rep
 Budget: 40 ns a reply beside the call and the copy.
 """
 
+cimport cython
 from libc.errno cimport EINTR, ENOMEM, errno
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
@@ -82,6 +83,7 @@ COMPLAINTS = {
 }
 
 
+@cython.final
 cdef class NbdReplies:
     """The receiving half of a connection. `slots`, `buffers`, `structured` are set by its link."""
 

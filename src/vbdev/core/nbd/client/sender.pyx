@@ -6,6 +6,7 @@ as one piece, and the data of WRITEs from where it is. Budget: 15 ns a request b
 Wire layout: NBD protocol, doc/proto.md, "Request message".
 """
 
+cimport cython
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -44,6 +45,7 @@ cdef void zero_pieces(iovec *into, size_t length) noexcept nogil:
         into += 1
 
 
+@cython.final
 cdef class NbdSender:
     """The sending half of a connection. `slots` and `fd` are the link's, and set by it."""
 
