@@ -76,6 +76,7 @@ cdef class Coroutines(IoOwner):
     cdef object send_msg
     cdef object make_lock
     cdef IOBatch base_out               # forwarded in this run, to the base
+    cdef IOBatch base_spare             # the last such batch, if its module has not kept it
     cdef list outs                      # [channel, batch] of others
     cdef list woken                     # whose Future has come
     cdef set lingering                  # that go on behind the end of their I/O

@@ -71,7 +71,14 @@ from vbdev.core.base.types cimport (
     iovec,
     this_thread,
 )
-from vbdev.core.engine.batch cimport IOBatch, add_views, new_batch, status_parts
+from vbdev.core.engine.batch cimport (
+    IOBatch,
+    add_views,
+    batch_add,
+    new_batch,
+    only_mine,
+    status_parts,
+)
 from vbdev.core.engine.channel cimport Channel
 from vbdev.core.engine.engine cimport Engine, IoOwner
 from vbdev.core.engine.turn cimport MOST_AT_ONCE
@@ -1248,9 +1255,12 @@ cdef class Coroutines(IoOwner):
     cdef int _send(self, Channel channel, bdev_io *io) except -1:
         cdef IOBatch ios
         if channel is self.channel.base:
-            if self.base_out is None:
-                self.base_out = new_batch(self.engine)
-            self.base_out.append(io)
+            ios = self.base_out
+            if ios is None:
+                ios = new_batch(self.engine) if self.base_spare is None else self.base_spare
+                self.base_out = ios
+                self.base_spare = None
+            batch_add(ios, io)
         else:
             for out in self.outs:
                 if out[0] is channel:
@@ -1259,7 +1269,7 @@ cdef class Coroutines(IoOwner):
             else:
                 ios = new_batch(self.engine)
                 self.outs.append([channel, ios])
-            ios.append(io)
+            batch_add(ios, io)
         if not self.running:
             self._flush()  # not from a coroutine's own step: a task has it, say
         return 0
@@ -1272,6 +1282,9 @@ cdef class Coroutines(IoOwner):
             if self.base_out is not None:
                 ios, self.base_out = self.base_out, None
                 (<Channel>self.channel.base).submit_batch(ios)
+                if only_mine(ios):
+                    ios.n = 0
+                    self.base_spare = ios
             while self.outs:
                 channel, ios = self.outs.pop(0)
                 channel.submit_batch(ios)

@@ -66,6 +66,15 @@ cdef int add_views(bdev_io *io, list views) except -1
 cdef tuple status_parts(str who, status, int errno, nvme, scsi)
 
 
+cdef inline int batch_add(IOBatch ios, bdev_io *io) except -1:
+    # `IOBatch.append`, in the loop of whoever adds many.
+    if ios.n == ios.cap:
+        return ios.append(io)
+    ios.v[ios.n] = io
+    ios.n += 1
+    return 0
+
+
 cdef inline void finish_room(IoCore core, size_t n) noexcept nogil:
     if not io_list_reserve(&core.done, n):
         abort()  # no memory for 8 bytes: an I/O must never be lost silently

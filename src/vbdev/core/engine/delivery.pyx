@@ -12,7 +12,7 @@ restore the thread's exception state for each call.
 
 from libc.errno cimport EBADF, EINVAL, ELOOP, ENOMEM, EOPNOTSUPP as ENOTSUP
 from libc.stddef cimport size_t
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
@@ -142,6 +142,11 @@ cdef inline PyObject *call_module(
         Py_DECREF(owner)
     Py_DECREF(function)
     return result
+
+
+cdef inline bint held_at(const bdev_io *io, uint8_t depth, channel_state *state) noexcept nogil:
+    # Whether the module of a channel has the I/O, whose depth this is.
+    return io.state == IO_SUBMITTED and depth > 0 and io.frames[depth - 1].channel == state
 
 
 cdef inline void deliver(Delivery self, Engine engine, IOBatch ios, bdev_io **copy) noexcept:
@@ -336,8 +341,7 @@ cdef class Delivery(Admission):
 
     cdef inline bint _holds(self, const bdev_io *io) noexcept nogil:
         """Whether this channel's module has the I/O: it is neither below, nor done, nor waiting."""
-        return (io.state == IO_SUBMITTED and io.depth > 0
-                and io.frames[io.depth - 1].channel == &self.s)
+        return held_at(io, io.depth, &self.s)
 
     cdef Py_ssize_t _fail_held(self, bdev_io **v, Py_ssize_t n) noexcept nogil:
         """Fail those of the n I/Os that the module holds; return how many they were.
@@ -382,6 +386,7 @@ cdef class Delivery(Admission):
         cdef bdev_io *io
         cdef Py_ssize_t i = 0, n, end, kept = 0
         cdef size_t shown
+        cdef uint8_t depth
         cdef uint64_t now, blocked_ns = engine.blocked_ns, took_ns
         cdef void *before
         if ios is None:
@@ -408,8 +413,10 @@ cdef class Delivery(Admission):
             self._module_failed(state.ready.v, shown)
         else:
             Py_DECREF(result)
-        io_list_drop_front(&state.ready, shown)
-        if state.ready.n:
+        if state.ready.n == shown:
+            state.ready.n = 0
+        else:
+            io_list_drop_front(&state.ready, shown)
             engine.show_later(state)
         if took_ns >= SLOW_CALL_NS:
             self._was_slow(took_ns, blocked_ns)
@@ -420,12 +427,15 @@ cdef class Delivery(Admission):
         while i < n:
             # As many as possible go up together.
             end = i
-            while end < n and self._holds(v[end]):
+            while end < n:
                 io = v[end]
+                depth = io.depth
+                if not held_at(io, depth, state):
+                    break
                 if io.status == IO_PENDING:  # held since `submit`, and put into the batch
                     io.status = IO_SUCCESS
                     io_doubt(io)
-                io.hooked_depth = io.depth
+                io.hooked_depth = depth
                 end += 1
             while i < end:
                 i += engine._unwind_run(v + i, end - i, now)

@@ -55,6 +55,9 @@ cdef inline bint slice_over(time_slice *self, uint64_t guess_ns) noexcept nogil:
 
 cdef inline bint slice_over_at(time_slice *self, uint64_t now, uint64_t guess_ns) noexcept nogil:
     # The same, for who has just looked at the clock.
+    if now < self.until_ns:  # 0 on a virtual clock, and what is over stays so: time goes on
+        self.guessed_ns = 0
+        return False
     if self.over or self.virtual:
         return slice_over(self, guess_ns)
     self.guessed_ns = 0

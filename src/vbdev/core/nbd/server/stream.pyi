@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import final
 
 from typing_extensions import Buffer
 
@@ -6,6 +7,7 @@ from vbdev.core.engine.channel import Channel
 from vbdev.core.engine.engine import Engine
 from vbdev.core.nbd.server.memory import MemoryClient, NbdMemory
 
+@final
 class NbdStream(MemoryClient):
     requests: int
     batches: int

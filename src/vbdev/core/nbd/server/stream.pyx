@@ -23,6 +23,7 @@ message", "Structured reply chunk message". `wire/nbd.py` has the same in plain 
 what the tests compare with. Budget: 60 ns a request beside the system calls.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, ENOMEM, ENOSPC, EPERM, errno
@@ -58,7 +59,7 @@ from vbdev.core.base.types cimport (
     io_data_bytes,
     iovec,
 )
-from vbdev.core.engine.batch cimport IOBatch, new_batch
+from vbdev.core.engine.batch cimport IOBatch, batch_add, new_batch
 from vbdev.core.engine.channel cimport Channel
 from vbdev.core.engine.turn cimport IO_NS, slice_over
 from vbdev.core.nbd.server.memory cimport CHUNK_BYTES, MemoryClient, NbdMemory, memory_for
@@ -149,6 +150,7 @@ cdef size_t cut(iovec *iovs, size_t count, size_t skip, size_t length) noexcept 
     return kept
 
 
+@cython.final
 cdef class NbdStream(MemoryClient):
     """One connection after its handshake. The socket stays the caller's to close.
 
@@ -179,11 +181,13 @@ cdef class NbdStream(MemoryClient):
     cdef uint64_t size_bytes
     cdef uint32_t block_size
     cdef uint64_t unit_bytes        # what writes are made of: blocks, or the bdev's write units
+    cdef int block_shift            # log2 of block_size, where both are powers of two; else 0
     cdef bint any_bytes
     cdef bint remote
     cdef bint misaligned            # of the request that `_check` has seen last
 
     cdef rx_chunk *rx               # NULL: what is received goes to `own`
+    cdef rx_chunk *spare            # without memory: a peer that asks one by one needs one each time
     cdef size_t rx_start
     cdef size_t rx_end
     cdef uint8_t own[OWN_BYTES]
@@ -250,6 +254,8 @@ cdef class NbdStream(MemoryClient):
         self.unit_bytes = self.block_size
         if any_bytes and channel.s.limits.write_unit:
             self.unit_bytes *= channel.s.limits.write_unit
+        if not (self.block_size & (self.block_size - 1) or self.unit_bytes & (self.unit_bytes - 1)):
+            self.block_shift = self.block_size.bit_length() - 1
         self.size_bytes = size_bytes or channel.s.num_blocks * self.block_size
         self.wants_read = self.much = True
         self.specials_ = []
@@ -268,6 +274,7 @@ cdef class NbdStream(MemoryClient):
         self._give_back()
         if self.rx != NULL:
             self._release_chunk(self.rx)
+        free(self.spare)
 
     # What the target asks
 
@@ -612,8 +619,12 @@ cdef class NbdStream(MemoryClient):
                 break
             io.cookie = cookie
             io.tag = KIND_PLAIN | memory << MEMORY_SHIFT
-            io.offset_blocks = offset // self.block_size
-            io.num_blocks = length // self.block_size
+            if self.block_shift:  # dividing would be most of the budget
+                io.offset_blocks = offset >> self.block_shift
+                io.num_blocks = length >> self.block_shift
+            else:
+                io.offset_blocks = offset // self.block_size
+                io.num_blocks = length // self.block_size
             if flags & CMD_FLAG_FUA:
                 io.flags = FLAG_FUA
             if self.misaligned:
@@ -660,7 +671,7 @@ cdef class NbdStream(MemoryClient):
                 if flags & CMD_FLAG_FAST_ZERO:
                     io.flags |= FLAG_FAST_ZERO
             self.rx_start += need
-            ios.append(io)
+            batch_add(ios, io)
         return 0
 
     cdef bint _receive_apart(self, bdev_io *io, size_t have, uint32_t length) noexcept:
@@ -696,6 +707,7 @@ cdef class NbdStream(MemoryClient):
         cdef uint32_t offered = self.export_flags
         cdef uint16_t allowed = CMD_FLAG_FUA if offered & EXPORT_SEND_FUA else 0
         cdef bint writes = False
+        cdef uint64_t unit
         if command == CMD_READ:
             if self.structured:
                 allowed |= CMD_FLAG_DF
@@ -732,9 +744,11 @@ cdef class NbdStream(MemoryClient):
             return EPERM
         if length == 0:
             return EINVAL
-        self.misaligned = (offset % self.block_size or length % self.block_size
-                           or (writes and self.unit_bytes > self.block_size
-                               and (offset % self.unit_bytes or length % self.unit_bytes)))
+        unit = self.unit_bytes if writes else self.block_size
+        if self.block_shift:
+            self.misaligned = (offset | length) & (unit - 1) != 0
+        else:
+            self.misaligned = offset % unit or length % unit
         if self.misaligned and not self.any_bytes:
             return EINVAL
         if offset > self.size_bytes or length > self.size_bytes - offset:
@@ -870,12 +884,14 @@ cdef class NbdStream(MemoryClient):
                 self._leave_chunk()
 
     cdef bint _new_chunk(self) noexcept:
-        cdef rx_chunk *chunk = <rx_chunk *>calloc(1, sizeof(rx_chunk))
+        cdef rx_chunk *chunk = self.spare
         if chunk == NULL:
-            return False
+            chunk = self.spare = <rx_chunk *>calloc(1, sizeof(rx_chunk))
+            if chunk == NULL:
+                return False
         if not self.memory.lend_chunk(self, &chunk.buf):
-            free(chunk)
             return False
+        self.spare = NULL
         chunk.refs = 1
         self.rx = chunk
         self.area = <uint8_t *>chunk.buf.base
@@ -885,7 +901,10 @@ cdef class NbdStream(MemoryClient):
         chunk.refs -= 1
         if chunk.refs == 0:
             self.memory.return_chunk(self, &chunk.buf)
-            free(chunk)
+            if self.spare == NULL:
+                self.spare = chunk
+            else:
+                free(chunk)
 
     cdef bint _fresh_chunk(self) noexcept:
         """Move the bytes not looked at yet to where there is room behind them; False: nowhere."""
