@@ -187,7 +187,7 @@ cdef class NbdStream(MemoryClient):
     cdef bint misaligned            # of the request that `_check` has seen last
 
     cdef rx_chunk *rx               # NULL: what is received goes to `own`
-    cdef rx_chunk *spare            # without memory: a peer that asks one by one needs one each time
+    cdef rx_chunk *spare            # without memory: who asks one by one needs one each time
     cdef size_t rx_start
     cdef size_t rx_end
     cdef uint8_t own[OWN_BYTES]
