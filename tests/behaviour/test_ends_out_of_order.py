@@ -10,6 +10,7 @@ import errno
 import pytest
 
 from vbdev.bdev import BASIC_OPS
+from vbdev.core.engine.requests import Requests
 from vbdev.testing import Stub, layer, stack
 from vbdev.vocab import IoFlag, Op, Status
 
@@ -134,6 +135,39 @@ def test_an_abort_that_a_layer_kept_does_not_hit_who_came_after_its_victim():
         finish(rig, disk)
         assert other.status == Status.SUCCESS
         assert Op.ABORT not in {op for op, *_ in disk.arrived}
+
+
+def test_an_abort_that_waits_its_turn_does_not_hit_who_came_after_its_victim():
+    """The victim was being split, and so is the I/O that has its BdevIO now, on the same channel.
+
+    Many of another client are split before the ABORT is looked at, in several turns.
+    """
+    with stack(pool_size=16384) as rig:
+        disk = rig.disk(Short)
+        top = rig.open("Disk")
+        others = Requests(rig.engine)
+        later = []
+
+        def come_after(request):
+            assert request.status == Status.SUCCESS
+            later.append(read(top, 8, 2))
+
+        victim = top.submit(Op.READ, 0, 2, bytearray(2 * BLOCK), callback=come_after)
+        rig.settle()
+        disk.complete()
+        many = [
+            others.submit(top.channel, Op.READ, 0, 64, bytearray(64 * BLOCK)) for _ in range(100)
+        ]
+        abort = others.submit(top.channel, Op.ABORT, 0, 0, victim=victim)
+        for _ in range(20):
+            rig.reactor.poll()
+        assert abort.status == Status.FAILED
+        assert later
+        assert not later[0].done
+        finish(rig, disk)
+        assert {request.status for request in [*many, *later]} == {Status.SUCCESS}
+        assert {op for op, *_ in disk.arrived} == {Op.READ}
+        others.close()
 
 
 # Locks

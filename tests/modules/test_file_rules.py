@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import itertools
+import mmap
 import struct
 from pathlib import Path
 
@@ -118,9 +119,16 @@ def test_a_reset_is_answered_when_all_before_it_has_ended_and_not_sooner(
         stack.run(main())
 
 
-def test_a_sync_that_succeeds_after_one_has_failed_elsewhere_is_no_success(tmp_path, monkeypatch):
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize(
+    ("op", "flags"), [(Op.FLUSH, 0), (Op.WRITE, IoFlag.FUA), (Op.WRITE_ZEROES, IoFlag.FUA)]
+)
+def test_what_succeeds_after_a_sync_has_failed_elsewhere_is_no_success(
+    tmp_path, monkeypatch, direct, op, flags
+):
     """It was under way when the other reactor's was told of the failure; Linux tells one only."""
     monkeypatch.setenv(service.NO_RING_VARIABLE, "1")
+    monkeypatch.setattr(stable_writes, "file_system_type", lambda _fd: EXT_MAGIC)
     path = tmp_path / "disk"
     path.write_bytes(bytes(1 << 20))
     held, holding = [], []
@@ -135,20 +143,22 @@ def test_a_sync_that_succeeds_after_one_has_failed_elsewhere_is_no_success(tmp_p
     monkeypatch.setattr(service.FileService, "start_jobs", hold)
     rig = Stack(reactors=2, real_clock=True)
     try:
-        bdev = rig.create(Uring, name="U0", filename=str(path), direct=False)
+        bdev = rig.create(Uring, name="U0", filename=str(path), direct=direct)
         tops = [rig.open("U0", on=n) for n in range(2)]
         for top in tops:
             assert top.io(Op.FLUSH, 0, 0).status == Status.SUCCESS
         holding.append(True)
-        flush = tops[0].submit(Op.FLUSH, 0, 0)
+        blocks = 0 if op is Op.FLUSH else 8
+        data = mmap.mmap(-1, 4096) if op is Op.WRITE else None  # aligned, for O_DIRECT
+        request = tops[0].submit(op, 0, blocks, data, flags=flags)
         rig.turn_until(lambda: held)
         holding.clear()
         with syncs_fail(bdev):
             assert tops[1].io(Op.FLUSH, 0, 0).status == Status.AIO_ERROR
         with tops[0].reactor.here():
             start(*held.pop())
-        rig.turn_until(lambda: flush.done)
-        assert (flush.status, flush.errno) == (Status.AIO_ERROR, errno.EIO)
+        rig.turn_until(lambda: request.done)
+        assert (request.status, request.errno) == (Status.AIO_ERROR, errno.EIO)
     finally:
         rig.close()
 
