@@ -8,7 +8,7 @@
 # make test-lowest   build and test with the lowest versions that pyproject.toml promises
 # make test-long   run the state machine and the simulation for ten minutes each (docs/testing.md)
 # make canaries   put faults back in a build of their own, and have the simulation find them
-# make mutants   change the compiled core, registry and control one mistake at a time, and say which
+# make mutants   change the compiled core, registry and bdev one mistake at a time, and say which
 #              the tests find (N=100 of them, SEED=1, FILES=...; docs/testing.md)
 # make soak   ten minutes of all kinds of clients at once, and what an honest one sees (SECONDS=60)
 # make rpc-coverage   ask everything of SPDK's client and write docs/rpc-coverage.md

@@ -20,7 +20,7 @@ from pathlib import Path
 from mutation.schemata import VARIABLE, Mutant, candidates, choose, write_tree
 
 ROOT = Path(__file__).parents[2]
-MUTATED = ("src/vbdev/core/**/*.pyx", "src/vbdev/registry/*.py", "src/vbdev/bdev/control.py")
+MUTATED = ("src/vbdev/core/**/*.pyx", "src/vbdev/registry/*.py", "src/vbdev/bdev/**/*.py")
 BY_FILE = (
     ("*/core/nbd/client/*", "tests/core/test_nbd_client*.py tests/modules/test_nbd.py"),
     ("*/core/nbd/server/memory*", "tests/targets/test_nbd_memory.py tests/targets"),
@@ -44,7 +44,17 @@ BY_FILE = (
         ("tests/registry tests/modules/test_split.py tests/config"
         " tests/rpc/test_life_cycle_methods.py tests/behaviour"),
     ),
-    ("*/control.py", "tests/behaviour tests/threads/test_control.py tests/core"),
+    ("*/bdev/control*", "tests/behaviour tests/threads/test_control.py tests/core"),
+    (
+        "*/bdev/figures/*",
+        ("tests/core/test_qos.py tests/core/test_rate_limits.py tests/rpc/test_stat_methods.py"
+        " tests/rpc/test_bdev_methods.py tests/threads tests/registry"),
+    ),
+    (
+        "*/bdev/*",
+        ("tests/behaviour tests/registry tests/core tests/threads tests/modules"
+        " tests/rpc/test_bdev_methods.py tests/rpc/test_life_cycle_methods.py"),
+    ),
 )  # fmt: skip
 """Which tests are about a file, those that find most first; the first pattern that fits."""
 LEFT_OUT = "left_out"
