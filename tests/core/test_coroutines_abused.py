@@ -567,33 +567,6 @@ def test_children_of_more_ios_than_there_are_bdevios():
         assert {r.status for r in reads} == {Status.SUCCESS}
 
 
-def test_an_abort_ends_children_that_wait_for_a_bdevio():
-    async def handle(_self, channel, io):
-        children = [io.child(channel.base) for _ in range(3)]
-        for child in children:
-            await child
-
-    with stack(pool_size=2) as rig:
-        disk, top = built(rig, handle)
-        victim = read(top)
-        assert len(disk.held) == 1
-        rig.settle()
-        abort = top.submit(Op.ABORT, 0, 0, victim=victim)
-        if abort is None:  # the last BdevIO is a child's
-            disk.complete()
-            rig.settle()
-            disk.complete()
-            rig.settle()
-            disk.complete()
-            rig.settle()
-            assert victim.status == Status.SUCCESS
-            return
-        rig.settle()
-        disk.complete(status=Status.ABORTED)
-        rig.settle()
-        assert victim.status == Status.ABORTED
-
-
 async def copies(_self, _channel, io):
     await io.copy_data()
     for view in io.data():

@@ -52,8 +52,10 @@ BY_FILE = (
     ),
     (
         "*/bdev/*",
-        ("tests/behaviour tests/registry tests/core tests/threads tests/modules"
-        " tests/rpc/test_bdev_methods.py tests/rpc/test_life_cycle_methods.py"),
+        ("tests/registry tests/behaviour tests/threads/test_c*.py tests/rpc/test_stat_methods.py"
+        " tests/modules/test_*contract.py tests/modules/test_split.py tests/modules/test_gpt.py"
+        " tests/modules/test_part_metadata.py tests/rpc/test_bdev_methods.py"
+        " tests/rpc/test_life_cycle_methods.py tests/core"),
     ),
 )  # fmt: skip
 """Which tests are about a file, those that find most first; the first pattern that fits."""
