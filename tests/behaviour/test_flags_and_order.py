@@ -1,11 +1,11 @@
-"""What emulation and locks owe and no client sees at once: FUA, the order of a COPY onto itself."""
+"""What is owed and no client sees at once: FUA on every way, the order of a COPY onto itself."""
 
 from __future__ import annotations
 
 import pytest
 
 from vbdev.bdev import BASIC_OPS
-from vbdev.testing import Stack, Stub
+from vbdev.testing import Stack, Stub, layer
 from vbdev.vocab import IoFlag, Op, Status
 
 BLOCK = 512
@@ -75,3 +75,25 @@ def test_a_copy_onto_itself_goes_piece_by_piece(stack, source, target):
     reads = [offset for op, offset, _count in disk.arrived if op == Op.READ]
     assert len(reads) > 1
     assert reads == sorted(reads, reverse=source < target)
+
+
+@pytest.mark.parametrize("fua", [0, IoFlag.FUA])
+@pytest.mark.parametrize("op", [Op.WRITE, Op.WRITE_ZEROES, Op.UNMAP])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_child_of_a_coroutine_has_its_parents_flags_or_its_own(stack, op, fua, own):
+    async def handle(_self, channel, io):
+        if not own:
+            return await io.child(channel.base)
+        data = None if io.op != Op.WRITE else bytes(2 * BLOCK)
+        return await io.child(channel.base, io.op, data=data, flags=fua)
+
+    disk = stack.disk(Stub)
+    stack.layer(layer(handle=handle))
+    top = stack.open("Top")
+    data = bytes(2 * BLOCK) if op == Op.WRITE else None
+    request = top.submit(op, 4, 2, data, flags=0 if own else fua)
+    stack.settle()
+    (held,) = disk.held
+    assert (held.ops[0], int(held.flags[0]) & IoFlag.FUA) == (op, fua)
+    end(stack, disk, request)
+    assert request.status == Status.SUCCESS

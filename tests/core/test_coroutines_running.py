@@ -285,3 +285,35 @@ def test_a_message_and_a_task_that_take_a_turn_themselves():
             rig.reactor.spawn(task(n))
         rig.settle()
         assert sorted(seen) == [0, 0, 1, 1, 2, 2]
+
+
+def test_what_a_base_has_its_layer_send_off_while_it_takes_a_batch_is_a_batch_of_its_own():
+    waits = []
+
+    async def handle(_self, channel, io):
+        if io.offset_blocks == 5:
+            waits.append((channel, io))
+            await Future()
+        await io.forward()
+
+    class Below(Stub):
+        def submit(self, channel, ios):
+            if waits:
+                above, io = waits.pop()
+                io.child(above.base, offset_blocks=9)
+            super().submit(channel, ios)
+
+    with stack() as rig:
+        disk, top = built(rig, handle, Below)
+        requests = [read(top, 0), read(top, 1)]
+        keeps = read(top, 5)
+        rig.settle()
+        requests.append(read(top, 2))
+        rig.settle()
+        assert [offset for _op, offset, _ in disk.arrived] == [0, 1, 9, 2]
+        abort = top.submit(Op.ABORT, 0, 0, victim=keeps)
+        rig.settle()
+        while disk.held:
+            disk.complete()
+            rig.settle()
+        assert {request.status for request in [*requests, abort]} == {Status.SUCCESS}
