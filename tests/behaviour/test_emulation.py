@@ -10,6 +10,7 @@ import pytest
 
 from support.stack import Stub, stack
 from support.told import describe
+from vbdev.bdev import BASIC_OPS
 from vbdev.modules.malloc import Malloc
 from vbdev.vocab import Op, Status
 
@@ -229,6 +230,16 @@ def test_what_is_shown(rig):
         "write",
         "write_zeroes",
     }
+
+
+@pytest.mark.rule("A.9.7", "A.24.9")
+@pytest.mark.parametrize("zoned", [False, True])
+def test_what_needs_writing_is_nothing_that_a_module_can_do_which_does_not_write(rig, zoned):
+    disk = rig.disk(ReadOnly if not zoned else Stub, name="Other")
+    if zoned:
+        disk.zoned, disk.ops = True, BASIC_OPS
+    reads = {Op.READ, Op.COMPARE, Op.SEEK_DATA, Op.SEEK_HOLE}
+    assert {op for op in Op if disk.can(op)} - disk.ops == reads - disk.ops
 
 
 @pytest.mark.rule(

@@ -104,6 +104,32 @@ def test_what_a_coroutine_sees():
         assert isinstance(seen[2], Status)
 
 
+def test_each_layer_changes_a_copy_of_its_own():
+    seen = []
+
+    def copies(mark):
+        async def handle(_self, _channel, io):
+            for _ in range(2):  # the second time there is one already
+                await io.copy_data()
+            (view,) = io.data()
+            before, view[:] = bytes(view), mark * len(view)
+            await io.forward()
+            seen.append((mark, before[:1], bytes(io.data()[0])))
+
+        return layer(handle=handle, kind=f"copies_{mark.decode()}")
+
+    with flawless() as rig:
+        rig.disk()
+        rig.layer(copies(b"l"), name="Lower")
+        rig.layer(copies(b"u"), base="Lower")
+        given = b"g" * 512
+        assert rig.open("Top").io(Op.WRITE, 3, 1, given).status == Status.SUCCESS
+        assert seen == [(b"l", b"u", b"l" * 512), (b"u", b"g", b"u" * 512)]
+        got = bytearray(512)
+        rig.open("Disk", write=False).io(Op.READ, 3, 1, got)
+        assert (got, given) == (b"l" * 512, b"g" * 512)
+
+
 @pytest.mark.parametrize("aligned", [False, True])
 def test_data_is_looked_at_and_changed_both_ways(aligned):
     async def handle(_self, _channel, io):

@@ -1,7 +1,9 @@
 """Children when the pool has no BdevIO left: each parent gets on with one, whoever it waits for."""
 
+import pytest
+
 from support.stack import stack
-from vbdev.testing import Stub
+from vbdev.testing import Stub, layer
 from vbdev.vocab import Op, Status
 
 
@@ -39,3 +41,31 @@ def test_split_ios_of_several_layers_end_with_a_pool_that_they_fill():
         s.settle()
         assert [request.status for request in requests] == [Status.SUCCESS] * 3
         assert s.engine.reserve_in_use == 0
+
+
+async def by_a_child(_self, channel, io):
+    return await io.child(channel.base)
+
+
+@pytest.mark.parametrize("handle", [None, by_a_child])
+def test_one_of_the_reserve_waits_for_no_memory_either(handle):
+    """Whoever has all the memory may wait for the end of its parent."""
+    with stack(pool_size=3, buffer_limit_bytes=8192) as s:
+        disk = s.disk(Stub)
+        disk.required_alignment = 12
+        top = s.layer(layer(handle=handle))
+        top.required_alignment = 0
+        if handle is None:
+            top.max_rw_size = 1
+        below, opened = s.open("Disk", write=False), s.open("Top")
+        for n in range(2):
+            below.submit(Op.READ, n)
+        data = memoryview(bytearray(3 * 512))[1:1025]
+        request = opened.submit(Op.WRITE, 8, 2, data)
+        s.settle()
+        assert s.engine.reserve_in_use == 1
+        assert [one.ops[0] for one in disk.held] == [Op.READ, Op.READ, Op.WRITE]
+        while disk.held:
+            disk.complete()
+            s.settle()
+        assert request.status == Status.SUCCESS

@@ -27,7 +27,10 @@ BY_FILE = (
     ("*/core/nbd/*", "tests/core/test_nbd_wire.py tests/targets"),
     ("*/core/memory/dif*", "tests/core/test_dif.py tests/modules/test_*metadata*.py tests/core"),
     ("*/engine/protect*", "tests/core/test_protect.py tests/modules/test_*metadata*.py tests/core"),
-    ("*/core/coroutine/*", "tests/core/test_coroutines*.py tests/core tests/modules"),
+    (
+        "*/core/coroutine/*",
+        "tests/core/test_coroutines*.py tests/behaviour tests/core tests/modules",
+    ),
     ("*/core/ram/*", "tests/core/test_ram.py tests/modules/test_memory_disks.py"),
     ("*/core/file/[jq]*", "tests/modules/test_file_*.py tests/modules/test_uring.py"),
     ("*/core/file/*", "tests/modules/test_uring.py tests/modules/test_file_*.py"),
@@ -54,7 +57,7 @@ BY_FILE = (
         "*/bdev/*",
         ("tests/registry tests/behaviour tests/threads/test_c*.py tests/rpc/test_stat_methods.py"
         " tests/modules/test_*contract.py tests/modules/test_split.py tests/modules/test_gpt.py"
-        " tests/modules/test_part_metadata.py tests/rpc/test_bdev_methods.py"
+        " tests/modules/test_*metadata*.py tests/rpc/test_bdev_methods.py"
         " tests/rpc/test_life_cycle_methods.py tests/core"),
     ),
 )  # fmt: skip
