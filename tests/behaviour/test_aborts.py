@@ -5,6 +5,7 @@ import errno
 import pytest
 
 from support.stack import Stub, layer, stack
+from vbdev.bdev.entry import entry_of
 from vbdev.vocab import Op, Status
 
 
@@ -187,7 +188,7 @@ def test_an_old_name_aborts_nothing(rig):
 
 def parked_read(rig, opened):
     """Return a READ that waits in a queue of `opened`'s channel, for a range that is quiesced."""
-    rig.run(opened.descriptor.bdev.control.quiesce(0, 8))
+    rig.run(entry_of(opened.descriptor.bdev).control.quiesce(0, 8))
     victim = read(opened, 0)
     assert opened.channel.waiting == 1
     return victim
@@ -205,12 +206,12 @@ def test_a_victim_of_another_channel_is_left_alone(where):
             victim = read(owner)
         elif where == "parent":
             theirs.max_rw_size = 1
-            theirs.configure_channel(owner.channel)
+            entry_of(theirs).reconfigure(owner.channel)
             victim = read(owner, 0, 3)
             rig.settle()
         else:
             theirs.ops = theirs.ops - {Op.COMPARE_AND_WRITE}
-            theirs.configure_channel(owner.channel)
+            entry_of(theirs).reconfigure(owner.channel)
             victim = owner.submit(Op.COMPARE_AND_WRITE, 0, 1, bytes(512), write_data=bytes(512))
         for other in (mine, beside):
             request = abort(other, victim)
@@ -218,7 +219,7 @@ def test_a_victim_of_another_channel_is_left_alone(where):
             assert (request.status, request.errno) == (Status.FAILED, errno.ENOENT)
         assert not victim.done
         if where == "waiting":
-            rig.run(owner.descriptor.bdev.control.unquiesce(0, 8))
+            rig.run(entry_of(owner.descriptor.bdev).control.unquiesce(0, 8))
         while not victim.done:
             theirs.complete()
             rig.pass_time(100)
@@ -231,12 +232,12 @@ def test_a_victim_that_a_layer_below_has_is_the_channels_own():
         rig.disk(Stub)
         rig.layer(layer())
         top = rig.open("Top")
-        rig.run(rig.registry.get("Disk").control.quiesce(0, 8))
+        rig.run(entry_of(rig.registry.get("Disk")).control.quiesce(0, 8))
         victim = read(top)
         request = abort(top, victim)
         rig.settle()
         assert (request.status, victim.status) == (Status.SUCCESS, Status.ABORTED)
-        rig.run(rig.registry.get("Disk").control.unquiesce(0, 8))
+        rig.run(entry_of(rig.registry.get("Disk")).control.unquiesce(0, 8))
 
 
 def test_an_abort_follows_its_victim_to_where_a_coroutine_sent_it():

@@ -11,6 +11,7 @@ import pytest
 from support.stack import Stub, stack
 from support.told import describe
 from vbdev.bdev import BASIC_OPS
+from vbdev.bdev.entry import entry_of
 from vbdev.modules.malloc import Malloc
 from vbdev.vocab import Op, Status
 
@@ -188,7 +189,7 @@ def test_the_write_of_a_piece_counts_though_its_read_was_split():
     with stack() as made:
         disk = made.disk(Narrow)
         assert made.open("Disk").io(Op.COPY, 8, 2, src_offset_blocks=3).status == Status.SUCCESS
-        stats = disk.iostat().stats
+        stats = entry_of(disk).iostat().stats
         assert stats["read"][:2] == (2, 2)
         assert stats["write"][:2] == (1, 2)
 
@@ -268,5 +269,5 @@ def test_write_uncorrectable_where_there_is_one(rig):
 def test_only_children_are_counted(rig):
     for op, data in ((Op.WRITE_ZEROES, None), (Op.COMPARE, bytes(2048)), (Op.COPY, None)):
         finish(rig, rig.top.submit(op, 0, 4, data, src_offset_blocks=100))
-    counted = {kind: stat[:2] for kind, stat in rig.bare.iostat().stats.items()}
+    counted = {kind: stat[:2] for kind, stat in entry_of(rig.bare).iostat().stats.items()}
     assert counted == {"read": (2, 8), "write": (2, 8), "unmap": (0, 0), "copy": (0, 0)}

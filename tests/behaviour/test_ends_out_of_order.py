@@ -11,6 +11,7 @@ import pytest
 
 from vbdev.bdev import BASIC_OPS
 from vbdev.core.engine.requests import Requests
+from vbdev.bdev.entry import entry_of
 from vbdev.testing import Stub, layer, stack
 from vbdev.vocab import IoFlag, Op, Status
 
@@ -174,7 +175,7 @@ def test_an_abort_that_waits_its_turn_does_not_hit_who_came_after_its_victim():
 
 
 def test_quiesced_blocks_are_not_copied_from(rig):
-    control = rig.stub.control
+    control = entry_of(rig.stub).control
     first = rig.top.submit(Op.COPY, 100, 4, src_offset_blocks=4)
     quiesced = rig.reactor.spawn(control.quiesce(0, 8))
     rig.pass_time(1000)
@@ -194,14 +195,14 @@ def test_quiesced_blocks_are_not_copied_from(rig):
 
 def test_the_end_of_a_zcopy_does_not_wait_for_a_lock(rig):
     """The lock may wait for that very end."""
-    task = rig.reactor.spawn(rig.stub.control.lock(0, 8))
+    task = rig.reactor.spawn(entry_of(rig.stub).control.lock(0, 8))
     rig.pass_time(300)
     end = rig.top.submit(Op.ZCOPY, 0, 4, flags=IoFlag.ZCOPY_END)
     rig.settle()
     assert [op for op, *_ in rig.stub.arrived] == [Op.ZCOPY]
     finish(rig, rig.stub)
     assert end.done
-    rig.run(rig.stub.control.unlock(task.result()))
+    rig.run(entry_of(rig.stub).control.unlock(task.result()))
 
 
 # No room

@@ -7,6 +7,7 @@ import pytest
 
 from support.stack import Stub, layer, stack
 from vbdev.bdev import BdevError, BdevEvent
+from vbdev.bdev.entry import entry_of
 from vbdev.modules.null import Null
 from vbdev.reactor.reactor import Reactor
 from vbdev.vocab import Op, Status
@@ -101,7 +102,7 @@ def test_removal_waits_for_channels_of_all_reactors(rig):
 
     class Noted(Stub):
         async def stop(self):
-            stopped.append([channel for channel in self.channels() if not channel.closed])
+            stopped.append([channel for channel in entry_of(self).channels() if not channel.closed])
 
     stub = rig.disk(Noted)
     opened = [rig.open("Disk", write=False, on=n) for n in range(3)]
@@ -130,7 +131,7 @@ def test_a_descriptor_closes_where_it_was_opened(rig):
     opened.close()
     rig.settle()
     assert opened.descriptor.closed
-    assert rig.registry.get("Disk").descriptors == []
+    assert entry_of(rig.registry.get("Disk")).openers == []
 
 
 @pytest.mark.rule("A.2.2")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from vbdev.bdev import BASIC_OPS, BdevError, VirtualBdev
+from vbdev.bdev.entry import entry_of
 from vbdev.testing import Stack, Stub
 from vbdev.vocab import Op, Status
 
@@ -143,7 +144,7 @@ def test_what_comes_waits_and_what_is_elsewhere_does_not(stack):
     assert disk.arrived == [(Op.READ, 8, 4), (Op.WRITE, 12, 1)]
     end_all(stack, disk, read, inside, beside)
     assert disk.arrived[-1] == (Op.WRITE, 11, 1)
-    assert not made.control.busy
+    assert not entry_of(made).control.busy
 
 
 def test_what_is_under_way_ends_first(stack):
@@ -215,9 +216,9 @@ def test_abort_and_reset_end_it_and_give_the_lock_back(stack, how, state):
     end_all(stack, disk, stop, *([write] if write else []))
     for _ in range(10):
         stack.reactor.poll()
-        if made.control.busy:
+        if entry_of(made).control.busy:
             stack.reactor.advance()
-    assert not made.control.busy
+    assert not entry_of(made).control.busy
     after = other.submit(Op.WRITE, 9, 1, bytes(BLOCK))
     end_all(stack, disk, after)
     assert after.status == Status.SUCCESS

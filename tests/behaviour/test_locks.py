@@ -11,6 +11,7 @@ import pytest
 
 from support.stack import Stub, stack
 from vbdev.bdev import BdevError
+from vbdev.bdev.entry import entry_of
 from vbdev.modules.malloc import Malloc
 from vbdev.vocab import Op, Status
 
@@ -30,13 +31,13 @@ def spawn(rig, coroutine):
 
 
 def lock(rig, offset, count, **more):
-    task = spawn(rig, rig.stub.control.lock(offset, count, **more))
+    task = spawn(rig, entry_of(rig.stub).control.lock(offset, count, **more))
     rig.pass_time(300)
     return task
 
 
 def unlock(rig, task):
-    spawn(rig, rig.stub.control.unlock(task.result()))
+    spawn(rig, entry_of(rig.stub).control.unlock(task.result()))
 
 
 def write(opened, offset, count=1):
@@ -144,7 +145,7 @@ def test_locks_that_overlap_come_one_after_the_other(rig):
     rig.pass_time(300)
     assert tasks[4].done
     unlock(rig, tasks[4])
-    assert rig.stub.control.locks == []
+    assert entry_of(rig.stub).control.locks == []
 
 
 @pytest.mark.rule("A.14.10", "E.bdev_ut.lba_range_overlap")
@@ -186,7 +187,7 @@ def test_a_lock_waits_for_the_children_of_what_began_before_it():
         made.stub = made.disk(Short)
         top = made.open("Disk")
         request = write(top, 8, 8)
-        locked = spawn(made, made.stub.control.lock(14, 1))
+        locked = spawn(made, entry_of(made.stub).control.lock(14, 1))
         for _ in range(20):
             assert not locked.done or request.done
             finish(made)
@@ -310,7 +311,7 @@ def test_compare_and_write(height, reactor):
         got = bytearray(4 * 512)
         top.io(Op.READ, 7, 4, got)
         assert bytes(got[::512]) == b"abaa"
-        assert disk.control.locks == []
+        assert entry_of(disk).control.locks == []
         request = write(top, 7)
         made.settle()
         assert request.status == Status.SUCCESS
@@ -384,7 +385,7 @@ def test_an_abort_ends_the_one_that_waits_for_its_lock():
         made.pass_time(300)
         assert first.errno == errno.EREMOTEIO
         assert made.stub.arrived == [(Op.READ, 5, 1)]
-        assert made.stub.control.locks == []
+        assert entry_of(made.stub).control.locks == []
 
 
 @pytest.mark.rule("A.24.6", "A.24.5", "Dd.10")
@@ -393,7 +394,7 @@ def test_a_read_that_fails_is_no_miscompare(bare):
     bare.pass_time(300)
     assert bare.swap.status not in (Status.SUCCESS, Status.MISCOMPARE)
     assert bare.swap.errno == errno.EREMOTEIO
-    assert bare.stub.control.locks == []
+    assert entry_of(bare.stub).control.locks == []
     write(bare.top, 5)
     assert len(bare.stub.held) == 1
     finish(bare)
@@ -407,7 +408,7 @@ def test_a_write_that_fails(bare):
     bare.stub.complete(None, Status.FAILED, errno.ENOSPC)
     bare.pass_time(300)
     assert (bare.swap.status, bare.swap.errno) == (Status.FAILED, errno.ENOSPC)
-    assert bare.stub.control.locks == []
+    assert entry_of(bare.stub).control.locks == []
 
 
 @pytest.mark.rule("E.bdev_ut.bdev_compare_and_write", "A.24.12")
@@ -442,7 +443,7 @@ def test_one_that_is_thrown_away_with_its_reactor_says_nothing(caplog):
         disk = rig.disk()
         opened = rig.open(disk.name)
         rig.settle()
-        control = disk.control
+        control = entry_of(disk).control
         coroutine = control._compare_and_write(SimpleNamespace(reactor=rig.reactor), 5, 1)
 
         async def begin():
@@ -462,7 +463,7 @@ def test_one_that_can_not_be_carried_out_fails_and_lets_go(bare, monkeypatch, ca
     finish(bare)  # the one that the fixture has begun reads,
     finish(bare)  # and writes
     bare.pass_time(300)
-    control = bare.stub.control
+    control = entry_of(bare.stub).control
     monkeypatch.setattr(control, "_swap", broken)
     again = bare.top.submit(Op.COMPARE_AND_WRITE, 5, 1, bytes(512), write_data=bytes(512))
     bare.pass_time(300)

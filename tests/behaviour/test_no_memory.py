@@ -4,6 +4,7 @@ import pytest
 
 from support.stack import Stack, Stub, stack
 from vbdev.bdev import VirtualBdev
+from vbdev.bdev.entry import entry_of
 from vbdev.vocab import Op, Status
 
 
@@ -36,7 +37,7 @@ def test_it_is_tried_again_and_nobody_hears_of_it(rig):
     rig.stub.complete()
     rig.settle()
     assert {request.status for request in requests} == {Status.SUCCESS}
-    assert rig.stub.iostat().stats["read"][:2] == (4, 4)
+    assert entry_of(rig.stub).iostat().stats["read"][:2] == (4, 4)
 
 
 @pytest.mark.rule("A.13.2", "E.bdev_mt.enomem")

@@ -9,6 +9,7 @@ import pytest
 
 from support.stack import Stub, stack
 from vbdev.bdev import BdevError
+from vbdev.bdev.entry import entry_of
 from vbdev.vocab import Op, Status
 
 
@@ -230,7 +231,7 @@ def test_a_reset_that_is_thrown_away_with_its_reactor_says_nothing(caplog):
         disk = rig.disk(draining(0))
         opened = rig.open("Disk")
         rig.settle()
-        control = disk.control
+        control = entry_of(disk).control
         control._resets.append(object())
         coroutine = control._reset_all()
 

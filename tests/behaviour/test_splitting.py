@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.stack import Stack, Stub, describe, stack
+from vbdev.bdev.entry import entry_of
 from vbdev.modules.malloc import Malloc
 from vbdev.vocab import Op, Status
 
@@ -423,7 +424,7 @@ def test_children_are_counted_and_their_parent_is_not():
         while not request.done:
             disk.complete()
             made.settle()
-        counted = {bdev.name: bdev.iostat().stats["write"][:2] for bdev in made.registry}
+        counted = {bdev.name: entry_of(bdev).iostat().stats["write"][:2] for bdev in made.registry}
         # The layer has its base's limits, and so splits before the base has to.
         assert counted == {"Disk": (4, 16), "Top": (4, 16)}
 

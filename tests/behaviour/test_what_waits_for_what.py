@@ -9,6 +9,7 @@ import mmap
 import pytest
 
 from support.stack import Stub, describe, layer, stack
+from vbdev.bdev.entry import entry_of
 from vbdev.core.engine.requests import Requests
 from vbdev.modules.malloc import Malloc
 from vbdev.vocab import Op, Status
@@ -112,7 +113,7 @@ def test_a_lock_waits_for_no_memory_of_those_that_wait_for_the_lock(split):
         waits = direct.submit(Op.WRITE, 10, 2, unaligned)
         rig.settle()
         assert rig.engine.waiting
-        locked = rig.reactor.spawn(stub.control.lock(10, 2))
+        locked = rig.reactor.spawn(entry_of(stub).control.lock(10, 2))
         rig.settle()
         stub.complete()
         for _ in range(20):
@@ -120,7 +121,7 @@ def test_a_lock_waits_for_no_memory_of_those_that_wait_for_the_lock(split):
             stub.complete()
         assert len(holds) == 4
         assert locked.done
-        rig.run(stub.control.unlock(locked.result()))
+        rig.run(entry_of(stub).control.unlock(locked.result()))
         finish(rig, stub)
         assert {r.status for r in (other, waits, *early, *holds)} == {Status.SUCCESS}
 
@@ -135,7 +136,7 @@ def test_a_lock_waits_for_a_command_that_is_with_a_lower_control_path():
         top = rig.open("Top")
         assert Op.COMPARE_AND_WRITE not in layer_above.ops
         layer_above.ops |= {Op.COMPARE_AND_WRITE}
-        layer_above.reconfigure_channel(top.channel)
+        entry_of(layer_above).reconfigure(top.channel)
         held_up = direct.submit(Op.WRITE, 5, 1, bytes(512))
         rig.settle()
         swap = top.submit(Op.COMPARE_AND_WRITE, 5, 1, bytes(512), write_data=bytes(512))
@@ -159,12 +160,12 @@ def test_a_lock_that_can_not_be_taken_holds_up_nobody():
         def fails(_channel):
             raise ZeroDivisionError
 
-        outstanding = disk.control._outstanding
-        disk.control._outstanding = fails
+        outstanding = entry_of(disk).control._outstanding
+        entry_of(disk).control._outstanding = fails
         swap = opened.io(Op.COMPARE_AND_WRITE, 0, 1, bytes(512), write_data=bytes(512))
         assert swap.status == Status.FAILED
-        disk.control._outstanding = outstanding
-        assert not disk.control.busy
+        entry_of(disk).control._outstanding = outstanding
+        assert not entry_of(disk).control.busy
         swap = opened.io(Op.COMPARE_AND_WRITE, 0, 1, bytes(512), write_data=bytes(512))
         assert (swap.status, swap.detail) == (Status.SUCCESS, 0)
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from support.config import call, fresh_app, load, save
 from vbdev.api.errors import RpcError
 from vbdev.api.methods import State
+from vbdev.bdev.entry import entry_of
 
 BASES = [f"B{number}" for number in range(4)]
 LAYERS = [f"L{number}" for number in range(5)]
@@ -237,7 +238,7 @@ def build(app, steps, directory):
     call(app, "bdev_wait_for_examine")
     for export in list(app.nbd.exports.values()):
         # It came before the claim, which would refuse it. Two write the bdev: nobody saves that.
-        if export.bdev.claim is not None and not export.read_only:
+        if entry_of(export.bdev).claim is not None and not export.read_only:
             call(app, "nbd_export_remove", export_name=export.name)
     event(f"calls that were not refused: {done // 5 * 5} or more")
 
@@ -267,7 +268,7 @@ def lost_bases(app):
 
 def lost_what_is_free(app):
     """Say whether somebody would now get the base that it lost: nobody asks again, but a load."""
-    return any(base.claim is None for base in lost_bases(app))
+    return any(entry_of(base).claim is None for base in lost_bases(app))
 
 
 def depends_on_order(app):

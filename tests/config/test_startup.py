@@ -13,6 +13,7 @@ import pytest
 
 from spdk_client.facts import METHODS
 from vbdev.api.methods import Method, State
+from vbdev.bdev.entry import entry_of
 from vbdev.daemon.app import App
 from vbdev.daemon.config import ConfigError, read_config
 from vbdev.daemon.startup import OPTIONS_ELSEWHERE
@@ -95,8 +96,8 @@ def test_any_order_will_do(app, tmp_path):
             app.finish_config()
             assert {b.name for b in app.registry} == {"N", "P"}
             top = app.registry.get("P")
-            assert top.rate_limits is not None
-            assert top.histogram is not None
+            assert entry_of(top).rate_limits is not None
+            assert entry_of(top).histogram is not None
             assert list(app.nbd.exports) == ["P"]
         finally:
             app.reactor.run_until_complete(app.stop())

@@ -9,6 +9,7 @@ from support.coroutines import BLOCK, read
 from support.stack import Stub, layer, stack
 from support.stack import gather as together
 from vbdev.bdev import Bdev, VirtualBdev
+from vbdev.bdev.entry import entry_of
 from vbdev.bdev.geometry import SizedParams, set_geometry
 from vbdev.reactor.task import Future, gather
 from vbdev.vocab import IoFlag, Op, Status
@@ -546,7 +547,7 @@ def test_iostat_rates_and_quiescing_see_them_as_any_other():
         top_bdev = rig.layer(layer(handle=pass_on, kind="q"))
         top = rig.open("Top")
         first = read(top)
-        assert top_bdev.outstanding == 1
+        assert entry_of(top_bdev).outstanding == 1
         task = rig.reactor.spawn(top_bdev.quiesce(type(top_bdev)))
         rig.settle()
         assert not task.done  # `first` is under way

@@ -11,6 +11,7 @@ import pytest
 from support.stack import Stub, describe, forward, gather, layer
 from support.stack import stack as new_stack
 from vbdev.bdev import ALL_OPS
+from vbdev.bdev.entry import entry_of
 from vbdev.modules.null import Null
 from vbdev.vocab import MAX_STACK_DEPTH, IoFlag, Op, Status
 
@@ -92,7 +93,7 @@ def test_a_hundred_thousand_at_once():
         stack.settle()
         assert stack.engine.ios_in_use == 0
         assert stack.engine.delivered == 100_000
-        assert disk.descriptors
+        assert entry_of(disk).openers
 
 
 def test_drain_inside_drain_does_nothing(stack):
@@ -335,7 +336,7 @@ def test_an_exception_in_completed_fails_what_was_taken_and_what_was_left(stack)
     assert [r.status for r in requests] == [Status.SUCCESS, 0, Status.FAILED, Status.FAILED]
     assert [(who, n) for who, _, n in stack.errors] == [("L0", 2)]
     bad.completed = lambda _self, _channel, _ios: None
-    stack.registry.find("L0").configure_channel(top.channel)
+    entry_of(stack.registry.find("L0")).reconfigure(top.channel)
     disk.complete()
     stack.settle()
     assert requests[1].status == Status.SUCCESS

@@ -14,6 +14,7 @@ import threading
 import pytest
 
 from vbdev.bdev import ALL_OPS, BdevError, VirtualBdev
+from vbdev.bdev.entry import entry_of
 from vbdev.bench.load import Bench, BenchParams, run
 from vbdev.core.engine.engine import Engine
 from vbdev.core.load.loadgen import WORKLOADS, LoadGenerator
@@ -145,9 +146,9 @@ def test_fewer_than_the_queue_holds(stack, num_ios):
 def test_a_mix_follows_its_percentage(stack):
     for percent, low, high in ((0, 0, 0), (30, 2700, 3300), (100, 10_000, 10_000)):
         bdev = stack.registry.get("Malloc0")
-        before = bdev.totals.stats["read"][0] if bdev.totals.stats else 0
+        before = entry_of(bdev).totals.stats["read"][0] if entry_of(bdev).totals.stats else 0
         stack.run(bdev="Malloc0", workload="randrw", rwmixread=percent, num_ios=10_000)
-        assert low <= bdev.totals.stats["read"][0] - before <= high
+        assert low <= entry_of(bdev).totals.stats["read"][0] - before <= high
 
 
 def test_sequential_writes_cover_the_bdev(stack):

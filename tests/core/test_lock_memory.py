@@ -1,6 +1,7 @@
 """A lock waits for I/O under way; what holds all memory meanwhile may wait for the lock."""
 
 from support.stack import Stub, layer, stack
+from vbdev.bdev.entry import entry_of
 from vbdev.vocab import Op, Status
 
 PAGE = 4096
@@ -33,7 +34,7 @@ def test_a_lock_does_not_wait_for_those_that_wait_for_it():
         held = [top.submit(Op.WRITE, 100 + n, 1, bytes(PAGE), callback=next_ones) for n in range(4)]
         first = low.submit(Op.READ, 0, 1, odd)
         assert (len(disk.held), made.engine.waiting) == (4, 1)
-        lock = made.reactor.spawn(disk.control.lock(0, 10, quiesce=True))
+        lock = made.reactor.spawn(entry_of(disk).control.lock(0, 10, quiesce=True))
         made.settle()
         disk.complete()
         made.settle()
@@ -45,7 +46,7 @@ def test_a_lock_does_not_wait_for_those_that_wait_for_it():
             made.settle()
         assert lock.done
         assert first.status == Status.SUCCESS
-        made.run(disk.control.unlock(lock.result()))
+        made.run(entry_of(disk).control.unlock(lock.result()))
         for _ in range(10):
             disk.complete()
             made.settle()

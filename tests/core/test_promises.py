@@ -5,6 +5,7 @@ import errno
 import pytest
 
 from vbdev.bdev import ALL_OPS
+from vbdev.bdev.entry import entry_of
 from vbdev.core.engine.engine import BrokenPromiseError
 from vbdev.modules.null import Null
 from vbdev.testing import Stub, gather, layer, stack
@@ -171,7 +172,7 @@ def test_the_control_path_gives_final_statuses_only(status):
         disk = rig.disk(Stub)
         kept = []
         top = rig.open("Disk")
-        disk.control = None
+        entry_of(disk).control = None
         top.channel.configure(
             submit=disk.submit,
             completed=None,

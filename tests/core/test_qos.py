@@ -11,6 +11,7 @@ import pytest
 from support.stack import Stub
 from support.stack import stack as new_stack
 from vbdev.bdev import BdevError
+from vbdev.bdev.entry import entry_of
 from vbdev.bdev.figures.rates import limits_of, set_rate_limits
 from vbdev.modules.malloc import Malloc
 from vbdev.vocab import IoFlag, Op, Status
@@ -161,7 +162,7 @@ def test_switching_on_changing_and_off_under_io(stack):
     stack.settle()
     assert offsets(disk) == [0, 1, 2, 3, 4]
     limit(stack, disk, w_mbytes_per_sec=0)
-    assert disk.rate_limits is None
+    assert entry_of(disk).rate_limits is None
     for offset in range(5, 50):
         one.submit(Op.READ, offset)
     assert offsets(disk) == list(range(50))
@@ -178,7 +179,7 @@ def test_switching_on_changing_and_off_under_io(stack):
 def test_off_without_having_been_on(stack):
     disk = stack.disk(Stub)
     limit(stack, disk, rw_ios_per_sec=0)
-    assert disk.rate_limits is None
+    assert entry_of(disk).rate_limits is None
 
 
 @pytest.mark.rule("A.25.5")
@@ -191,7 +192,7 @@ def test_abort_finds_what_waits_for_its_rate(stack):
     assert waits[1].status == Status.ABORTED
     let_all_go(stack, disk)
     assert offsets(disk) == [0, 1, 3]
-    assert disk.rate_limits.waiting == 0
+    assert entry_of(disk).rate_limits.waiting == 0
 
 
 @pytest.mark.rule("A.25.5", "E.bdev_mt.io_during_qos_reset")
@@ -206,7 +207,7 @@ def test_reset_ends_what_waits_for_its_rate(stack):
     disk.complete()
     stack.settle()
     assert reset.status == Status.SUCCESS
-    assert disk.rate_limits.waiting == 0
+    assert entry_of(disk).rate_limits.waiting == 0
     stack.pass_time(5 * MS)
     assert one.submit(Op.READ, 5)
     assert offsets(disk)[-1] == 5
@@ -248,7 +249,7 @@ def test_descriptors_come_and_go_with_limits_on(stack):
             opened.submit(Op.READ, turn)
         let_all_go(stack, disk, ms=3)
         late.close()
-    assert disk.rate_limits.waiting == 0
+    assert entry_of(disk).rate_limits.waiting == 0
     assert len(disk.arrived) == 40
 
 
@@ -257,7 +258,7 @@ def test_limits_stay_with_the_bdev_when_nobody_has_it_open(stack):
     disk, one, other = limited(stack, rw_ios_per_sec=1000)
     one.close()
     other.close()
-    assert disk.channels() == []
+    assert entry_of(disk).channels() == []
     assert limits_of(disk)["rw_ios_per_sec"] == 1000
     again = stack.open("Disk")
     for offset in range(3):
@@ -269,7 +270,7 @@ def test_limits_stay_with_the_bdev_when_nobody_has_it_open(stack):
 @pytest.mark.rule("A.17.8")
 def test_a_change_during_a_change_is_refused(stack):
     disk = stack.disk(Stub)
-    with disk.changing_channels("rate limits"):
+    with entry_of(disk).changing_channels("rate limits"):
         with pytest.raises(BdevError) as caught:
             limit(stack, disk, rw_ios_per_sec=1000)
         assert caught.value.errno == errno.EAGAIN

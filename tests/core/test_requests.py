@@ -9,6 +9,7 @@ import pytest
 
 from support.stack import Stub, layer
 from vbdev.bdev import BdevError, IoError
+from vbdev.bdev.entry import entry_of
 from vbdev.core.engine.batch import IOBatch
 from vbdev.core.engine.requests import Requests
 from vbdev.vocab import IoFlag, Op, Status
@@ -227,7 +228,7 @@ def test_a_hook_that_raises_at_close_leaves_nothing_open(stack):
     channel = descriptor.get_channel()
     with pytest.raises(RuntimeError, match="boom"):
         descriptor.close()
-    assert (disk.descriptors, channel.closed) == ([], True)
+    assert (entry_of(disk).openers, channel.closed) == ([], True)
 
 
 @pytest.mark.rule("A.9.29")

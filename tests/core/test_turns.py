@@ -12,6 +12,7 @@ import time
 import pytest
 
 from vbdev.bdev import ALL_OPS, VirtualBdev
+from vbdev.bdev.entry import entry_of
 from vbdev.bdev.figures.rates import set_rate_limits
 from vbdev.reactor.clock import VirtualClock
 from vbdev.reactor.reactor import Reactor
@@ -348,7 +349,7 @@ def holds_up_nobody(ended):
 
 @pytest.mark.parametrize("quiesce", [False, True])
 def test_what_a_lock_has_held_up_goes_on_in_its_time(queued, quiesce):
-    control = queued.registry.get("Disk").control
+    control = entry_of(queued.registry.get("Disk")).control
 
     def begin():
         begin.lock = queued.run(control.lock(0, MANY * PIECE // BLOCK, quiesce=quiesce))
@@ -388,7 +389,7 @@ def test_what_there_was_no_room_for_goes_on_in_its_time(queued):
 
 def test_those_behind_a_lock_are_found_while_they_wait_for_their_turn(queued):
     """By an ABORT, by another lock, by a RESET."""
-    control = queued.registry.get("Disk").control
+    control = entry_of(queued.registry.get("Disk")).control
     all_blocks = MANY * PIECE // BLOCK
     lock = queued.run(control.lock(0, all_blocks))
     disk = queued.open("Disk")

@@ -6,6 +6,7 @@ import pytest
 
 from support.stack import layer, stack
 from vbdev.bdev import BdevError
+from vbdev.bdev.entry import entry_of
 from vbdev.testing import Stub
 from vbdev.vocab import Op, Status
 
@@ -52,7 +53,7 @@ def test_a_number_that_can_not_be_is_refused(name, value):
         assert refusal.value.errno == errno.EINVAL
         assert "Top" in str(refusal.value)
         assert s.registry.find("Top") is None
-        assert s.registry.get("Disk").claim is None
+        assert entry_of(s.registry.get("Disk")).claim is None
 
 
 @pytest.mark.parametrize("buffers", [False, True])

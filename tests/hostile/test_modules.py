@@ -8,6 +8,7 @@ import pytest
 
 from support.stack import layer, stack
 from vbdev.bdev import BdevError
+from vbdev.bdev.entry import entry_of
 from vbdev.core.engine.batch import IOBatch
 from vbdev.testing import Stub, forward, gather
 from vbdev.vocab import Op, Status
@@ -72,7 +73,7 @@ def test_hooks_that_raise_leave_nothing_open(hook):
             s.open(s.layer(cls).name)
         if s.registry.find("Top"):
             s.delete("Top")
-        assert s.registry.get("Disk").claim is None
+        assert entry_of(s.registry.get("Disk")).claim is None
         assert s.registry.get("Disk").holders() == []
         check_bystander(s)
 

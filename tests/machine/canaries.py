@@ -17,6 +17,7 @@ from machine.layers import FLIPPED, LAYERS
 from machine.stacks import Stacks, limits
 from support.stack import layer
 from vbdev.bdev import control
+from vbdev.bdev.entry import entry_of
 from vbdev.registry import Registry
 from vbdev.vocab import Op, Status
 
@@ -158,11 +159,11 @@ def patched(*what, **how):
 def open_all_the_same(self, name, **words):
     """Open without a look at who has claimed it."""
     bdev = self.get(name)
-    claim, bdev.claim = bdev.claim, None
+    claim, entry_of(bdev).claim = entry_of(bdev).claim, None
     try:
         return OPEN(self, name, **words)
     finally:
-        bdev.claim = claim
+        entry_of(bdev).claim = claim
 
 
 OPEN = Registry.open

@@ -38,6 +38,7 @@ from machine.layers import FLIPPED, LAYERS, wish
 from machine.model import Model
 from support.stack import Stack
 from vbdev.bdev import BdevError, BdevState
+from vbdev.bdev.entry import entry_of
 from vbdev.files import access
 from vbdev.modules.error import InjectParams
 from vbdev.modules.file.service import FileService
@@ -858,7 +859,7 @@ class Stacks(RuleBasedStateMachine):
         for node in self.nodes:
             bdev = self.stack.registry.find(node.name)
             if node.kind == "error" and bdev is not None:
-                for channel in bdev.channels():
+                for channel in entry_of(bdev).channels():
                     with channel.reactor.here():
                         bdev.resume(channel)
 
@@ -876,7 +877,10 @@ class Stacks(RuleBasedStateMachine):
             left = [(pending.op.name, pending.node.name) for pending in self.pending]
             assert not left, f"these do not end: {left}"
         if task is not None:
-            waits = {bdev.name: (bdev.holders(), bdev.outstanding) for bdev in self.stack.registry}
+            waits = {
+                bdev.name: (bdev.holders(), entry_of(bdev).outstanding)
+                for bdev in self.stack.registry
+            }
             assert task.done, f"it does not end; bdevs, who has them open, I/Os: {waits}"
             task.result()
 
@@ -905,7 +909,9 @@ class Stacks(RuleBasedStateMachine):
             assert engine.buffers.live_buffers == 0
         if self.steered:
             counted = {
-                name: stat[:2] for name, stat in self.disk.iostat().stats.items() if any(stat[:2])
+                name: stat[:2]
+                for name, stat in entry_of(self.disk).iostat().stats.items()
+                if any(stat[:2])
             }
             did = {}
             for name in ("read", "write", "unmap", "copy"):
@@ -915,7 +921,7 @@ class Stacks(RuleBasedStateMachine):
                     did[name] = total
             assert counted == did, f"counted: {counted}; the disk did {did}"
         for node in self.nodes:
-            stats = self.bdev(node).iostat().stats
+            stats = entry_of(self.bdev(node)).iostat().stats
             for op, name in ((Op.READ, "read"), (Op.WRITE, "write")):
                 counted, passed = stats[name][1], node.passed.get(op, 0)
                 assert counted >= passed, (node.name, name)

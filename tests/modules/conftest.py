@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vbdev.bdev import VirtualBdev
+from vbdev.bdev.entry import entry_of
 from vbdev.core.engine.engine import Engine
 from vbdev.core.file.uring import Ring
 from vbdev.files import access, aside
@@ -96,7 +97,7 @@ class Stack:
 
     def close(self):
         for bdev in self.registry:
-            for descriptor in list(bdev.descriptors):
+            for descriptor in list(entry_of(bdev).openers):
                 if descriptor.holder == "test":
                     descriptor.close()
         self.run(self.registry.close())

@@ -23,6 +23,7 @@ from support.clients import find, requires, run
 from support.denied import Denied, run_denied
 from support.file_syncs import break_syncs, fails, syncs_fail
 from vbdev.bdev import BdevError, IoError
+from vbdev.bdev.entry import entry_of
 from vbdev.files import stable_writes
 from vbdev.files.stable_writes import EXT_MAGIC
 from vbdev.modules.file import service
@@ -311,7 +312,7 @@ def test_one_that_can_not_sync_does_not_keep_others_from_it(stack):
     others = [stack.create(stack.path(1 << 20, name), name=name) for name in ("A", "B", "C")]
     for bdev in others:
         stack.open(bdev.name).get_channel()
-    for descriptor in [d for bdev in others for d in bdev.descriptors]:
+    for descriptor in [d for bdev in others for d in entry_of(bdev).openers]:
         descriptor.close()
     break_syncs(others[1])
     with pytest.raises(BdevError, match="'B'"):

@@ -14,6 +14,7 @@ import time
 import pytest
 
 from vbdev.bdev import BdevError
+from vbdev.bdev.entry import entry_of
 from vbdev.files import access
 from vbdev.modules.file import disk, service
 from vbdev.modules.malloc import Malloc
@@ -172,7 +173,7 @@ def test_syncs_wait_for_a_descriptor_that_is_being_opened(stack, hang):
         await descriptor.io(Op.WRITE, 8, 8, DATA)
         hang.over.set()
         await flush
-        (channel,) = bdev.channels()
+        (channel,) = entry_of(bdev).channels()
         assert channel.context.sync_fd not in {-1, bdev._geometry.sync_fd}
         with service._lock:
             del service._paths[bdev._file][None]

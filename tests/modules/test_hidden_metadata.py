@@ -11,6 +11,7 @@ import pytest
 
 from support.dif_twin import Twin
 from vbdev.bdev import BdevError
+from vbdev.bdev.entry import entry_of
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
@@ -142,7 +143,7 @@ def test_the_channel_itself_checks_what_a_base_let_pass(made):
     assert answer(1, app=7)[0].status == Status.SUCCESS  # not checked here
     assert answer(0, app=0xFFFF, ref=77, guard=5)[0].status == Status.SUCCESS  # the escape
     bdev.dif_check_flags = int(DifCheck.APPTAG)
-    bdev.configure_channel(hidden.channel)
+    entry_of(bdev).reconfigure(hidden.channel)
     assert media_error(answer(1, app=7)[0]) == (2, 0x83)
     # What failed below is passed on as it is, and nothing is written into the reader's memory.
     data = bytearray(b"\xee" * 512)

@@ -5,6 +5,7 @@ It is carried out by a COMPARE and a WRITE of the channel's own: what they leave
 
 import pytest
 
+from vbdev.bdev.entry import entry_of
 from vbdev.modules.malloc import Malloc
 from vbdev.testing import stack
 from vbdev.vocab import Op, Status
@@ -64,7 +65,7 @@ def test_interleaved_metadata_is_compared_and_verified():
         request = swap(raw, 5, 2, new, broken)
         assert (request.status, request.nvme_status[1:]) == (Status.NVME_ERROR, (2, 0x82))
         assert read(plain, 5, 2, 512) == b"a" * 1024
-        assert raw.descriptor.bdev.control.locks == []
+        assert entry_of(raw.descriptor.bdev).control.locks == []
 
 
 def test_hidden_metadata():

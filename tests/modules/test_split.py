@@ -11,6 +11,7 @@ import pytest
 
 from support.control import CLAIMED, INVALID_PARAMETERS, Control
 from vbdev.bdev import BdevError, BdevEvent
+from vbdev.bdev.entry import entry_of
 from vbdev.bdev.part import PART_NAMESPACE
 from vbdev.modules.passthru import Passthru
 from vbdev.modules.split import MAX_PARTS, Split
@@ -173,9 +174,9 @@ def test_parts_share_one_open_and_one_claim(control):
     assert base.holders() == ["split vbdevs of Disk"]
     for index in range(3):
         control.stack.run(control.registry.unregister(control.registry.get(f"Diskp{index}")))
-        assert base.claim is not None
+        assert entry_of(base).claim is not None
     control.stack.run(control.registry.unregister(control.registry.get("Diskp3")))
-    assert base.claim is None
+    assert entry_of(base).claim is None
     assert base.holders() == []
 
 
@@ -184,7 +185,7 @@ def test_parts_channels_are_channels_of_the_one_open(control):
     disk(control)
     split(control, count=2)
     one, two = (control.stack.open(f"Diskp{index}") for index in range(2))
-    (descriptor,) = control.registry.get("Disk").descriptors
+    (descriptor,) = entry_of(control.registry.get("Disk")).openers
     assert one.channel.base is two.channel.base
     assert one.channel.base is descriptor.get_channel()
 
@@ -507,7 +508,7 @@ def test_parts_that_can_not_be(control, first, length, geometry, says):
     with pytest.raises(BdevError, match=says) as caught:
         build(control, first, length, **geometry)
     assert caught.value.errno == 22
-    assert control.registry.get("Disk").claim is None
+    assert entry_of(control.registry.get("Disk")).claim is None
 
 
 @pytest.mark.rule("Dd.3")

@@ -12,6 +12,7 @@ import pytest
 from support.stack import Stack, Stub, layer
 from support.told import describe
 from vbdev.bdev import BdevError
+from vbdev.bdev.entry import entry_of
 from vbdev.modules.passthru import Passthru
 from vbdev.registry.claims import claim_bdev, claim_descriptor, release_bdev
 from vbdev.vocab import WRITE_OPS, ClaimType, Op, Status
@@ -66,11 +67,11 @@ def test_the_first_kind_is_the_modules_until_it_releases(stack):
             "bdev Disk already claimed: type exclusive_write by module raid"
         )
     reader.close()
-    assert bdev.claim.kind is V1
+    assert entry_of(bdev).claim.kind is V1
     with pytest.raises(BdevError, match="its claim is exclusive_write by module raid"):
         release_bdev(bdev, "delay")
     release_bdev(bdev, "raid")
-    assert bdev.claim is None
+    assert entry_of(bdev).claim is None
     with pytest.raises(BdevError, match="its claim is nobody's"):
         release_bdev(bdev, "raid")
 
@@ -84,7 +85,7 @@ def test_what_is_no_claim(stack):
         with pytest.raises(BdevError) as caught:
             claim_descriptor(None, kind, "mod")
         assert caught.value.errno == errno.EINVAL
-    assert disk(stack).claim is None
+    assert entry_of(disk(stack)).claim is None
 
 
 @pytest.mark.rule("A.3.5", "A.3.8", "A.3.11")
@@ -93,7 +94,7 @@ def test_keys_belong_to_shared_claims_alone(stack):
     assert "takes no key; it is 5" in refused(errno.EINVAL, one, RWO, key=5)
     assert "takes no key; it is 5" in refused(errno.EINVAL, one, ROM, key=5)
     assert "needs a key; it is 0" in refused(errno.EINVAL, one, RWM, key=0)
-    assert disk(stack).claim is None
+    assert entry_of(disk(stack)).claim is None
 
 
 @pytest.mark.rule("A.3.7", "A.3.15", "A.2.5", "A.2.6", "A.2.14", "E.bdev_ut.claim_v2_rwo")
@@ -113,7 +114,7 @@ def test_one_writes(stack):
         "read_many_write_one",
     )
     one.close()
-    assert disk(stack).claim is None
+    assert entry_of(disk(stack)).claim is None
     claim(two, RWO)
 
 
@@ -127,14 +128,14 @@ def test_nobody_writes(stack):
     for number, reader in enumerate(readers):
         claim(reader, ROM, module=f"m{number % 2}", name=f"reader {number}")
         assert reader.io(Op.WRITE, 0, 1, bytes(512)).errno == errno.EBADF
-    assert disk(stack).claim.modules == ["m0", "m1"]
-    assert disk(stack).claim.holder == "reader 0, reader 1, reader 2"
+    assert entry_of(disk(stack)).claim.modules == ["m0", "m1"]
+    assert entry_of(disk(stack)).claim.holder == "reader 0, reader 1, reader 2"
     assert "claimed it already: reader 1" in refused(errno.EPERM, readers[1], ROM)
     for reader in readers:
         with pytest.raises(BdevError):
             stack.open("Disk")
         reader.close()
-    assert disk(stack).claim is None
+    assert entry_of(disk(stack)).claim is None
     stack.open("Disk")
 
 
@@ -153,9 +154,9 @@ def test_those_write_who_share_a_key(stack):
         expected = Status.SUCCESS if number < 2 else Status.FAILED
         assert reader.io(Op.WRITE, 0, 1, bytes(512)).status == expected
     readers[0].close()
-    assert disk(stack).claim.holder == "second"
+    assert entry_of(disk(stack)).claim.holder == "second"
     readers[1].close()
-    assert disk(stack).claim is None
+    assert entry_of(disk(stack)).claim is None
     claim(readers[2], RWM, key=8)
 
 
@@ -179,7 +180,7 @@ def test_types_exclude_each_other(stack, there, asked):
     claim(one, there, name="the first")
     message = refused(errno.EPERM, two, asked)
     assert message == f"bdev Disk already claimed: type {there} by the first"
-    assert disk(stack).claim.kind is there
+    assert entry_of(disk(stack)).claim.kind is there
     assert two.descriptor.write is False
     if there is V1:
         release_bdev(disk(stack), "mod")
@@ -211,7 +212,7 @@ def test_a_claims_name_is_for_people(stack):
     one, two = (stack.open("Disk", write=False) for _ in range(2))
     claim(one, RWO, module="lvol", name="x" * 100)
     assert refused(errno.EPERM, two, RWO, module="lvol", name="x" * 100).endswith("x" * 100)
-    assert disk(stack).claim.modules == ["lvol"]
+    assert entry_of(disk(stack)).claim.modules == ["lvol"]
 
 
 # Vbdevs
@@ -220,8 +221,8 @@ def test_a_claims_name_is_for_people(stack):
 @pytest.mark.rule("A.3.20")
 def test_passthru_claims_its_base(stack):
     stack.layer()
-    assert disk(stack).claim.kind is V1
-    assert disk(stack).claim.modules == ["passthru"]
+    assert entry_of(disk(stack)).claim.kind is V1
+    assert entry_of(disk(stack)).claim.modules == ["passthru"]
 
 
 @pytest.mark.rule("D.20")
@@ -235,13 +236,13 @@ def test_several_layers_that_only_read_share_their_base(stack):
     opened = stack.open("L1")
     assert opened.io(Op.READ).status == Status.SUCCESS
     assert opened.io(Op.WRITE, 0, 1, bytes(512)).errno == errno.EOPNOTSUPP
-    assert disk(stack).claim.holder == "look vbdev L1, look vbdev L2, module mod"
+    assert entry_of(disk(stack)).claim.holder == "look vbdev L1, look vbdev L2, module mod"
     with pytest.raises(BdevError, match="claimed"):
         stack.layer(Passthru, "Writer")
     stack.delete("L1")
     stack.delete("L2")
     other.close()
-    assert (disk(stack).claim, disk(stack).descriptors) == (None, [])
+    assert (entry_of(disk(stack)).claim, entry_of(disk(stack)).openers) == (None, [])
     stack.layer(Passthru, "Writer")
 
 
@@ -262,7 +263,7 @@ def test_a_layer_with_another_claim(stack, kind):
     opened = stack.open("Other")
     assert opened.io(Op.READ).status == Status.SUCCESS
     assert (Op.WRITE in opened.descriptor.bdev.ops) is (kind is RWO)
-    assert (disk(stack).claim is None) is (kind is ClaimType.NOT_CLAIMED)
+    assert (entry_of(disk(stack)).claim is None) is (kind is ClaimType.NOT_CLAIMED)
 
 
 def test_a_layer_that_is_refused_leaves_nothing():

@@ -13,6 +13,7 @@ from hypothesis.strategies import data, sampled_from
 
 from support.stack import Stack
 from vbdev.bdev import BdevError
+from vbdev.bdev.entry import entry_of
 from vbdev.registry.claims import claim_bdev, claim_descriptor, release_bdev
 from vbdev.vocab import ClaimType, Op
 
@@ -104,7 +105,7 @@ class Claims(RuleBasedStateMachine):
 
     @invariant()
     def same(self):
-        claim = self.disk.claim
+        claim = entry_of(self.disk).claim
         assert (claim.kind if claim else None) == self.kind
         if claim is not None and claim.kind is not V1:
             assert [hold.descriptor for hold in claim.holds] == [o.descriptor for o in self.by]

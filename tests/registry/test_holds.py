@@ -6,6 +6,7 @@ import pytest
 
 from support.stack import Stack, Stub, forward, layer
 from vbdev.bdev import ALL_OPS, BdevError, BdevEvent, VirtualBdev, VirtualBdevParams, uuid5
+from vbdev.bdev.entry import entry_of
 from vbdev.vocab import Op, Status
 
 
@@ -75,7 +76,10 @@ def test_the_parts_of_a_plan_share_their_base(stack):
     assert names(stack) == ["Disk", "Diskp0", "Diskp1", "Diskp2"]
     assert [part.name for part in creation.vbdevs] == names(stack)[1:]
     assert disk.holders() == ["pair vbdevs of Disk"]
-    assert (disk.claim.holder, disk.claim.modules) == ("pair vbdevs of Disk", ["pair"])
+    assert (entry_of(disk).claim.holder, entry_of(disk).claim.modules) == (
+        "pair vbdevs of Disk",
+        ["pair"],
+    )
     opened = [stack.open(f"Diskp{number}") for number in range(3)]
     requests = [one.submit(Op.READ, number) for number, one in enumerate(opened)]
     disk.complete()
@@ -85,7 +89,7 @@ def test_the_parts_of_a_plan_share_their_base(stack):
     stack.run(stack.registry.delete("Diskp1", "pair"))
     assert (disk.holders(), len(creation.vbdevs)) == (["pair vbdevs of Disk"], 2)
     stack.run(stack.registry.delete_creation(creation))
-    assert (names(stack), disk.holders(), disk.claim) == (["Disk"], [], None)
+    assert (names(stack), disk.holders(), entry_of(disk).claim) == (["Disk"], [], None)
     assert stack.registry.creations == {}
 
 
@@ -135,13 +139,17 @@ def test_all_parts_or_none(stack, number):
     with pytest.raises(OSError, match="no room"):
         pair(stack, broken, parts=3)
     assert order == [f"Diskp{n}" for n in reversed(range(number))]
-    assert (names(stack), disk.holders(), disk.claim) == (["Disk"], [], None)
+    assert (names(stack), disk.holders(), entry_of(disk).claim) == (["Disk"], [], None)
     assert stack.registry.creations == {}
     stack.disk(Stub, f"Diskp{number}")
     with pytest.raises(BdevError) as caught:
         pair(stack, parts=3)
     assert caught.value.errno == errno.EEXIST
-    assert (names(stack), disk.holders(), disk.claim) == (["Disk", f"Diskp{number}"], [], None)
+    assert (names(stack), disk.holders(), entry_of(disk).claim) == (
+        ["Disk", f"Diskp{number}"],
+        [],
+        None,
+    )
     stack.delete(f"Diskp{number}")
     pair(stack, parts=3)
 
@@ -149,7 +157,7 @@ def test_all_parts_or_none(stack, number):
 def test_an_empty_plan_builds_nothing(stack):
     disk = stack.disk()
     assert not pair(stack, parts=0).vbdevs
-    assert (names(stack), disk.holders(), disk.claim) == (["Disk"], [], None)
+    assert (names(stack), disk.holders(), entry_of(disk).claim) == (["Disk"], [], None)
 
 
 @pytest.mark.rule("E.part_ut.part_free_test")
@@ -172,7 +180,7 @@ def test_a_hold_lasts_as_long_as_somebody_needs_it(stack):
     stack.run(registry.delete("Diskp0", "pair"))
     assert disk.holders() == ["pair of Disk"]
     stack.run(registry.delete("Diskp1", "pair"))
-    assert (disk.holders(), disk.claim) == ([], None)
+    assert (disk.holders(), entry_of(disk).claim) == ([], None)
     stack.delete("Disk")
 
 
@@ -186,7 +194,7 @@ def test_a_hold_that_nobody_uses_is_closed(stack):
 
     with pytest.raises(ZeroDivisionError):
         stack.run(nothing())
-    assert (disk.holders(), disk.claim) == ([], None)
+    assert (disk.holders(), entry_of(disk).claim) == ([], None)
 
 
 def test_a_base_goes_while_its_parts_are_built(stack):
@@ -223,8 +231,8 @@ def test_io_of_the_module_itself_is_waited_for(stack):
     stack.pass_time(50_000)
     assert not task.done
     assert disk.holders() == ["layer vbdev Top"]
-    assert disk.claim is not None
+    assert entry_of(disk).claim is not None
     disk.complete()
     stack.pass_time(2_000)
     assert task.done
-    assert (disk.holders(), disk.claim) == ([], None)
+    assert (disk.holders(), entry_of(disk).claim) == ([], None)

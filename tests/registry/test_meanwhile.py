@@ -7,6 +7,7 @@ import pytest
 
 from support.stack import Stub, stack
 from vbdev.bdev import BdevError
+from vbdev.bdev.entry import entry_of
 from vbdev.bdev.figures.queue_depth import set_sampling_period
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.passthru import Passthru
@@ -155,13 +156,13 @@ def test_a_base_is_held_and_no_other_one_of_its_name(made):
     with pytest.raises(BdevError, match="was removed before") as caught:
         made.registry.hold(before, "test", holder="test")
     assert caught.value.errno == errno.ENODEV
-    assert (before.claim, after.claim, after.holders()) == (None, None, [])
+    assert (entry_of(before).claim, entry_of(after).claim, after.holders()) == (None, None, [])
 
 
 def test_a_bdev_goes_between_the_poll_and_the_sample(made, caplog):
     disk = made.disk(Malloc)
     set_sampling_period(disk, 1000)
-    poll = disk.queue_depth._poll
+    poll = entry_of(disk).queue_depth._poll
     made.settle()
     with made.reactor.here():
         assert poll() == 1

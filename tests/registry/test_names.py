@@ -7,6 +7,7 @@ import pytest
 
 from support.stack import Stack, Stub, layer
 from vbdev.bdev import BdevError
+from vbdev.bdev.entry import entry_of
 from vbdev.modules.null import Null
 from vbdev.vocab import Op
 
@@ -146,7 +147,7 @@ def test_two_vbdevs_of_one_module_on_one_base_need_uuids_of_their_own(stack):
     first = stack.layer(look, "L1").uuid
     assert first.version == 5
     assert "<look bdev L1>" in refused(errno.EEXIST, stack.layer, look, "L2")
-    assert stack.registry.get("Disk").claim.holder == "look vbdev L1"
+    assert entry_of(stack.registry.get("Disk")).claim.holder == "look vbdev L1"
     stack.layer(look, "L2", uuid=uuid.uuid4())
     stack.delete("Disk")
     stack.disk(uuid=U1)

@@ -6,6 +6,7 @@ import pytest
 
 from support.stack import Stack, Stub
 from vbdev.bdev import BdevError, BdevEvent
+from vbdev.bdev.entry import entry_of
 from vbdev.modules.null import Null
 from vbdev.registry.media import (
     MEDIA_EVENTS,
@@ -47,7 +48,7 @@ def test_events_need_somebody_to_call(stack):
         with pytest.raises(BdevError) as caught:
             stack.registry.open("Disk", write=False, on_event=nothing, holder="me")
         assert caught.value.errno == errno.EINVAL
-    assert stack.registry.get("Disk").descriptors == []
+    assert entry_of(stack.registry.get("Disk")).openers == []
 
 
 @pytest.mark.rule("A.2.10")
@@ -189,7 +190,7 @@ def test_media_events_go_with_their_descriptor(stack):
     writer = stack.open("Disk")
     push_media_events(disk, [MediaEvent(1, 1)])
     writer.close()
-    assert disk.media_queues == {}
+    assert entry_of(disk).openers == []
     second = stack.open("Disk")
     notify_media_management(disk)
     stack.settle()

@@ -9,6 +9,7 @@ import pytest
 
 from support.stack import Stack, Stub
 from vbdev.bdev import BdevError, BdevEvent
+from vbdev.bdev.entry import entry_of
 from vbdev.modules.null import Null
 from vbdev.registry.claims import claim_descriptor
 from vbdev.vocab import ClaimType, Op, Status
@@ -52,7 +53,7 @@ def test_registering_opening_and_removing_are_the_first_reactors(stack):
         ),
     )
     assert [bdev.name for bdev in stack.registry] == ["Disk"]
-    assert disk.descriptors == []
+    assert entry_of(disk).openers == []
 
 
 class Far:
@@ -114,7 +115,7 @@ def test_a_stack_unwinds_with_channels_everywhere(stack):
     far = [Far(stack, reactor, "P2", write=False) for reactor in stack.reactors]
     for one in far:
         assert one.submit(Op.READ)[0].status == Status.SUCCESS
-    assert len(stack.registry.get("Disk").channels()) == 3
+    assert len(entry_of(stack.registry.get("Disk")).channels()) == 3
     task = stack.reactor.spawn(stack.registry.delete("Disk", "null"))
     stack.settle()
     for one in far:
@@ -135,4 +136,4 @@ def test_a_claim_reaches_the_channels_of_all_reactors_and_ends_with_its_descript
     assert far.submit(Op.WRITE)[0].status == Status.SUCCESS
     far.close()
     stack.settle()
-    assert (disk.claim, disk.descriptors) == (None, [])
+    assert (entry_of(disk).claim, entry_of(disk).openers) == (None, [])

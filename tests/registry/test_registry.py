@@ -12,11 +12,13 @@ import pytest
 
 from support.stack import Stack, Stub, layer
 from vbdev.bdev import BdevError, BdevEvent, BdevState
+from vbdev.bdev.claim import Claim
 from vbdev.bdev.contract import INHERITED
+from vbdev.bdev.entry import entry_of
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
-from vbdev.registry.claims import Claim, claim_bdev
+from vbdev.registry.claims import claim_bdev
 from vbdev.vocab import MAX_STACK_DEPTH, DifCheck, Op, Status
 
 U1 = uuid.UUID("11111111-2222-4333-8444-555555555555")
@@ -126,7 +128,7 @@ def test_open_rules(stack):
     assert "somebody" in message
     reader = stack.open("Disk", write=False)
     assert stack.registry.get("Disk").holders() == ["test", "test", "passthru vbdev Top", "test"]
-    assert top.claim is None
+    assert entry_of(top).claim is None
     for opened in (*writers, reader):
         opened.close()
 
@@ -149,8 +151,8 @@ def test_fault_02_a_name_that_is_taken_frees_the_base(stack):
     stack.disk(name="Other")
     for name, given in (("Disk", None), ("Other", None), ("New", U1), (str(U1), None)):
         refused(errno.EEXIST, stack.layer, name=name, base="Disk", uuid=given)
-        assert stack.registry.get("Disk").claim is None
-        assert stack.registry.get("Disk").descriptors == []
+        assert entry_of(stack.registry.get("Disk")).claim is None
+        assert entry_of(stack.registry.get("Disk")).openers == []
         assert stack.registry.creations == {}
     assert stack.layer().name == "Top"
 
@@ -176,7 +178,7 @@ def test_fault_02_also_where_the_clash_shows_late(stack):
     task.add_done_callback(lambda _task: None)
     stack.pass_time(200)
     assert refused(errno.EEXIST, task.result)
-    assert (stack.registry.get("Disk").claim, stack.registry.creations) == (None, {})
+    assert (entry_of(stack.registry.get("Disk")).claim, stack.registry.creations) == (None, {})
     assert stopped == ["Top"]
 
 
@@ -203,7 +205,7 @@ def test_fault_04_the_second_vbdev_learns_who_has_the_base(stack):
     assert "claimed (exclusive_write) by passthru vbdev First" in message
     held = refused(errno.EPERM, claim_bdev, stack.registry.get("Disk"), None, "me")
     assert held == "bdev Disk already claimed: type exclusive_write by passthru vbdev First"
-    assert isinstance(stack.registry.get("Disk").claim, Claim)
+    assert isinstance(entry_of(stack.registry.get("Disk")).claim, Claim)
 
 
 def test_a_module_that_does_not_start_leaves_nothing(stack):
@@ -220,7 +222,10 @@ def test_a_module_that_does_not_start_leaves_nothing(stack):
     for _ in range(2):
         with pytest.raises(OSError, match="no room"):
             stack.layer(bad)
-    assert (stack.registry.get("Disk").claim, stack.registry.get("Disk").descriptors) == (None, [])
+    assert (
+        entry_of(stack.registry.get("Disk")).claim,
+        entry_of(stack.registry.get("Disk")).openers,
+    ) == (None, [])
     assert (stack.registry.creations, stopped) == ({}, [])
     stack.layer()
 
@@ -363,7 +368,7 @@ def test_the_deepest_stack(stack):
         base = f"P{number}"
     message = refused(errno.ELOOP, stack.layer, base=base)
     assert f"layer {MAX_STACK_DEPTH + 1}; {MAX_STACK_DEPTH} are the most" in message
-    assert stack.registry.get(base).claim is None
+    assert entry_of(stack.registry.get(base)).claim is None
     stack.delete("Disk")
     assert names(stack) == []
 
@@ -416,7 +421,7 @@ def test_a_vbdev_is_deleted_while_it_starts(stack):
     stack.run(stack.registry.delete("Top", "layer"))
     stack.pass_time(2000)
     assert (creating.result(), names(stack)) == ("Disk", ["Disk"])
-    assert stack.registry.get("Disk").claim is None
+    assert entry_of(stack.registry.get("Disk")).claim is None
 
 
 # Removal
@@ -552,8 +557,8 @@ def test_fault_22_a_name_is_free_when_delete_returns(stack):
             stack.open("Top").io(Op.READ)
         stack.delete("Top")
         assert top.base_descriptor.closed
-        assert stack.registry.get("Disk").claim is None
-    assert stack.registry.get("Disk").descriptors == []
+        assert entry_of(stack.registry.get("Disk")).claim is None
+    assert entry_of(stack.registry.get("Disk")).openers == []
     assert stack.engine.ios_in_use == 0
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from support.stack import Stack, Stub, layer
 from vbdev.bdev import BdevError, BdevState
+from vbdev.bdev.entry import entry_of
 from vbdev.modules.null import Null
 from vbdev.registry.claims import claim_bdev
 from vbdev.registry.notifications import MAX_EVENTS, Notifications
@@ -133,7 +134,7 @@ def test_the_base_is_closed_and_unclaimed_before_the_answer(stack):
     top = stack.layer()
     stack.open("Top")
     stack.delete("Top")
-    assert (disk.descriptors, disk.claim) == ([], None)
+    assert (entry_of(disk).openers, entry_of(disk).claim) == ([], None)
     assert top.base_descriptor.closed
     assert stack.layer().name == "Top"
 
@@ -151,7 +152,7 @@ def test_the_hook_of_a_channel_that_raises_does_not_keep_the_bdev(stack):
         descriptor.close()
     stack.settle()
     assert task.result() is None
-    assert stack.registry.get("Disk").claim is None
+    assert entry_of(stack.registry.get("Disk")).claim is None
 
 
 @pytest.mark.rule("A.7.4", "E.bdev_ut.bdev_unregister_during_quiesced_range_unlock")
@@ -177,7 +178,7 @@ def test_a_reset_is_waited_for(stack):
     task = start(stack, stack.registry.unregister(disk))
     stack.pass_time(10_000)
     assert not task.done
-    assert disk.control.busy
+    assert entry_of(disk).control.busy
     disk.complete()
     stack.pass_time(1_000)
     assert request.status == Status.SUCCESS

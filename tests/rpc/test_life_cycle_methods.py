@@ -14,7 +14,6 @@ from vbdev.api.errors import RpcError
 from vbdev.api.methods import DECODE_OBJECT_INVALID, State
 from vbdev.cli.ls import lines
 from vbdev.modules import MODULES
-from vbdev.registry import subsystem_calls
 from vbdev.registry.claims import claim_descriptor
 from vbdev.registry.options import BdevOptions
 from vbdev.rpc.methods import bdev, examine, holder, notify
@@ -97,11 +96,11 @@ def test_options(control):
         "iobuf_small_cache_size": 128,
         "iobuf_large_cache_size": 16,
     }
-    assert list(subsystem_calls(control.registry)) == [
+    assert list(control.registry.subsystem_calls()) == [
         {"method": "bdev_set_options", "params": options},
         {"method": "bdev_wait_for_examine"},
     ]
-    assert list(next(subsystem_calls(control.registry))["params"]) == list(options)
+    assert list(next(control.registry.subsystem_calls())["params"]) == list(options)
     control.stack.disk()
     assert control.fails("bdev_set_options", bdev_auto_examine=True)[0] == -errno.EPERM
 

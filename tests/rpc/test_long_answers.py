@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import socket
-from functools import partial
 
 import pytest
 
@@ -18,7 +17,6 @@ from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
 from vbdev.reactor.clock import VirtualClock
 from vbdev.reactor.reactor import Reactor
-from vbdev.registry import subsystem_calls
 from vbdev.rpc.methods import framework
 from vbdev.rpc.serving.connection import Connection
 from vbdev.rpc.serving.dispatch import Dispatcher
@@ -36,7 +34,7 @@ METHODS = {
 def control():
     """1000 disks, a vbdev on every second one, and 100 that wait for disks."""
     made = Control()
-    subsystems = {"bdev": ([], partial(subsystem_calls, made.registry))}
+    subsystems = {"bdev": ([], made.registry.subsystem_calls)}
     register_rooms(made.dispatcher, framework, reactors=made.stack.reactors, subsystems=subsystems)
     for n in range(MANY):
         made.stack.disk(Null, name=f"Disk{n}", num_blocks=8)

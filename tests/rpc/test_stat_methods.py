@@ -13,6 +13,7 @@ import pytest
 from support.control import Control
 from support.stack import Stub
 from vbdev.api.methods import DECODE_OBJECT_FAILED
+from vbdev.bdev.entry import entry_of
 from vbdev.vocab import IoFlag, Op, Status
 
 IOSTAT_FIELDS = [
@@ -338,7 +339,7 @@ def test_limit_errors(control):
     assert control.fails(method, name="Nobody", rw_ios_per_sec=1) == (-19, "No such device")
     for wrong in ({"rw_ios_per_sec": -1}, {"rw_ios_per_sec": "x"}, {"ios": 1}):
         assert control.fails(method, {"name": "Disk", **wrong}) == DECODE_OBJECT_FAILED
-    with control.registry.get("Disk").changing_channels("rate limits"):
+    with entry_of(control.registry.get("Disk")).changing_channels("rate limits"):
         assert control.fails(method, name="Disk", rw_ios_per_sec=1000) == (
             -32602,
             "Failed to configure rate limit: Resource temporarily unavailable",
@@ -503,7 +504,7 @@ def test_histogram_errors(control):
         )
     for wrong in ({}, {"enable": 1}, {"enable": True, "granularity": 256}):
         assert control.fails(method, {"name": "Disk", **wrong}) == DECODE_OBJECT_FAILED
-    with control.registry.get("Disk").changing_channels("histogram"):
+    with entry_of(control.registry.get("Disk")).changing_channels("histogram"):
         assert control.fails(method, name="Disk", enable=True) == (
             -11,
             "Resource temporarily unavailable",

@@ -7,11 +7,15 @@ from contextlib import contextmanager
 import pytest
 
 from vbdev.bdev import IoError
+from vbdev.bdev.entry import entry_of
 from vbdev.vocab import Status
 
 
 def sync_fds(bdev):
-    return {bdev._geometry.sync_fd, *(channel.context.sync_fd for channel in bdev.channels())}
+    return {
+        bdev._geometry.sync_fd,
+        *(channel.context.sync_fd for channel in entry_of(bdev).channels()),
+    }
 
 
 def break_syncs(bdev):

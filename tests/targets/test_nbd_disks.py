@@ -18,6 +18,7 @@ from support.local_app import LocalApp
 from support.nbd_kernel import StandInKernel
 from vbdev.api.methods import RpcError
 from vbdev.bdev import BdevError
+from vbdev.bdev.entry import entry_of
 from vbdev.targets.nbd import disks, kernel
 from vbdev.targets.nbd.kernel import KernelNbd, Setup
 from vbdev.vocab import NbdError
@@ -525,7 +526,9 @@ def test_io_that_hangs_in_the_bdev_is_told(machine, monkeypatch):
 
     writer = threading.Thread(target=write)
     writer.start()
-    machine.app.wait_until(lambda: machine.app.app.registry.get("EE_Disk").outstanding == 1)
+    machine.app.wait_until(
+        lambda: entry_of(machine.app.app.registry.get("EE_Disk")).outstanding == 1
+    )
     assert machine.fails("nbd_stop_disk", nbd_device="/dev/nbd0") == TIMED_OUT
     assert "1 I/Os are outstanding on bdev EE_Disk" in machine.detail
     assert machine.call("bdev_error_resume_pending", name="EE_Disk") is True

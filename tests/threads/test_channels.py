@@ -6,6 +6,7 @@ import pytest
 
 from vbdev.bdev import Bdev, BdevError, BdevEvent
 from vbdev.bdev.channels import for_each_channel
+from vbdev.bdev.entry import entry_of
 from vbdev.reactor.reactor import Reactor
 from vbdev.testing import Stub, layer
 from vbdev.vocab import Op, Status
@@ -510,7 +511,7 @@ def test_counters_of_a_channel_that_closes_come_to_the_bdev(hand):
     descriptor = hand.open("Disk")
     for reactor in hand.reactors:
         write(hand, descriptor, reactor, reactor.id)
-    assert bdev.totals.stats.get("write", (0,))[0] == 0
+    assert entry_of(bdev).totals.stats.get("write", (0,))[0] == 0
     hand.close(descriptor)
-    assert bdev.totals.stats["write"][0] == 6
+    assert entry_of(bdev).totals.stats["write"][0] == 6
     assert isinstance(bdev, Bdev)

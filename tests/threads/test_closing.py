@@ -6,6 +6,7 @@ import errno
 import pytest
 
 from vbdev.bdev import BdevError, BdevEvent
+from vbdev.bdev.entry import entry_of
 from vbdev.modules.delay import Delay
 from vbdev.testing import Stack
 from vbdev.vocab import Op, Status
@@ -62,8 +63,8 @@ class Racer:
             self.stack.pass_time(1000)
             future.result()
         assert self.descriptor.channels == {}
-        assert self.stack.registry.get("Slow").descriptors == []
-        (base,) = self.stack.registry.get("Disk").descriptors
+        assert entry_of(self.stack.registry.get("Slow")).openers == []
+        (base,) = entry_of(self.stack.registry.get("Disk")).openers
         assert base.channels == {}
         assert self.stack.errors == []
         self.stack.close()

@@ -8,6 +8,7 @@ import pytest
 
 from vbdev.bdev import BdevError, BdevEvent, IoError
 from vbdev.bdev.channels import for_each_channel, gather_iostat
+from vbdev.bdev.entry import entry_of
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
@@ -310,7 +311,9 @@ def test_descriptors_of_every_reactor(threads):
                 lambda task: (task.result(), done.set())
             )
         )
-    threads.wait_until(lambda: len(registry.get("Disk-0").descriptors) == len(threads.reactors))
+    threads.wait_until(
+        lambda: len(entry_of(registry.get("Disk-0")).openers) == len(threads.reactors)
+    )
     delete(threads, "Disk")
     for done in results:
         assert done.wait(20)

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from vbdev.bdev import BdevError
+from vbdev.bdev.entry import entry_of
 from vbdev.modules.malloc import Malloc
 from vbdev.modules.passthru import Passthru
 from vbdev.reactor.reactor import Reactor
@@ -171,7 +172,7 @@ def test_unregister_waits_for_a_reset(hand, stub):
 @pytest.mark.rule("E.bdev_mt.lock_lba_range_then_submit_io")
 def test_a_lock_holds_on_all_reactors(hand, stub):
     bdev, descriptor = stub
-    lock = hand.run(bdev.control.lock(8, 8))
+    lock = hand.run(entry_of(bdev).control.lock(8, 8))
     inside = [
         submit(hand, descriptor, reactor, Op.WRITE, 10, 1, bytes(BLOCK))
         for reactor in hand.reactors
@@ -184,7 +185,7 @@ def test_a_lock_holds_on_all_reactors(hand, stub):
     hand.settle()
     assert statuses(outside, reading) == [Status.SUCCESS] * 2
     assert statuses(*inside) == [None] * 3
-    hand.run(bdev.control.unlock(lock))
+    hand.run(entry_of(bdev).control.unlock(lock))
     hand.settle()
     bdev.complete()
     hand.settle()
@@ -196,7 +197,7 @@ def test_a_lock_waits_for_what_other_reactors_have_in_its_range(hand, stub):
     one, _, three = hand.reactors
     before = submit(hand, descriptor, three, Op.WRITE, 10, 1, bytes(BLOCK))
     hand.settle()
-    locking = one.spawn(bdev.control.lock(8, 8))
+    locking = one.spawn(entry_of(bdev).control.lock(8, 8))
     hand.settle()
     assert not locking.done
     bdev.complete()
@@ -206,7 +207,7 @@ def test_a_lock_waits_for_what_other_reactors_have_in_its_range(hand, stub):
 
     lock = hand.run(wait())
     assert statuses(before) == [Status.SUCCESS]
-    hand.run(bdev.control.unlock(lock))
+    hand.run(entry_of(bdev).control.unlock(lock))
 
 
 # Under contention
@@ -299,7 +300,7 @@ def test_resets_and_io_from_all_reactors(top):
 
 
 async def _idle(app):
-    return sum(bdev.outstanding for bdev in app.app.registry)
+    return sum(entry_of(bdev).outstanding for bdev in app.app.registry)
 
 
 def test_compare_and_write_is_atomic_between_reactors(top):
@@ -350,11 +351,11 @@ def test_quiesced_ranges_and_channels_that_come_and_go(top):
 
     async def lock_again_and_again():
         for _ in range(40):
-            lock = await bdev.control.lock(0, 8, quiesce=True)
+            lock = await entry_of(bdev).control.lock(0, 8, quiesce=True)
             await app.app.reactor.sleep(1000)
-            await bdev.control.unlock(lock)
+            await entry_of(bdev).control.unlock(lock)
         over.set()
 
     app.app.reactor.send_msg(lambda: app.app.reactor.spawn(lock_again_and_again()))
     assert all(on_all(app, work))
-    assert app.ask(lambda: bdev.control.busy) is False
+    assert app.ask(lambda: entry_of(bdev).control.busy) is False

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from vbdev.bdev.contract import Bdev, BdevError, BdevState
-from vbdev.bdev.descriptor import Descriptor
+from vbdev.bdev.contract import Bdev
+from vbdev.bdev.entry import entry_of
+from vbdev.bdev.host import BdevState, Opener
 from vbdev.bdev.iostat import IoTotals
 from vbdev.core.engine.channel import Channel
 from vbdev.reactor.reactor import Reactor, ReactorStoppedError
+from vbdev.vocab.errors import BdevError
 
 __all__ = ["after_each_channel", "for_each_channel", "gather_iostat"]
 
@@ -25,10 +27,11 @@ async def for_each_channel(bdev: Bdev, function: Callable[[Channel], int | None]
     BdevError ENODEV for a bdev that is gone (SPDK: spdk_for_each_channel).
     """
     last_id = 0
+    entry = entry_of(bdev)
     while True:
-        if bdev.state is BdevState.REMOVED:
+        if entry.state is BdevState.REMOVED:
             raise BdevError(errno.ENODEV, f"bdev {bdev.name} is gone: it has no channels")
-        descriptors = list(bdev.descriptors)
+        descriptors = list(entry.openers)
         reactors = {r for descriptor in descriptors for r in descriptor.channels}
         ahead = sorted((r for r in reactors if r.id > last_id), key=lambda r: r.id)
         if not ahead:
@@ -64,7 +67,7 @@ def after_each_channel(
 
 
 def _visit(
-    reactor: Reactor, descriptors: list[Descriptor], function: Callable[[Channel], int | None]
+    reactor: Reactor, descriptors: list[Opener], function: Callable[[Channel], int | None]
 ) -> int:
     for descriptor in descriptors:
         channel = descriptor.channels.get(reactor)
@@ -81,8 +84,9 @@ GATHER_ATTEMPTS = 8
 
 async def gather_iostat(bdev: Bdev) -> tuple[IoTotals, dict[Reactor, IoTotals]]:
     """Return what all channels of a bdev, open and closed, have counted; and each reactor's."""
+    entry = entry_of(bdev)
     for _ in range(GATHER_ATTEMPTS):
-        closed = bdev.folds
+        closed = entry.folds
         by_reactor: dict[Reactor, IoTotals] = {}
 
         def count(channel: Channel, into: dict[Reactor, IoTotals] = by_reactor) -> None:
@@ -91,10 +95,10 @@ async def gather_iostat(bdev: Bdev) -> tuple[IoTotals, dict[Reactor, IoTotals]]:
             into.setdefault(here, IoTotals()).add(channel)
 
         await for_each_channel(bdev, count)
-        if closed == bdev.folds:  # else one that was visited may count twice
+        if closed == entry.folds:  # else one that was visited may count twice
             break
     total = IoTotals()
-    total.add(bdev.totals)
+    total.add(entry.totals)
     for counted in by_reactor.values():
         total.add(counted)
     return total, by_reactor

@@ -26,53 +26,41 @@ module still holds and is logged with the bdev's name.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 from uuid import UUID
 
 import msgspec
 
 from vbdev.api.methods import INVALID_PARAMETERS, ModuleMethod
 from vbdev.api.params import BdevName
-from vbdev.bdev.iostat import IoTotals
-from vbdev.core.coroutine.runner import Coroutines
-from vbdev.core.engine.channel import Channel
+from vbdev.bdev.host import BdevState, Host, Opener
 from vbdev.core.memory.dif import Dif
 from vbdev.reactor.reactor import Reactor
-from vbdev.reactor.task import Future
 from vbdev.vocab import WRITE_OPS, ClaimType, IoFlag, Op, Status
+from vbdev.vocab.errors import BdevError
 
 if TYPE_CHECKING:
-    from vbdev.bdev.control import Control
-    from vbdev.bdev.descriptor import Descriptor
-    from vbdev.bdev.figures.queue_depth import QueueDepth
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from vbdev.bdev.host import BdevEvent
     from vbdev.core.coroutine.runner import BdevIO, ChildIO
-    from vbdev.core.counts.histogram import Histogram
-    from vbdev.core.counts.rates import RateLimits
     from vbdev.core.engine.batch import IOBatch
-    from vbdev.registry.claims import Claim
-    from vbdev.registry.creations import Creation
-    from vbdev.registry.holds import BaseHold
-    from vbdev.registry.media import MediaEvent
-    from vbdev.registry.registry import Registry
+    from vbdev.core.engine.channel import Channel
+    from vbdev.core.engine.requests import Request
+    from vbdev.reactor.task import Future
 
 __all__ = [
     "Bdev",
-    "BdevError",
-    "BdevEvent",
     "BdevParams",
-    "BdevState",
-    "IoError",
+    "Hold",
+    "Layer",
+    "Opened",
     "VirtualBdev",
     "VirtualBdevParams",
 ]
-
-CONVERTED_BYTES = 256 << 10
-"""With metadata; made or checked in some 200 us."""
 
 ALL_OPS = frozenset(Op)
 BASIC_OPS = frozenset({Op.READ, Op.WRITE, Op.FLUSH, Op.RESET, Op.ABORT})
@@ -124,39 +112,6 @@ INHERITED = (
 )
 """What a vbdev has of its base unless it says otherwise. Data-buffer rules are not among them:
 only a module that never looks at data may leave the choice of buffers to its base."""
-
-
-class BdevError(Exception):
-    """A control-path failure: `errno` as SPDK would return it, and a sentence for a person."""
-
-    def __init__(self, number: int, message: str) -> None:
-        super().__init__(message)
-        self.errno = number
-
-
-class IoError(BdevError):
-    """An awaited I/O ended with another status than SUCCESS."""
-
-    def __init__(self, status: int, number: int, message: str) -> None:
-        super().__init__(number, message)
-        self.status = status
-
-
-class BdevEvent(IntEnum):
-    """What a descriptor's owner is told (SPDK: enum spdk_bdev_event_type)."""
-
-    REMOVE = 0
-    RESIZE = 1
-    MEDIA_MANAGEMENT = 2
-
-
-class BdevState(Enum):
-    """Where a bdev is in its life."""
-
-    READY = "ready"
-    REMOVING = "removing"
-    REMOVED = "stopping"
-    """Nobody has it open; it gives back what it acquired."""
 
 
 class Unnamed(str):
@@ -302,26 +257,12 @@ class Bdev:
         # SPDK takes a UUID of zeroes for none at all.
         self.uuid = params.uuid if params.uuid and params.uuid.int else None
         self.aliases: list[str] = []
-        self.state = BdevState.READY
-        self.claim: Claim | None = None
-        self.descriptors: list[Descriptor] = []
-        self.totals = IoTotals()
-        self.folds = 0
-        self.media_queues: dict[Descriptor, deque[MediaEvent]] = {}
-        """What `vbdev.registry.media` keeps for those who have it open."""
-        self.on_resize: Callable[[Bdev], object] | None = None
-        """What the registry wants to be told; nobody else's."""
-        self.rate_limits: RateLimits | None = None
-        self.histogram: Histogram | None = None
-        """What channels count latencies in, and the counts of those that are closed."""
-        self.queue_depth: QueueDepth | None = None
-        self._changing: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<{self.kind} bdev {self.name}>"
 
-    control: Control | None = None
-    """Its resets and locked ranges, once it is registered."""
+    host: Host | None = None
+    """Who keeps it, once it is registered."""
     reactor: Reactor
     """Where the control plane runs, and with it `start` and `stop`; there from before `start`."""
 
@@ -409,7 +350,7 @@ class Bdev:
         return ()
 
     @classmethod
-    def examine_config(cls, registry: Registry, bdev: Bdev) -> None:
+    def examine_config(cls, registry: Layer, bdev: Bdev) -> None:
         """Look whether a new bdev is one that this module waits for. Optional; no I/O.
 
         Called for every bdev that is registered, before its registration ends. Vbdevs whose
@@ -417,7 +358,7 @@ class Bdev:
         """
 
     @classmethod
-    async def examine_disk(cls, registry: Registry, bdev: Bdev) -> None:
+    async def examine_disk(cls, registry: Layer, bdev: Bdev) -> None:
         """Look at the data of a new bdev that nobody, or this module, has claimed. Optional.
 
         Open it (`registry.open`) to do I/O, and close it again, at REMOVE too. It runs beside the
@@ -451,86 +392,18 @@ class Bdev:
         """Capacity in bytes."""
         return self.num_blocks * self.block_size
 
-    def channels(self) -> list[Channel]:
-        """Return the channels that are open."""
-        return [c for d in self.descriptors for c in d.channels.values()]
-
     @property
-    def outstanding(self) -> int:
-        """I/Os that have entered through any channel and not left."""
-        return sum(channel.outstanding for channel in self.channels())
+    def state(self) -> BdevState:
+        """Where it is in its life."""
+        return self.host.state if self.host is not None else BdevState.READY
 
-    def iostat(self) -> IoTotals:
-        """Return what all channels, open and closed, have counted."""
-        total = IoTotals()
-        total.add(self.totals)
-        for channel in self.channels():
-            total.add(channel)
-        return total
-
-    def fold(self, counted: IoTotals, latencies: Histogram | None = None) -> None:
-        """Keep what a channel that is closed has counted. On the control plane's reactor."""
-        self.totals.add(counted)
-        own = self.histogram
-        if own is not None and latencies is not None and latencies.same_layout(own):
-            own.add(latencies)
-        self.folds += 1
+    def holders(self) -> list[str]:
+        """Say who has the bdev open."""
+        return self.host.holders() if self.host is not None else []
 
     def refused_flags(self) -> int:
         """Return the flags whose promise this bdev can not keep."""
         return int(IoFlag.FUA) if self.write_cache and not self.fua else 0
-
-    def holders(self) -> list[str]:
-        """Say who has the bdev open."""
-        return [descriptor.holder for descriptor in self.descriptors]
-
-    def configure_channel(self, channel: Channel) -> None:
-        """Give a channel the checks that follow from the geometry, at its start or a resize."""
-        native = mask_of(self.ops)
-        supported = native | mask_of(self.emulated_ops())
-        writable = channel.descriptor is None or channel.descriptor.write
-        hide = channel.descriptor is not None and channel.descriptor.hide_metadata
-        if hide:
-            # Memory that is lent has metadata in it; what is appended has no address to be made of.
-            native &= ~mask_of(frozenset({Op.ZCOPY, Op.ZONE_APPEND}))
-            supported &= ~mask_of(frozenset({Op.ZCOPY, Op.ZONE_APPEND}))
-        submit: Callable[[Channel, IOBatch], object] = self.submit
-        completed: Callable[[Channel, IOBatch], object] | None = None
-        if self.sees_completed():
-            completed = self.completed
-        if type(self).handle is not Bdev.handle:
-            if channel.coroutines is None:
-                channel.coroutines = Coroutines(
-                    channel.engine,
-                    channel,
-                    handle=self.handle,
-                    future_class=Future,
-                    send_msg=channel.reactor.send_msg,
-                    lock=self.control.io_lock if self.control is not None else None,
-                )
-            completed = channel.coroutines.completed
-            if type(self).submit is Bdev.submit:
-                submit = channel.coroutines.submit
-        channel.configure(
-            submit=submit,
-            completed=completed,
-            supported_mask=supported,
-            ops_mask=supported if writable else supported & ~mask_of(WRITE_OPS),
-            num_blocks=self.num_blocks,
-            block_size=self.block_size,
-            required_alignment=1 << self.required_alignment,
-            refused_flags=self.refused_flags(),
-            gives_read_buffers=self.gives_read_buffers,
-            native_mask=native,
-            limits=self.io_limits(
-                channel.engine.buffers.largest_bytes, converted=hide and self.md_interleave
-            ),
-            md_len=0 if self.md_interleave else self.md_len,
-            dif=self.metadata_layout(),
-            hide_metadata=hide and self.md_interleave,
-            memory_domains=self.memory_domains,
-            control=self.control.submit if self.control is not None else None,
-        )
 
     def sees_completed(self) -> bool:
         """Whether `completed` is to be called; I/Os pass those that are not without any Python."""
@@ -553,31 +426,7 @@ class Bdev:
         """Whether an I/O type is carried out, by the module or by what stands in for it."""
         return op in self.ops or op in self.emulated_ops()
 
-    def io_limits(self, largest_buffer: int, *, converted: bool = False) -> dict[str, int]:
-        """Return by what I/Os are split; data that may have to be bounced fits into a buffer.
-
-        converted: metadata is made and taken away on the way, which is done for a piece at a time.
-        """
-        max_rw = self.max_rw_size
-        if self.required_alignment or converted:
-            most = min(largest_buffer, CONVERTED_BYTES) if converted else largest_buffer
-            fits = max(most // self.block_size, 1)
-            if self.split_on_write_unit:
-                fits = max(fits - fits % self.write_unit_size, self.write_unit_size)
-            max_rw = min(max_rw or fits, fits)
-        return {
-            "boundary": self.optimal_io_boundary if self.split_on_optimal_io_boundary else 0,
-            "write_unit": self.write_unit_size if self.split_on_write_unit else 0,
-            "max_rw": max_rw,
-            "max_unmap": self.max_unmap * max(self.max_unmap_segments, 1),
-            "max_write_zeroes": self.max_write_zeroes,
-            "max_copy": self.max_copy,
-            "acwu": self.acwu,
-            "max_segment_bytes": self.max_segment_size,
-            "max_segments": self.max_num_segments,
-        }
-
-    # Quiescing, for its own module
+    # What it asks of whoever keeps it
 
     async def quiesce(
         self, module: type[Bdev], offset_blocks: int = 0, num_blocks: int | None = None
@@ -588,86 +437,28 @@ class Bdev:
         Not from its `handle`, `submit` or `completed`: the I/Os in their hands are among those that
         it waits for, which is refused (EDEADLK); see `BdevIO.lock`.
         """
-        control = self._own_control(module)
-        control.refuse_own_wait("quiesced")
-        if num_blocks is None:
-            num_blocks = self.num_blocks - offset_blocks
-        if not 0 <= offset_blocks <= offset_blocks + num_blocks <= self.num_blocks:
-            raise BdevError(
-                errno.EINVAL,
-                f"bdev {self.name}: {num_blocks} blocks from {offset_blocks} can not be quiesced;"
-                f" it has {self.num_blocks}",
-            )
-        await control.quiesce(offset_blocks, num_blocks)
+        await self._kept().quiesce(module, offset_blocks, num_blocks)
 
     async def unquiesce(
         self, module: type[Bdev], offset_blocks: int = 0, num_blocks: int | None = None
     ) -> None:
         """Undo `quiesce` of exactly this range, else EINVAL (spdk_bdev_unquiesce_range)."""
-        control = self._own_control(module)
-        if num_blocks is None:
-            num_blocks = self.num_blocks - offset_blocks
-        if not await control.unquiesce(offset_blocks, num_blocks):
-            raise BdevError(
-                errno.EINVAL,
-                f"bdev {self.name}: {num_blocks} blocks from {offset_blocks} are not quiesced",
-            )
-
-    def _own_control(self, module: type[Bdev]) -> Control:
-        if module is not type(self):
-            raise BdevError(
-                errno.EINVAL,
-                f"bdev {self.name} can be quiesced by its own module {self.kind} alone, not by"
-                f" {module.kind}",
-            )
-        if self.control is None:
-            raise BdevError(errno.ENODEV, f"bdev {self.name} is not registered")
-        return self.control
-
-    def watch_channel(self, channel: Channel) -> None:
-        """Give a new channel the bdev's rate limits and histogram."""
-        channel.set_qos(self.rate_limits)
-        channel.set_histogram(self.histogram.like() if self.histogram is not None else None)
-
-    @contextlib.contextmanager
-    def changing_channels(self, what: str) -> Iterator[None]:
-        """Hold while channel after channel learns of a change; EAGAIN while another one is on."""
-        if what in self._changing:
-            raise BdevError(
-                errno.EAGAIN, f"bdev {self.name}: a change of its {what} is under way already"
-            )
-        self._changing.add(what)
-        try:
-            yield
-        finally:
-            self._changing.discard(what)
+        await self._kept().unquiesce(module, offset_blocks, num_blocks)
 
     def notify_blockcnt_change(self, num_blocks: int) -> None:
         """Change the size, in blocks, and tell every opener (SPDK's name and rules).
 
         Growing always works; shrinking an open bdev is EBUSY.
         """
-        if num_blocks == self.num_blocks:
-            return
-        if num_blocks < self.num_blocks and self.descriptors:
-            raise BdevError(
-                errno.EBUSY,
-                f"bdev {self.name}: can not shrink from {self.num_blocks} to {num_blocks} blocks"
-                f" while it is open by {', '.join(self.holders())}",
-            )
-        self.num_blocks = num_blocks
-        if self.on_resize is not None:
-            self.on_resize(self)
-        for descriptor in list(self.descriptors):
-            # On each reactor before the event can come there, so that the new size is there.
-            for reactor, channel in descriptor.channels.items():
-                reactor.exec_msg(self.reconfigure_channel, channel)
-            descriptor.post_event(BdevEvent.RESIZE)
+        if self.host is None:
+            self.num_blocks = num_blocks
+        else:
+            self.host.resize(num_blocks)
 
-    def reconfigure_channel(self, channel: Channel) -> None:
-        """Configure a channel anew, on its own thread, unless it is closed by now."""
-        if not channel.closed:
-            self.configure_channel(channel)
+    def _kept(self) -> Host:
+        if self.host is None:
+            raise BdevError(errno.ENODEV, f"bdev {self.name} is not registered")
+        return self.host
 
 
 class VirtualBdev(Bdev):
@@ -698,18 +489,23 @@ class VirtualBdev(Bdev):
     it is configured already (`Creation.renew`)."""
 
     base: Bdev
-    """The base bdev, from before `start` until after `stop`."""
-    base_descriptor: Descriptor
-    base_hold: BaseHold
-    """What keeps the base open and claimed, shared with those of the same plan."""
-    creation: Creation | None = None
-    """The wish that it comes from, if any."""
+    """The base bdev, from before `start` until after `stop`; the first, where there are several."""
+    base_descriptor: Opened
+    bases: tuple[Bdev, ...] = ()
+    """All of them, as `base_names_of` names them."""
+    base_descriptors: tuple[Opened, ...] = ()
+    """How they are open. A channel has one of the first base; `create_channel` gets the others."""
 
     @classmethod
     def base_name_of(cls, params: BdevParams) -> str:
         """Return what the base bdev was called by whoever asked."""
         name: str = getattr(params, cls.base_param)
         return name
+
+    @classmethod
+    def base_names_of(cls, params: BdevParams) -> tuple[str, ...]:
+        """Return what all its bases were called; it is built when the last of them is there."""
+        return (cls.base_name_of(params),)
 
     @classmethod
     def creation_key(cls, params: BdevParams) -> str:
@@ -720,7 +516,7 @@ class VirtualBdev(Bdev):
     def plan(cls, params: BdevParams, base: Bdev) -> list[VirtualBdev]:
         """Return the vbdevs to build on a base that is there: one, or several that share it.
 
-        They are built in this order, all of them or none.
+        They are built in this order, all of them or none. base: the first, where there are several.
         """
         return [cls(params)]
 
@@ -760,12 +556,97 @@ class VirtualBdev(Bdev):
         self.notify_blockcnt_change(self.base.num_blocks)
 
 
-def mask_of(ops: frozenset[Op]) -> int:
-    """Return a bit for each op."""
-    mask = 0
-    for op in ops:
-        mask |= 1 << op
-    return mask
+class Opened(Opener, Protocol):
+    """An open bdev, to do I/O with: see `vbdev.bdev.descriptor`."""
+
+    bdev: Bdev
+
+    def io(
+        self, op: Op, offset_blocks: int = 0, num_blocks: int = 0, data: Any = None, **kwargs: Any
+    ) -> Future[Request]:
+        """Submit one I/O and return a future of it; awaiting a failure raises IoError."""
+
+    def close(self) -> Future[None]:
+        """Close it; BdevError EBUSY with I/O outstanding."""
+
+
+class Hold(Protocol):
+    """A base, opened and claimed for one or several vbdevs: see `vbdev.registry.holds`.
+
+    An asynchronous context manager; leaving it gives the caller's share back.
+    """
+
+    base: Bdev
+    """What is held."""
+    vbdevs: dict[VirtualBdev, None]
+    """What stands on it."""
+
+    @property
+    def descriptor(self) -> Opened:
+        """By which it is held."""
+
+    def take(self) -> Self:
+        """Count one more user."""
+
+    async def give(self) -> None:
+        """Count one user less; the last one waits until the base is closed and unclaimed."""
+
+    async def __aenter__(self) -> Self:
+        """Return it."""
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give the share back."""
+
+
+class Layer(Protocol):
+    """What the examination of a new bdev may ask of whoever keeps all bdevs (`vbdev.registry`)."""
+
+    reactor: Reactor
+    """Where the control plane runs."""
+    module_options: dict[str, msgspec.Struct]
+    """What `bdev_<kind>_set_options` was given last, by kind."""
+
+    def __iter__(self) -> Iterator[Bdev]:
+        """Yield all bdevs, in the order in which they came."""
+
+    def find(self, name: str) -> Bdev | None:
+        """Return the bdev with this name, alias or UUID."""
+
+    def get(self, name: str, kind: str | None = None) -> Bdev:
+        """Return the bdev of this name (and kind); BdevError ENODEV."""
+
+    def open(
+        self, name: str, *, write: bool, on_event: Callable[[BdevEvent], object], holder: str
+    ) -> Opened:
+        """Open a bdev; see `Registry.open`."""
+
+    def hold(
+        self,
+        base: Bdev,
+        module: str,
+        *,
+        holder: str,
+        claim: ClaimType = ClaimType.EXCLUSIVE_WRITE,
+        key: int = 0,
+    ) -> Hold:
+        """Open and claim a base for vbdevs."""
+
+    async def build(self, layer: VirtualBdev, *holds: Hold) -> None:
+        """Start and register a vbdev on bases that are held, without a creation."""
+
+    async def create(self, cls: type[Bdev], params: BdevParams) -> str:
+        """Make a bdev and return its name."""
+
+    async def take_away(self, bdev: Bdev) -> None:
+        """Unregister a bdev, or wait for the end of its removal."""
+
+    def hot_remove(self, bdev: Bdev) -> None:
+        """Begin to remove a bdev that has nothing to stand on any more."""
 
 
 def uuid5(namespace: UUID, base: UUID, more: bytes = b"") -> UUID:

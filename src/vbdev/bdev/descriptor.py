@@ -15,13 +15,16 @@ import errno
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from enum import Enum, auto
 from functools import partial
 from typing import Any, Final
 
-from vbdev.bdev.contract import Bdev, BdevError, BdevEvent, IoError, VirtualBdev
+from vbdev.bdev.contract import VirtualBdev
+from vbdev.bdev.entry import Entry
+from vbdev.bdev.host import BdevEvent, MediaEvent
 from vbdev.bdev.iostat import IoTotals
 from vbdev.bdev.timeouts import IoTimeout, OverdueIo
 from vbdev.core.engine.channel import Channel
@@ -30,6 +33,7 @@ from vbdev.core.engine.requests import Request, Requests
 from vbdev.reactor.reactor import Reactor, ReactorStoppedError
 from vbdev.reactor.task import Future
 from vbdev.vocab import Op, status_errno
+from vbdev.vocab.errors import BdevError, IoError
 
 __all__ = ["Descriptor"]
 
@@ -77,7 +81,7 @@ class Descriptor:
 
     def __init__(
         self,
-        bdev: Bdev,
+        entry: Entry,
         reactor: Reactor,
         *,
         write: bool,
@@ -85,10 +89,13 @@ class Descriptor:
         holder: str,
         hide_metadata: bool = False,
     ) -> None:
-        self.bdev = bdev
+        self.bdev = entry.bdev
         self.write = write
-        self.hide_metadata = hide_metadata and bdev.md_len > 0
+        self.hide_metadata = hide_metadata and entry.bdev.md_len > 0
         self.holder = holder
+        self.media_events: deque[MediaEvent] = deque()
+        """What a module has told, and the owner has not taken (`vbdev.registry.media`)."""
+        self._entry = entry
         self._reactor = reactor
         self._on_event = on_event
         self._on_close: list[Callable[[], object]] = []
@@ -237,10 +244,7 @@ class Descriptor:
                 undo.callback(bdev.base_descriptor.put_channel, base)
                 if bdev.base.block_size != bdev.block_size:
                     base.check_lengths()
-            bdev.configure_channel(channel)
-            bdev.watch_channel(channel)
-            if bdev.control is not None:
-                bdev.control.prepare_channel(channel)
+            self._entry.set_up(channel)
             with reactor.here():  # for modules; it is, but for a test that polls by hand
                 try:
                     channel.context = bdev.create_channel(channel)
@@ -281,9 +285,9 @@ class Descriptor:
         latencies = channel.histogram_copy()
         control = self.bdev.reactor
         if control.is_here:
-            self.bdev.fold(counted, latencies)
+            self._entry.fold(counted, latencies)
         else:
-            control.send_msg(self.bdev.fold, counted, latencies)
+            control.send_msg(self._entry.fold, counted, latencies)
 
     # Closing
 
@@ -421,7 +425,7 @@ class Descriptor:
         with ExitStack() as rest:
             for callback in reversed(self._on_close):
                 rest.callback(callback)
-            rest.callback(self.bdev.descriptors.remove, self)
+            rest.callback(self._entry.drop, self)
 
     # Timeouts
 
@@ -442,7 +446,14 @@ class Descriptor:
             raise BdevError(errno.EBADF, f"descriptor of {self.bdev.name} is closed")
         self._end_timeout()
         if seconds:
-            self._timeout = IoTimeout(self, seconds, callback)
+            self._timeout = IoTimeout(
+                self._reactor,
+                self.bdev.name,
+                lambda: self.channels.get(self._reactor),
+                self.request_of,
+                seconds=seconds,
+                callback=callback,
+            )
 
     def _end_timeout(self) -> None:
         if self._timeout is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 
 from vbdev.api.params import Int32, Uint32, Uint64
-from vbdev.bdev.contract import Bdev, BdevError, BdevParams
+from vbdev.bdev.contract import Bdev, BdevParams
 from vbdev.vocab import BLOCK_SIZE_MULTIPLE, MAX_BLOCK_SIZE, MAX_SIZE_BYTES, DifCheck
+from vbdev.vocab.errors import BdevError
 
 __all__ = ["SizedParams", "check_geometry", "set_geometry"]
 

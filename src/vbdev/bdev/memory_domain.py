@@ -16,9 +16,9 @@ import errno
 import fcntl
 import os
 
-from vbdev.bdev.contract import BdevError
 from vbdev.core.memory.domain import MemoryDomain
 from vbdev.vocab import DmaDeviceType
+from vbdev.vocab.errors import BdevError
 
 __all__ = ["MemoryDomain", "create_memfd", "map_memfd"]
 

@@ -13,12 +13,13 @@ import struct
 from typing import ClassVar
 from uuid import UUID
 
-from vbdev.bdev.contract import ALL_OPS, BdevError, BdevParams, VirtualBdev, uuid5
+from vbdev.bdev.contract import ALL_OPS, BdevParams, VirtualBdev, uuid5
 from vbdev.core.engine.batch import IOBatch
 from vbdev.core.engine.channel import Channel
 from vbdev.core.engine.protect import remap_down, remap_up
 from vbdev.core.memory.dif import Dif
 from vbdev.vocab import DifCheck, Op
+from vbdev.vocab.errors import BdevError
 
 __all__ = ["PART_NAMESPACE", "Part", "PartParams", "part_uuid"]
 

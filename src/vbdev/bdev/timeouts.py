@@ -8,14 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from vbdev.core.engine.channel import Channel
 from vbdev.core.engine.requests import Request
 from vbdev.reactor.poller import Poller
+from vbdev.reactor.reactor import Reactor
 from vbdev.vocab import Op
-
-if TYPE_CHECKING:
-    from vbdev.bdev.descriptor import Descriptor
 
 __all__ = ["LOOK_US", "IoTimeout", "OverdueIo"]
 
@@ -41,16 +40,29 @@ class OverdueIo:
 
 
 class IoTimeout:
-    """Looks at one descriptor's I/Os, on the descriptor's reactor."""
+    """Looks at one descriptor's I/Os, on the descriptor's reactor.
+
+    name: of the bdev. channel_of: returns its channel there, if it has one; request_of: the
+    request whose BdevIO has a number in the pool, if it is one of the descriptor's.
+    """
 
     def __init__(
-        self, descriptor: Descriptor, seconds: int, callback: Callable[[OverdueIo], object]
+        self,
+        reactor: Reactor,
+        name: str,
+        channel_of: Callable[[], Channel | None],
+        request_of: Callable[[int], Request | None],
+        *,
+        seconds: int,
+        callback: Callable[[OverdueIo], object],
     ) -> None:
-        self._descriptor = descriptor
+        self._name = name
+        self._channel_of = channel_of
+        self._request_of = request_of
         self._seconds = seconds
         self._callback = callback
-        self._poller: Poller | None = descriptor.reactor.register_poller(
-            self._look, LOOK_US, f"io_timeout_{descriptor.bdev.name}"
+        self._poller: Poller | None = reactor.register_poller(
+            self._look, LOOK_US, f"io_timeout_{name}"
         )
 
     def close(self) -> None:
@@ -61,7 +73,7 @@ class IoTimeout:
 
     def _look(self) -> int:
         found = 0
-        channel = self._descriptor.channels.get(self._descriptor.reactor)
+        channel = self._channel_of()
         if channel is None:
             return 0
         for op, offset_blocks, num_blocks, age_ns, index in channel.overdue(
@@ -70,9 +82,9 @@ class IoTimeout:
             if self._poller is None:  # the callback before has set another one, or none
                 break
             found += 1
-            request = self._descriptor.request_of(index)
+            request = self._request_of(index)
             try:
                 self._callback(OverdueIo(Op(op), offset_blocks, num_blocks, age_ns, request))
             except Exception:  # the others are overdue all the same
-                log.exception("timeout callback failed bdev=%s", self._descriptor.bdev.name)
+                log.exception("timeout callback failed bdev=%s", self._name)
         return found

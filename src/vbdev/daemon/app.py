@@ -23,6 +23,7 @@ from vbdev.api.errors import RpcError
 from vbdev.api.methods import State
 from vbdev.api.params import ParamsError, decode_params
 from vbdev.bdev import Bdev, BdevError, BdevState, VirtualBdev
+from vbdev.bdev.entry import entry_of
 from vbdev.core.engine.batch import load_columns
 from vbdev.core.engine.channel import Channel
 from vbdev.core.engine.engine import BrokenPromiseError, Engine
@@ -37,7 +38,7 @@ from vbdev.reactor.fd_limit import raise_fd_limit
 from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.reactors import MAX_FAILURES, Reactors
 from vbdev.reactor.task import Future, Task, wake
-from vbdev.registry import Registry, subsystem_calls
+from vbdev.registry import Registry
 from vbdev.registry.options import BdevOptions
 from vbdev.reports.context_switches import ContextSwitchMonitor
 from vbdev.reports.logs import Logs
@@ -144,7 +145,7 @@ class App:
             "scheduler": ([], scheduler_config),
             "iobuf": ([], self._iobuf.config),
             "accel": (["iobuf"], list),
-            "bdev": (["accel", "iobuf"], partial(subsystem_calls, self.registry)),
+            "bdev": (["accel", "iobuf"], self.registry.subsystem_calls),
             "nbd": (["bdev"], lambda: [*self.nbd.config(), *self.nbd_disks.config()]),
         }
         register_methods(
@@ -572,7 +573,7 @@ class App:
                 STOP_US // 1_000_000,
                 bdev.state.value,
                 holders,
-                bdev.outstanding,
+                entry_of(bdev).outstanding,
             )
         self.exit_status = 1
         self.reactor.stop()

@@ -9,56 +9,20 @@ for writing; anybody may read it. Every refusal says who is in the way.
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 
 from vbdev.bdev import Bdev, BdevError
+from vbdev.bdev.claim import Claim, ClaimHold
 from vbdev.bdev.descriptor import Descriptor
+from vbdev.bdev.entry import entry_of
+from vbdev.bdev.host import Opener
 from vbdev.vocab import ClaimType
 
-__all__ = ["Claim", "ClaimHold", "claim_bdev", "claim_descriptor", "release_bdev"]
+__all__ = ["claim_bdev", "claim_descriptor", "release_bdev"]
 
 PROMOTING = frozenset(
     {ClaimType.EXCLUSIVE_WRITE, ClaimType.READ_MANY_WRITE_ONE, ClaimType.READ_MANY_WRITE_SHARED}
 )
 """Types whose holder may write: its descriptor does, from then on."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimHold:
-    """One module's part in a claim."""
-
-    module: str
-    """Kind of the module."""
-    name: str
-    """Whom log lines and refusals name."""
-    descriptor: Descriptor | None
-    """What the claim ends with; None for `exclusive_write`, which is released."""
-
-
-class Claim:
-    """What stands in a claimed bdev's `claim`."""
-
-    __slots__ = ("holds", "key", "kind")
-
-    def __init__(self, kind: ClaimType, key: int = 0) -> None:
-        self.kind = kind
-        self.key = key
-        """The key that those who share `read_many_write_shared` have agreed on."""
-        self.holds: list[ClaimHold] = []
-
-    @property
-    def holder(self) -> str:
-        """Say who holds it."""
-        return ", ".join(hold.name for hold in self.holds)
-
-    @property
-    def modules(self) -> list[str]:
-        """Kinds of the modules that hold it, each once, in the order they came."""
-        return list(dict.fromkeys(hold.module for hold in self.holds))
-
-    def of(self, descriptor: Descriptor) -> ClaimHold | None:
-        """Return what a descriptor holds of it."""
-        return next((hold for hold in self.holds if hold.descriptor is descriptor), None)
 
 
 def claim_bdev(bdev: Bdev, descriptor: Descriptor | None, module: str, name: str = "") -> None:
@@ -67,10 +31,11 @@ def claim_bdev(bdev: Bdev, descriptor: Descriptor | None, module: str, name: str
     `descriptor`, where there is one, may write from now on. Writers that have the bdev open
     already are not looked for.
     """
-    if bdev.claim is not None:
-        raise BdevError(errno.EPERM, _already(bdev, bdev.claim))
-    bdev.claim = Claim(ClaimType.EXCLUSIVE_WRITE)
-    bdev.claim.holds.append(ClaimHold(module, name or f"module {module}", None))
+    entry = entry_of(bdev)
+    if entry.claim is not None:
+        raise BdevError(errno.EPERM, _already(bdev, entry.claim))
+    entry.claim = Claim(ClaimType.EXCLUSIVE_WRITE)
+    entry.claim.holds.append(ClaimHold(module, name or f"module {module}", None))
     if descriptor is not None:
         _promote(descriptor)
 
@@ -80,13 +45,14 @@ def release_bdev(bdev: Bdev, module: str) -> None:
 
     EPERM, and nothing changes, for a claim that is not this module's.
     """
-    claim = bdev.claim
+    entry = entry_of(bdev)
+    claim = entry.claim
     if claim is None or claim.kind is not ClaimType.EXCLUSIVE_WRITE or claim.modules != [module]:
         found = f"{claim.kind} by {claim.holder}" if claim is not None else "nobody's"
         raise BdevError(
             errno.EPERM, f"module {module} can not release bdev {bdev.name}: its claim is {found}"
         )
-    bdev.claim = None
+    entry.claim = None
 
 
 def claim_descriptor(
@@ -129,7 +95,8 @@ def claim_descriptor(
         raise BdevError(
             errno.EINVAL, f"bdev {bdev.name}: a {kind} claim by {who}, who has it open for writing"
         )
-    claim = bdev.claim
+    entry = entry_of(bdev)
+    claim = entry.claim
     if claim is None:
         _check_writers(descriptor, kind, who)
         claim = Claim(kind, key)
@@ -142,7 +109,7 @@ def claim_descriptor(
     elif claim.key != key:
         raise BdevError(errno.EPERM, f"{_already(bdev, claim)}, with another key")
     claim.holds.append(ClaimHold(module, who, descriptor))
-    bdev.claim = claim
+    entry.claim = claim
     descriptor.on_close(lambda: _drop(bdev, descriptor))
     if kind in PROMOTING:
         _promote(descriptor)
@@ -154,7 +121,7 @@ def _already(bdev: Bdev, claim: Claim) -> str:
 
 def _check_writers(descriptor: Descriptor, kind: ClaimType, who: str) -> None:
     bdev = descriptor.bdev
-    writers = [d.holder for d in bdev.descriptors if d.write and d is not descriptor]
+    writers = [d.holder for d in entry_of(bdev).openers if d.write and d is not descriptor]
     if writers:
         raise BdevError(
             errno.EPERM,
@@ -167,14 +134,16 @@ def _promote(descriptor: Descriptor) -> None:
     if descriptor.write:
         return
     descriptor.write = True
+    entry = entry_of(descriptor.bdev)
     for reactor, channel in descriptor.channels.items():
-        reactor.exec_msg(descriptor.bdev.reconfigure_channel, channel)
+        reactor.exec_msg(entry.reconfigure, channel)
 
 
-def _drop(bdev: Bdev, descriptor: Descriptor) -> None:
-    claim = bdev.claim
+def _drop(bdev: Bdev, descriptor: Opener) -> None:
+    entry = entry_of(bdev)
+    claim = entry.claim
     if claim is None:
         return
     claim.holds = [hold for hold in claim.holds if hold.descriptor is not descriptor]
     if not claim.holds:
-        bdev.claim = None
+        entry.claim = None

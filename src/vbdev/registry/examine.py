@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from vbdev.bdev import Bdev, BdevError, BdevState
+from vbdev.bdev.contract import Layer
+from vbdev.bdev.entry import entry_of
 from vbdev.reactor.task import Future, wake
-from vbdev.registry.creations import examine_creations
 from vbdev.vocab import Op
-
-if TYPE_CHECKING:
-    from vbdev.registry.registry import Registry
 
 __all__ = ["Examination", "Examiner"]
 
@@ -45,15 +43,19 @@ class Examination:
 
 
 class Examiner:
-    """Calls the modules for each new bdev, in the order in which the modules were added."""
+    """Calls the modules for each new bdev, in the order in which the modules were added.
 
-    def __init__(self, registry: Registry) -> None:
+    layer: what the modules may ask. build_waiting: builds what has waited for a bdev.
+    """
+
+    def __init__(self, layer: Layer, build_waiting: Callable[[Bdev], Awaitable[None]]) -> None:
         self.auto = True
         """Whether every new bdev is examined; else those that `request` names."""
         self.requested: dict[str, None] = {}
         """Names of bdevs that shall be examined although `auto` is off, in the order of asking."""
         self.modules: list[type[Bdev]] = []
-        self._registry = registry
+        self._layer = layer
+        self._build_waiting = build_waiting
         self._running: dict[Bdev, list[Examination]] = {}
         self._idle: list[Future[None]] = []
         self._say_ns = 0
@@ -73,10 +75,10 @@ class Examiner:
             return
         running = self._begin(bdev, "configuration")
         try:
-            await examine_creations(self._registry, bdev)
+            await self._build_waiting(bdev)
             for module in list(self.modules):
                 try:
-                    module.examine_config(self._registry, bdev)
+                    module.examine_config(self._layer, bdev)
                 except Exception as error:  # noqa: BLE001 - logged: no fault of the bdev's
                     _report(error, module.kind, bdev)
             if bdev.state is BdevState.READY:
@@ -86,23 +88,24 @@ class Examiner:
 
     def _examine_disk(self, bdev: Bdev) -> None:
         tasters = [m for m in self.modules if _overrides(m)]
-        if bdev.claim is not None:
-            tasters = [m for m in tasters if m.kind in bdev.claim.modules]
+        claim = entry_of(bdev).claim
+        if claim is not None:
+            tasters = [m for m in tasters if m.kind in claim.modules]
         for module in tasters:
             running = self._begin(bdev, module.kind)
-            self._registry.reactor.spawn(self._taste(module, running), f"examine: {running}")
+            self._layer.reactor.spawn(self._taste(module, running), f"examine: {running}")
 
     async def _taste(self, module: type[Bdev], running: Examination) -> None:
         try:
             if running.bdev.state is BdevState.READY:
-                await module.examine_disk(self._registry, running.bdev)
+                await module.examine_disk(self._layer, running.bdev)
         except Exception as error:  # noqa: BLE001 - logged: no fault of the bdev's
             _report(error, module.kind, running.bdev)
         finally:
             self._end(running)
 
     def _begin(self, bdev: Bdev, module: str) -> Examination:
-        running = Examination(bdev, module, self._registry.reactor.clock.now_ns())
+        running = Examination(bdev, module, self._layer.reactor.clock.now_ns())
         self._running.setdefault(bdev, []).append(running)
         return running
 
@@ -126,7 +129,7 @@ class Examiner:
             raise BdevError(
                 errno.EINVAL, f"bdev {name!r}: every bdev is examined (bdev_auto_examine is true)"
             )
-        bdev = self._registry.find(name)
+        bdev = self._layer.find(name)
         for known in (name,) if bdev is None else (name, bdev.name, *bdev.aliases):
             if known in self.requested:
                 raise BdevError(errno.EEXIST, f"bdev {known!r} is on the list already")
@@ -146,7 +149,7 @@ class Examiner:
             period_us = SAY_US if timeout_us is None else min(SAY_US, timeout_us - waited_us)
             idle: Future[None] = Future()
             self._idle.append(idle)
-            timer = self._registry.reactor.call_later(period_us, partial(wake, idle))
+            timer = self._layer.reactor.call_later(period_us, partial(wake, idle))
             await idle
             timer.cancel()
             if idle in self._idle:
@@ -160,7 +163,7 @@ class Examiner:
 
     def _say_what_goes_on(self) -> None:
         """Say it once for all who wait."""
-        now_ns = self._registry.reactor.clock.now_ns()
+        now_ns = self._layer.reactor.clock.now_ns()
         if self._running and now_ns >= self._say_ns:
             self._say_ns = now_ns + SAY_US * 1000
             log.warning("examination goes on: %s", ", ".join(map(str, self._all_running())))

@@ -1,24 +1,28 @@
-"""Holds: a base bdev, opened and claimed once for all the vbdevs that a module has on it.
+"""Holds: a base that is open and claimed for several vbdevs at once, and for who builds them.
 
-Counted: a hold lasts while somebody who `take`s it, or a vbdev that stands on it, has not given
+It lasts as long as anybody who `take`s it, or a vbdev that stands on it, has not given
 it back. The last one to do so closes the descriptor and ends the claim (SPDK: the base of
 `spdk_bdev_part_base_construct_ext`). Belongs to the first reactor.
+
+A vbdev has a list of them, one for each base: each with its claim, its events and its state.
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from vbdev.bdev import Bdev, BdevError, BdevEvent, VirtualBdev
+from vbdev.bdev.contract import Hold
+from vbdev.reactor.reactor import Reactor
 from vbdev.registry.claims import claim_bdev, claim_descriptor, release_bdev
+from vbdev.registry.opening import Opening
+from vbdev.registry.table import Table
 from vbdev.vocab import ClaimType
 
-if TYPE_CHECKING:
-    from vbdev.registry.registry import Registry
-
-__all__ = ["BaseHold"]
+__all__ = ["BaseHold", "Holds"]
 
 LOOK_AGAIN_US = 1000
 """How often a hold that ends looks whether the module's own I/O has ended."""
@@ -34,31 +38,33 @@ class BaseHold:
                 await registry.build(part, hold)
 
     claim: what is claimed. `exclusive_write` opens the base for writing, `not_claimed` and
-    `read_many_write_none` for reading alone; the two other claims grant writing.
+    `read_many_write_none` for reading alone; the two other claims grant writing. on_event: called
+    as (vbdev, event) for each that stands on it with what the base tells.
     """
 
     def __init__(
         self,
-        registry: Registry,
+        opening: Opening,
+        reactor: Reactor,
         base: Bdev,
         module: str,
         *,
+        on_event: Callable[[VirtualBdev, BdevEvent], object],
         holder: str,
         claim: ClaimType = ClaimType.EXCLUSIVE_WRITE,
         key: int = 0,
     ) -> None:
-        if registry.find(base.name) is not base:  # another one of its name, by now
-            raise BdevError(errno.ENODEV, f"bdev {base.name!r} was removed before {holder} had it")
         self.base = base
         self.module = module
         self.vbdevs: dict[VirtualBdev, None] = {}
-        self._registry = registry
+        self._reactor = reactor
+        self._on_event = on_event
         self._users = 1
         self._claim = claim
-        self.descriptor = registry.open(
+        self.descriptor = opening.open(
             base.name,
             write=claim is ClaimType.EXCLUSIVE_WRITE,
-            on_event=self._on_event,
+            on_event=self._base_event,
             holder=holder,
         )
         try:
@@ -70,9 +76,9 @@ class BaseHold:
             self.descriptor.close()
             raise
 
-    def _on_event(self, event: BdevEvent) -> None:
+    def _base_event(self, event: BdevEvent) -> None:
         for layer in list(self.vbdevs):
-            self._registry.base_event(layer, event)
+            self._on_event(layer, event)
 
     def take(self) -> Self:
         """Count one more user."""
@@ -92,7 +98,7 @@ class BaseHold:
             return
         try:
             while not await self._closed():
-                await self._registry.reactor.sleep(LOOK_AGAIN_US)
+                await self._reactor.sleep(LOOK_AGAIN_US)
         finally:
             if self._claim is ClaimType.EXCLUSIVE_WRITE:
                 release_bdev(self.base, self.module)
@@ -116,3 +122,63 @@ class BaseHold:
         traceback: TracebackType | None,
     ) -> None:
         await self.give()
+
+
+class Holds:
+    """Which bases each vbdev stands on.
+
+    on_event: called as (vbdev, event) with what a base tells its opener.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        opening: Opening,
+        on_event: Callable[[VirtualBdev, BdevEvent], object],
+    ) -> None:
+        self._table = table
+        self._opening = opening
+        self._on_event = on_event
+        self._of: dict[VirtualBdev, list[Hold]] = {}
+
+    def hold(
+        self,
+        base: Bdev,
+        module: str,
+        *,
+        holder: str,
+        claim: ClaimType = ClaimType.EXCLUSIVE_WRITE,
+        key: int = 0,
+    ) -> BaseHold:
+        """See `Registry.hold`."""
+        if self._table.find(base.name) is not base:  # another one of its name, by now
+            raise BdevError(errno.ENODEV, f"bdev {base.name!r} was removed before {holder} had it")
+        return BaseHold(
+            self._opening,
+            self._table.reactor,
+            base,
+            module,
+            on_event=self._on_event,
+            holder=holder,
+            claim=claim,
+            key=key,
+        )
+
+    def of(self, layer: VirtualBdev) -> list[Hold]:
+        """Return what a vbdev stands on, in the order of its bases."""
+        return self._of.get(layer, [])
+
+    def stand(self, layer: VirtualBdev, holds: list[Hold]) -> None:
+        """Put a vbdev on bases that are held. It takes a share of each."""
+        self._of[layer] = [hold.take() for hold in holds]
+        layer.bases = tuple(hold.base for hold in holds)
+        layer.base_descriptors = tuple(hold.descriptor for hold in holds)
+        layer.base, layer.base_descriptor = layer.bases[0], layer.base_descriptors[0]
+        for hold in holds:
+            hold.vbdevs[layer] = None
+
+    async def let_go(self, layer: VirtualBdev) -> None:
+        """Give its bases back, the last first."""
+        for hold in reversed(self._of.pop(layer)):
+            del hold.vbdevs[layer]
+            await hold.give()

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from vbdev.bdev import Bdev, BdevState, VirtualBdev
 from vbdev.bdev.figures.histograms import histogram_config
 from vbdev.bdev.figures.rates import qos_config
-from vbdev.registry.creations import Creation
-
-if TYPE_CHECKING:
-    from vbdev.registry.registry import Registry
+from vbdev.registry.creations import Creation, Creations
+from vbdev.registry.examine import Examiner
+from vbdev.registry.table import Table
 
 __all__ = ["comes_back", "saved_calls", "subsystem_calls"]
 
@@ -32,60 +31,61 @@ Call = dict[str, Any]
 WAIT_FOR_EXAMINE = "bdev_wait_for_examine"
 
 
-def subsystem_calls(registry: Registry) -> Iterator[Call]:
+def subsystem_calls(table: Table, examiner: Examiner) -> Iterator[Call]:
     """Yield all calls of the subsystem `bdev`: options first, the wait for what comes of it last.
 
     So whoever loads them may go on to what stands on bdevs that are found on disks.
     """
-    yield {"method": "bdev_set_options", "params": msgspec.structs.asdict(registry.options)}
-    yield from saved_calls(registry)
+    yield {"method": "bdev_set_options", "params": msgspec.structs.asdict(table.options)}
+    yield from saved_calls(table, examiner)
     yield {"method": WAIT_FOR_EXAMINE}
 
 
-def saved_calls(registry: Registry) -> Iterator[Call]:
+def saved_calls(table: Table, examiner: Examiner) -> Iterator[Call]:
     """Yield the calls, in their order. The options of the bdev layer are not among them.
 
     Others may run in between: what has come since the first call is left out, and so is what is
     gone when its turn comes.
     """
-    for name in list(registry.examiner.requested):
+    for name in list(examiner.requested):
         yield {"method": "bdev_examine", "params": {"name": name}}
-    wishes = sorted(registry.creations.values(), key=_module_order(registry))
+    wishes = sorted(table.creations.values(), key=_module_order(examiner))
     late: dict[Bdev, list[Creation]] = {}
     losing = []  # who lost its base to another one shall lose it again
-    for kind in list(registry.module_options):
-        yield from _options(registry, kind)
+    for kind in list(table.module_options):
+        yield from _options(table, kind)
     for wish in wishes:
-        if not _is_there(registry, wish):
+        if not _is_there(table, wish):
             continue
         first = next(iter(wish.vbdevs), None)
-        if first is not None and not registry.examiner.wants(first.base):
-            late.setdefault(first.base, []).append(wish)  # it would wait for ever
-        elif first is None and registry.find(wish.base_name):
+        unseen = [one for one in first.bases if not examiner.wants(one)] if first else []
+        if unseen:
+            late.setdefault(unseen[-1], []).append(wish)  # it would wait for ever
+        elif first is None and all(map(table.find, wish.base_names)):
             losing.append(wish)
         else:
             yield from wish.config()
     for wish in losing:
-        if _is_there(registry, wish):
+        if _is_there(table, wish):
             yield from wish.config()
-    standing = _Standing(registry, wishes, late)
-    for bdev in registry:
+    standing = _Standing(table, wishes, late)
+    for bdev in table:
         if not isinstance(bdev, VirtualBdev):
             yield from standing.on(bdev)
 
 
-def _is_there(registry: Registry, wish: Creation) -> bool:
-    return registry.creations.get(wish.key) is wish
+def _is_there(table: Table, wish: Creation) -> bool:
+    return table.creations.get(wish.key) is wish
 
 
-def _module_order(registry: Registry) -> Callable[[Creation], int]:
-    kinds = [module.kind for module in registry.examiner.modules]
+def _module_order(examiner: Examiner) -> Callable[[Creation], int]:
+    kinds = [module.kind for module in examiner.modules]
     rank = {kind: number for number, kind in enumerate(kinds)}
     return lambda creation: rank.get(creation.cls.kind, len(rank))
 
 
-def _options(registry: Registry, kind: str) -> Iterator[Call]:
-    given = registry.module_options.get(kind)
+def _options(table: Table, kind: str) -> Iterator[Call]:
+    given = table.module_options.get(kind)
     if given is not None:
         params = msgspec.to_builtins(given)
         yield {
@@ -99,19 +99,21 @@ class _Standing:
 
     def __init__(
         self,
-        registry: Registry,
+        table: Table,
         creations: Iterable[Creation],
         late: Mapping[Bdev, Iterable[Creation]],
     ) -> None:
         self._above: dict[Bdev, list[VirtualBdev]] = {}
-        self._registry = registry
+        self._table = table
         self._late = late
         self._examined = True
         """Whether whoever loads what was yielded has waited for all that it made."""
         wished = [layer for creation in creations for layer in creation.vbdevs]
-        found = [b for b in registry if isinstance(b, VirtualBdev) and b.creation is None]
+        found = [b for b in table if isinstance(b, VirtualBdev) and table.creations.of(b) is None]
+        order = {bdev: number for number, bdev in enumerate(table)}
         for layer in (*wished, *found):
-            self._above.setdefault(layer.base, []).append(layer)
+            last = max(layer.bases, key=lambda base: order.get(base, 0))
+            self._above.setdefault(last, []).append(layer)
 
     def on(self, bdev: Bdev, *, on_disk: bool = False) -> Iterator[Call]:
         """Yield what is saved of a bdev, and of what stands on it.
@@ -123,9 +125,9 @@ class _Standing:
         if not isinstance(bdev, VirtualBdev):
             yield {"method": f"bdev_{bdev.kind}_create", "params": _params(bdev)}
             self._examined = False
-        elif bdev.creation is None:
+        elif self._table.creations.of(bdev) is None:
             on_disk = True
-        if comes_back(bdev):
+        if comes_back(self._table.creations, bdev):
             own, settings = _own_calls(bdev), [*qos_config(bdev), *histogram_config(bdev)]
             # What the module has been told may be for the next I/O, and not for who examines.
             if not self._examined and (own or (on_disk and settings)):
@@ -133,19 +135,22 @@ class _Standing:
                 self._examined = True
             yield from (*own, *settings)
         for creation in self._late.get(bdev, ()):
-            if _is_there(self._registry, creation):
+            if _is_there(self._table, creation):
                 yield from creation.config()
         for layer in self._above.get(bdev, ()):
             yield from self.on(layer, on_disk=on_disk)
 
 
-def comes_back(bdev: Bdev) -> bool:
+def comes_back(creations: Creations, bdev: Bdev) -> bool:
     """Say whether a bdev is there when the configuration is loaded: no partition in memory is."""
-    found = False
-    while isinstance(bdev, VirtualBdev):
-        found = found or bdev.creation is None
-        bdev = bdev.base
-    return bdev.keeps_data or not found
+    return _comes_back(creations, bdev, found=False)
+
+
+def _comes_back(creations: Creations, bdev: Bdev, *, found: bool) -> bool:
+    if not isinstance(bdev, VirtualBdev):
+        return bdev.keeps_data or not found
+    found = found or creations.of(bdev) is None
+    return all(_comes_back(creations, base, found=found) for base in bdev.bases)
 
 
 def _params(bdev: Bdev) -> dict[str, Any]:

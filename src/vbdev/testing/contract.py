@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from vbdev.bdev import Bdev, BdevError, BdevEvent, VirtualBdev
+from vbdev.bdev.entry import entry_of
 from vbdev.rpc.methods.bdev_info import describe
 from vbdev.testing.stack import Opened, Stack
 from vbdev.testing.stub import Stub, gather, layer
@@ -175,7 +176,7 @@ class ContractSuite:
     def state(self) -> list[object]:
         """Return what a failed attempt must not change."""
         registry = self.stack.registry
-        claims = [(bdev.name, bdev.claim is None, bdev.holders()) for bdev in registry]
+        claims = [(bdev.name, entry_of(bdev).claim is None, bdev.holders()) for bdev in registry]
         return [claims, registry.config()]
 
     def test_configuration_makes_the_same_again(self) -> None:
@@ -504,9 +505,9 @@ class LayerContractSuite(ContractSuite):
         """Nobody else writes to its base; when it goes, the base is free."""
         self.create()
         base = self.stack.registry.get("Below")
-        assert base.claim is not None, f"{self.module.kind} does not claim its base"
+        assert entry_of(base).claim is not None, f"{self.module.kind} does not claim its base"
         self.stack.delete("Disk")
-        assert base.claim is None
+        assert entry_of(base).claim is None
         assert base.holders() == []
         self.stack.open("Below").close()
 

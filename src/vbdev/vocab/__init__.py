@@ -1,6 +1,7 @@
 """Words that every floor shares, and that stand on nothing of ours.
 
 `io`        I/O types, statuses, flags, limits, and the one table of errors
+`errors`    what fails, with its errno
 `status`    how an I/O ended, in the terms of NVMe, SCSI and errno
 `sizes`     sizes for people
 `address`   where servers listen and clients connect

@@ -1,6 +1,6 @@
 """Latency histograms of a bdev: one for each channel, added up when somebody asks.
 
-The bdev's own (`Bdev.histogram`) says what is counted and how, and has the counts of channels
+The bdev's own (`Entry.histogram`) says what is counted and how, and has the counts of channels
 that are closed: a channel belongs to a descriptor here, and comes and goes with it.
 """
 
@@ -10,10 +10,12 @@ import errno
 from typing import Any, Final
 
 from vbdev.bdev.channels import GATHER_ATTEMPTS, for_each_channel
-from vbdev.bdev.contract import Bdev, BdevError
+from vbdev.bdev.contract import Bdev
+from vbdev.bdev.entry import entry_of
 from vbdev.core.counts.histogram import MAX_GRANULARITY, Histogram
 from vbdev.core.engine.channel import Channel
 from vbdev.vocab import OP_NAMES, Op
+from vbdev.vocab.errors import BdevError
 
 __all__ = [
     "DEFAULT_GRANULARITY",
@@ -72,18 +74,20 @@ async def disable_histogram(bdev: Bdev) -> None:
 
 
 async def _change(bdev: Bdev, layout: Histogram | None) -> None:
-    with bdev.changing_channels("histogram"):
+    entry = entry_of(bdev)
+    with entry.changing_channels("histogram"):
 
         def apply(channel: Channel) -> None:
             channel.set_histogram(layout.like() if layout is not None else None)
 
-        bdev.histogram = layout  # channels made from now on have it
+        entry.histogram = layout  # channels made from now on have it
         await for_each_channel(bdev, apply)
 
 
 async def get_histogram(bdev: Bdev) -> Histogram:
     """Return what all channels have counted, open and closed; EFAULT where nothing counts."""
-    layout = bdev.histogram
+    entry = entry_of(bdev)
+    layout = entry.histogram
     if layout is None:
         raise BdevError(errno.EFAULT, f"bdev {bdev.name} has no histogram; enable it first")
     parts: list[Histogram] = []
@@ -95,9 +99,9 @@ async def get_histogram(bdev: Bdev) -> Histogram:
 
     for _ in range(GATHER_ATTEMPTS):
         parts.clear()
-        closed = bdev.folds
+        closed = entry.folds
         await for_each_channel(bdev, collect)
-        if closed == bdev.folds:  # else one that was visited may count twice
+        if closed == entry.folds:  # else one that was visited may count twice
             break
     total = layout.like()
     for part in (layout, *parts):
@@ -108,7 +112,7 @@ async def get_histogram(bdev: Bdev) -> Histogram:
 
 def histogram_config(bdev: Bdev) -> list[dict[str, Any]]:
     """Return the RPC call that enables the same histogram again; none where there is none."""
-    layout = bdev.histogram
+    layout = entry_of(bdev).histogram
     if layout is None:
         return []
     params: dict[str, Any] = {"name": bdev.name, "enable": True}

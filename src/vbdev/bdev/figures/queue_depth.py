@@ -6,8 +6,11 @@ import errno
 from typing import Final
 
 from vbdev.bdev.channels import for_each_channel
-from vbdev.bdev.contract import Bdev, BdevError, BdevState
+from vbdev.bdev.contract import Bdev
+from vbdev.bdev.entry import entry_of
+from vbdev.bdev.host import BdevState
 from vbdev.reactor.poller import Poller
+from vbdev.vocab.errors import BdevError
 
 __all__ = ["MAX_PERIOD_US", "QueueDepth", "set_sampling_period"]
 
@@ -73,6 +76,7 @@ def set_sampling_period(bdev: Bdev, period_us: int) -> None:
             errno.EINVAL,
             f"bdev {bdev.name}: a period of {period_us} us is longer than {MAX_PERIOD_US} us",
         )
-    if bdev.queue_depth is None:
-        bdev.queue_depth = QueueDepth(bdev)
-    bdev.queue_depth.set_period(period_us)
+    entry = entry_of(bdev)
+    if entry.queue_depth is None:
+        entry.queue_depth = QueueDepth(bdev)
+    entry.queue_depth.set_period(period_us)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from vbdev.bdev.channels import for_each_channel
 from vbdev.bdev.contract import Bdev
+from vbdev.bdev.entry import entry_of
 from vbdev.core.counts.rates import RateLimits
 from vbdev.core.engine.channel import Channel
 
@@ -32,7 +33,8 @@ UINT64_MAX: Final = (1 << 64) - 1
 
 def limits_of(bdev: Bdev) -> dict[str, int]:
     """Return the limits by their RPC names, in I/Os and MiB a second; 0 is unlimited."""
-    per_second = bdev.rate_limits.limits if bdev.rate_limits is not None else [0, 0, 0, 0]
+    rate_limits = entry_of(bdev).rate_limits
+    per_second = rate_limits.limits if rate_limits is not None else [0, 0, 0, 0]
     return {
         name: value if name == "rw_ios_per_sec" else value // MIB
         for name, value in zip(LIMIT_NAMES, per_second, strict=True)
@@ -46,19 +48,20 @@ async def set_rate_limits(bdev: Bdev, limits: Mapping[str, int]) -> None:
     that does not. Without any limit what was held back goes on at once. BdevError EAGAIN while
     another change is under way. (SPDK: spdk_bdev_set_qos_rate_limits.)
     """
-    with bdev.changing_channels("rate limits"):
+    entry = entry_of(bdev)
+    with entry.changing_channels("rate limits"):
         wanted = {**limits_of(bdev), **limits}
         per_second = [_per_second(bdev, name, wanted[name]) for name in LIMIT_NAMES]
         now_ns = bdev.reactor.clock.now_ns()
         rate_limits: RateLimits | None = None
         if any(per_second):
-            rate_limits = bdev.rate_limits or RateLimits(now_ns)
+            rate_limits = entry.rate_limits or RateLimits(now_ns)
             rate_limits.set(per_second, now_ns)
 
         def apply(channel: Channel) -> None:
             channel.set_qos(rate_limits)
 
-        bdev.rate_limits = rate_limits  # channels made from now on have them
+        entry.rate_limits = rate_limits  # channels made from now on have them
         await for_each_channel(bdev, apply)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vbdev.bdev.descriptor import Descriptor
+from vbdev.bdev.contract import Opened
 from vbdev.vocab import Op
 
 __all__ = ["PIECE_BYTES", "flush", "read_blocks", "write_blocks"]
@@ -11,7 +11,7 @@ PIECE_BYTES = 64 << 10
 """How much is read or written at once: less than what any base takes."""
 
 
-async def read_blocks(descriptor: Descriptor, lba: int, num_blocks: int) -> bytes:
+async def read_blocks(descriptor: Opened, lba: int, num_blocks: int) -> bytes:
     """Read blocks, in pieces."""
     data = bytearray(num_blocks * descriptor.bdev.block_size)
     for first, piece in pieces(memoryview(data), descriptor.bdev.block_size):
@@ -20,7 +20,7 @@ async def read_blocks(descriptor: Descriptor, lba: int, num_blocks: int) -> byte
     return bytes(data)
 
 
-async def write_blocks(descriptor: Descriptor, lba: int, data: bytes) -> None:
+async def write_blocks(descriptor: Opened, lba: int, data: bytes) -> None:
     """Write blocks, in pieces."""
     for first, piece in pieces(memoryview(data), descriptor.bdev.block_size):
         count = len(piece) // descriptor.bdev.block_size
@@ -33,7 +33,7 @@ def pieces(data: memoryview, block_size: int) -> list[tuple[int, memoryview]]:
     return [(at // block_size, data[at : at + step]) for at in range(0, len(data), step)]
 
 
-async def flush(descriptor: Descriptor) -> None:
+async def flush(descriptor: Opened) -> None:
     """Have what was written on the disk itself, where that is a difference."""
     if Op.FLUSH in descriptor.bdev.ops:
         await descriptor.io(Op.FLUSH, 0, descriptor.bdev.num_blocks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from vbdev.bdev.descriptor import Descriptor
+from vbdev.bdev.contract import Opened
 from vbdev.modules.gpt.blocks import PIECE_BYTES, flush, read_blocks, write_blocks
 from vbdev.wire.gpt import SIGNATURE, Mbr, layout, mbr_types, parse_mbr
 from vbdev.wire.signatures import Signature, signatures
@@ -31,7 +31,7 @@ def listing(found: Sequence[Found]) -> str:
     return ", ".join(told) + (f" and {more} more" if more else "")
 
 
-async def find_contents(descriptor: Descriptor) -> list[Found]:
+async def find_contents(descriptor: Opened) -> list[Found]:
     """Return what a new table would destroy. Empty: the disk is nobody's, as far as can be seen."""
     found = find_mbr(await read_blocks(descriptor, 0, 1))
     found += await find_signatures(descriptor, tables=True)
@@ -49,7 +49,7 @@ def find_mbr(block: bytes) -> list[Found]:
     return [Found(f"{mbr.value} with partitions of types {types}", 0)]
 
 
-async def find_signatures(descriptor: Descriptor, *, tables: bool = False) -> list[Found]:
+async def find_signatures(descriptor: Opened, *, tables: bool = False) -> list[Found]:
     """Return each format whose signature is in its place, at its first place.
 
     tables: those of partition tables of this kind too.
@@ -86,7 +86,7 @@ def by_piece(wanted: Iterable[Signature], block_size: int) -> list[tuple[int, li
     return sorted(pieces.items())
 
 
-async def find_data(descriptor: Descriptor) -> list[Found]:
+async def find_data(descriptor: Opened) -> list[Found]:
     """Return the first byte, on each end of the disk, that is not zero where a table would be."""
     bdev = descriptor.bdev
     first_usable, last_usable = layout(bdev.num_blocks, bdev.block_size)
@@ -99,7 +99,7 @@ async def find_data(descriptor: Descriptor) -> list[Found]:
     return found
 
 
-async def wipe(descriptor: Descriptor, found: Sequence[Found]) -> None:
+async def wipe(descriptor: Opened, found: Sequence[Found]) -> None:
     """Erase signatures beside the table that has taken the disk over, so that nobody believes them.
 
     What is between the two ends of the disk only: the rest has been overwritten.

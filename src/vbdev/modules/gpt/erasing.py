@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from vbdev.bdev import BdevError
-from vbdev.bdev.descriptor import Descriptor
+from vbdev.bdev.contract import Opened
 from vbdev.modules.gpt.blocks import read_blocks
 from vbdev.modules.gpt.contents import find_contents, listing
 from vbdev.modules.gpt.table import Disk, Step, Table, read_disk
@@ -14,7 +14,7 @@ from vbdev.wire.gpt import SIGNATURE, without_protection
 __all__ = ["plan_erasure"]
 
 
-async def plan_erasure(descriptor: Descriptor, *, overwrite: bool) -> list[Step]:
+async def plan_erasure(descriptor: Opened, *, overwrite: bool) -> list[Step]:
     """Return the steps that erase a disk's table, and nothing else.
 
     The protective entry of the MBR goes first, because without it there is no table, however far
@@ -59,7 +59,7 @@ def entries_erased(table: Table, block_size: int) -> tuple[int, bytes]:
     return header.entries_lba, bytes(-(-header.entries_bytes // block_size) * block_size)
 
 
-async def find_damaged(descriptor: Descriptor, disk: Disk) -> list[int]:
+async def find_damaged(descriptor: Opened, disk: Disk) -> list[int]:
     """Return where a header's signature stands without a whole table."""
     last = descriptor.bdev.num_blocks - 1
     return [

@@ -14,12 +14,12 @@ import msgspec
 from vbdev.api.methods import ModuleMethod, failures
 from vbdev.api.params import BdevName, Params
 from vbdev.bdev import Bdev, BdevError, BdevState
-from vbdev.bdev.descriptor import Descriptor
+from vbdev.bdev.contract import Hold, Layer, Opened
+from vbdev.bdev.entry import entry_of
 from vbdev.bdev.part import Part, PartParams
 from vbdev.modules.gpt.contents import find_contents, listing, wipe
 from vbdev.modules.gpt.erasing import plan_erasure
 from vbdev.modules.gpt.table import Table, look, obstacle, read_disk, write_steps, write_table
-from vbdev.registry import BaseHold, Registry
 from vbdev.vocab import Op
 from vbdev.wire.gpt import GptError, Partition, build_table, layout
 
@@ -117,7 +117,7 @@ class Gpt(Part):
         }
 
     @classmethod
-    async def examine_disk(cls, registry: Registry, bdev: Bdev) -> None:
+    async def examine_disk(cls, registry: Layer, bdev: Bdev) -> None:
         """Make bdevs of a disk's partitions, if it has a table."""
         if obstacle(bdev):
             return
@@ -152,7 +152,7 @@ class Gpt(Part):
         )
 
 
-def options(registry: Registry) -> Options:
+def options(registry: Layer) -> Options:
     """Return which partitions are wanted."""
     found = registry.module_options.get(Gpt.kind)
     return found if isinstance(found, Options) else Options()
@@ -164,7 +164,7 @@ def holder(bdev: Bdev) -> str:
 
 
 @contextmanager
-def reading(registry: Registry, bdev: Bdev) -> Iterator[Descriptor]:
+def reading(registry: Layer, bdev: Bdev) -> Iterator[Opened]:
     """Have a bdev open for a look at its table."""
     descriptor = registry.open(
         bdev.name, write=False, on_event=lambda _event: None, holder=f"gpt, reading {bdev.name}"
@@ -175,7 +175,7 @@ def reading(registry: Registry, bdev: Bdev) -> Iterator[Descriptor]:
         descriptor.close()
 
 
-async def build_parts(registry: Registry, hold: BaseHold, table: Table) -> list[str]:
+async def build_parts(registry: Layer, hold: Hold, table: Table) -> list[str]:
     """Make bdevs of the partitions that are wanted; one that fails is logged and left out."""
     names = []
     for partition in filter(options(registry).want, table.partitions):
@@ -201,7 +201,7 @@ async def build_parts(registry: Registry, hold: BaseHold, table: Table) -> list[
 # Writing
 
 
-async def create(registry: Registry, params: GptCreateParams) -> list[str]:
+async def create(registry: Layer, params: GptCreateParams) -> list[str]:
     """Write a table and return the names of the bdevs that its partitions have become.
 
     EEXIST where anything is on the disk, unless it may be lost.
@@ -265,7 +265,7 @@ def place(partitions: list[NewPartition], base: Bdev) -> list[Partition]:
     return placed
 
 
-async def delete(registry: Registry, params: GptDeleteParams) -> bool:
+async def delete(registry: Layer, params: GptDeleteParams) -> bool:
     """Remove the partitions' bdevs and erase the table. ENOENT where there is none."""
     base = registry.get(params.base_bdev)
     reason = obstacle(base)
@@ -283,12 +283,12 @@ async def delete(registry: Registry, params: GptDeleteParams) -> bool:
     return True
 
 
-async def set_options(registry: Registry, params: Options) -> bool:
+async def set_options(registry: Layer, params: Options) -> bool:
     """Take over which partitions are wanted, and look at the disks that nobody has claimed."""
     registry.module_options[Gpt.kind] = params
     for bdev in list(registry):
         there = bdev.state is BdevState.READY  # still: others have run in between
-        if there and bdev.claim is None and Op.READ in bdev.ops:
+        if there and entry_of(bdev).claim is None and Op.READ in bdev.ops:
             try:
                 await Gpt.examine_disk(registry, bdev)
             except BdevError as error:

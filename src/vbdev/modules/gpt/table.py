@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from vbdev.bdev import Bdev, IoError
-from vbdev.bdev.descriptor import Descriptor
+from vbdev.bdev.contract import Opened
 from vbdev.modules.gpt.blocks import PIECE_BYTES, flush, read_blocks, write_blocks
 from vbdev.modules.gpt.contents import find_signatures, listing
 from vbdev.wire.gpt import (
@@ -80,7 +80,7 @@ def obstacle(bdev: Bdev) -> str:
 # Reading
 
 
-async def look(descriptor: Descriptor) -> Table | None:
+async def look(descriptor: Opened) -> Table | None:
     """Return a disk's table; None where there is none. What is wrong with it is logged."""
     bdev = descriptor.bdev
     block = await read_blocks(descriptor, 0, 1)
@@ -112,7 +112,7 @@ async def look(descriptor: Descriptor) -> Table | None:
     return disk.table
 
 
-async def read_disk(descriptor: Descriptor, mbr_block: bytes | None = None) -> Disk:
+async def read_disk(descriptor: Opened, mbr_block: bytes | None = None) -> Disk:
     """Read all there is. What can not be read, or makes no sense, is a complaint."""
     bdev = descriptor.bdev
     block = mbr_block if mbr_block is not None else await read_blocks(descriptor, 0, 1)
@@ -129,7 +129,7 @@ async def read_disk(descriptor: Descriptor, mbr_block: bytes | None = None) -> D
     return Disk(parse_mbr(block), block, tables[0], tables[1], complaints)
 
 
-async def find_other_size(descriptor: Descriptor) -> list[str]:
+async def find_other_size(descriptor: Opened) -> list[str]:
     """Say so where a table was written for blocks of another size: for a disk that had such."""
     block_size = descriptor.bdev.block_size
     try:
@@ -140,7 +140,7 @@ async def find_other_size(descriptor: Descriptor) -> list[str]:
     return [f"it is one for blocks of {other} bytes, not of {block_size}"] if other else []
 
 
-async def read_table(descriptor: Descriptor, lba: int) -> Table:
+async def read_table(descriptor: Opened, lba: int) -> Table:
     """Read one of a disk's two tables. GptError says what is wrong with it."""
     bdev = descriptor.bdev
     block = await read_blocks(descriptor, lba, 1)
@@ -154,7 +154,7 @@ async def read_table(descriptor: Descriptor, lba: int) -> Table:
 # Writing
 
 
-async def write_steps(descriptor: Descriptor, steps: Sequence[Step]) -> None:
+async def write_steps(descriptor: Opened, steps: Sequence[Step]) -> None:
     """Write, one step after the other, each of them stable before the next begins."""
     for step in steps:
         for lba, data in step:
@@ -162,7 +162,7 @@ async def write_steps(descriptor: Descriptor, steps: Sequence[Step]) -> None:
         await flush(descriptor)
 
 
-async def write_table(descriptor: Descriptor, blocks: Sequence[tuple[int, bytes]]) -> None:
+async def write_table(descriptor: Opened, blocks: Sequence[tuple[int, bytes]]) -> None:
     """Write what `build_table` has made, so that a power cut leaves the old table or the new one.
 
     The table that counts now is written when the other one is stable; and the MBR last, so that a

@@ -27,6 +27,7 @@ from vbdev.api.results import (
     SupportedIoTypes,
 )
 from vbdev.bdev import Bdev, VirtualBdev
+from vbdev.bdev.entry import entry_of
 from vbdev.bdev.figures.rates import limits_of
 from vbdev.bdev.iostat import IoTotals
 from vbdev.registry import Registry
@@ -46,6 +47,7 @@ VERBS: Final = {"read": "read", "write": "written", "unmap": "unmapped", "copy":
 def describe(bdev: Bdev) -> BdevInfo:
     """Return one element of `bdev_get_bdevs`."""
     flags = bdev.dif_check_flags
+    claim = entry_of(bdev).claim
     return BdevInfo(
         name=bdev.name,
         aliases=list(bdev.aliases),
@@ -72,8 +74,8 @@ def describe(bdev: Bdev) -> BdevInfo:
         else UNSET,
         dif_pi_format=bdev.dif_pi_format if bdev.dif_type else UNSET,
         assigned_rate_limits=RateLimits(**limits_of(bdev)),
-        claimed=bdev.claim is not None,
-        claim_type=UNSET if bdev.claim is None else str(bdev.claim.kind),
+        claimed=claim is not None,
+        claim_type=UNSET if claim is None else str(claim.kind),
         zoned=bdev.zoned,
         zone_size=bdev.zone_size if bdev.zoned else UNSET,
         max_open_zones=bdev.max_open_zones if bdev.zoned else UNSET,
@@ -132,6 +134,7 @@ def stack(registry: Registry) -> Iterator[StackEntry]:
         if registry.bdevs.get(bdev.name) is not bdev:
             continue
         who = who_holds(registry, bdev)
+        entry = entry_of(bdev)
         yield StackEntry(
             name=bdev.name,
             kind=bdev.kind,
@@ -142,12 +145,12 @@ def stack(registry: Registry) -> Iterator[StackEntry]:
             base=bdev.base.name if isinstance(bdev, VirtualBdev) else None,
             state=who.state,
             removing_ms=who.removing_ms,
-            claim=bdev.claim.holder if bdev.claim else None,
+            claim=entry.claim.holder if entry.claim else None,
             claim_type=who.claim_type,
             holders=bdev.holders(),
             busy={one.holder: one.outstanding for one in who.holders if one.outstanding},
             examined_by=who.examined_by,
-            outstanding=bdev.outstanding,
+            outstanding=entry.outstanding,
         )
     for key, creation in list(registry.creations.items()):
         if creation.vbdevs or registry.creations.get(key) is not creation:
@@ -174,15 +177,15 @@ def stack(registry: Registry) -> Iterator[StackEntry]:
 def who_holds(registry: Registry, bdev: Bdev) -> Holders:
     """Return one element of `vbdev_get_holders`."""
     removal = registry.removals.get(bdev)
+    claim = entry_of(bdev).claim
     now_ns = registry.reactor.clock.now_ns()
     return Holders(
         name=bdev.name,
         state=bdev.state.value,
         removing_ms=None if removal is None else (now_ns - removal.since_ns) // 1_000_000,
-        claim_type=str(bdev.claim.kind) if bdev.claim else None,
+        claim_type=str(claim.kind) if claim else None,
         claims=[
-            Claim(module=hold.module, name=hold.name)
-            for hold in (bdev.claim.holds if bdev.claim else [])
+            Claim(module=hold.module, name=hold.name) for hold in (claim.holds if claim else [])
         ],
         examined_by=registry.examiner.of(bdev),
         holders=[Holder(**one) for one in holders(bdev)],

@@ -17,6 +17,7 @@ from vbdev.api.params import BdevName, Params, Uint8, Uint64
 from vbdev.api.results import BdevIostat, ChannelIostat, HistogramBorders, Iostat
 from vbdev.bdev import Bdev, BdevError, BdevState
 from vbdev.bdev.channels import for_each_channel, gather_iostat
+from vbdev.bdev.entry import entry_of
 from vbdev.bdev.figures.histograms import (
     DEFAULT_GRANULARITY,
     DEFAULT_MAX_NSEC,
@@ -254,7 +255,7 @@ async def _device_stat(bdev: Bdev, reset_mode: str) -> BdevIostat:
         name=bdev.name,
         driver_specific=bdev.dump_stat() or UNSET,
     )
-    sampled = bdev.queue_depth
+    sampled = entry_of(bdev).queue_depth
     if sampled is not None and sampled.period_us:
         stat.queue_depth_polling_period = sampled.period_us
         stat.queue_depth = sampled.queue_depth
@@ -270,8 +271,9 @@ async def _read_totals(bdev: Bdev, reset_mode: str) -> IoTotals:
     totals = IoTotals()
     for part in (await _read_channels(bdev, reset_mode)).values():
         totals.add(part)
-    totals.add(bdev.totals)
-    bdev.totals.reset(**_what(reset_mode))
+    closed = entry_of(bdev).totals
+    totals.add(closed)
+    closed.reset(**_what(reset_mode))
     return totals
 
 

@@ -30,7 +30,8 @@ from vbdev.api.results import (
     ThreadsStats,
     ThreadStats,
 )
-from vbdev.bdev.descriptor import Descriptor
+from vbdev.bdev.entry import entry_of
+from vbdev.bdev.host import Opener
 from vbdev.reactor.poller import Poller, PollerState
 from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.reactors import Reactors
@@ -76,7 +77,7 @@ async def get_pollers(plane: Plane, _params: None) -> ThreadsPollers:
 
 async def get_io_channels(plane: Plane, _params: None) -> IoChannels:
     """List the bdevs that each thread has a channel to."""
-    opened = [descriptor for bdev in plane.registry for descriptor in bdev.descriptors]
+    opened = [(bdev.name, one) for bdev in plane.registry for one in entry_of(bdev).openers]
     threads = await plane.reactors.for_each(lambda reactor: io_channels(reactor, opened))
     return IoChannels(tick_rate=TICK_RATE, threads=threads)
 
@@ -167,13 +168,13 @@ def by_kind(reactor: Reactor) -> tuple[list[Poller], list[Poller], list[Poller]]
     return active, [p for p in running if p.period_us], paused
 
 
-def io_channels(reactor: Reactor, opened: list[Descriptor]) -> ThreadIoChannels:
+def io_channels(reactor: Reactor, opened: list[tuple[str, Opener]]) -> ThreadIoChannels:
     """Return an element of `thread_get_io_channels`: one channel for each bdev."""
     refs: dict[str, int] = {}
-    for descriptor in opened:
-        count = descriptor.channel_refs()
+    for bdev_name, opener in opened:
+        count = opener.channel_refs()
         if count:
-            name = f"bdev_{descriptor.bdev.name}"
+            name = f"bdev_{bdev_name}"
             refs[name] = refs.get(name, 0) + count
     return ThreadIoChannels(
         name=reactor.name,

@@ -20,10 +20,10 @@ from collections.abc import Callable
 from typing import Any
 
 from vbdev.bdev import BdevError, BdevEvent
+from vbdev.bdev.entry import entry_of
 from vbdev.reactor.reactor import Timer
 from vbdev.reactor.task import Future, gather, wake
 from vbdev.reactor.threads import NamedThread
-from vbdev.registry import comes_back
 from vbdev.targets.nbd.export import Export
 from vbdev.targets.nbd.kernel import NO_DRIVER, KernelDevice, KernelNbd, Setup, sector_bytes
 from vbdev.targets.nbd.poll_group import PollGroup
@@ -379,7 +379,8 @@ class NbdDisk:
         """Say what keeps it from ending."""
         if not self._session_over.done:
             bdev = self.export.bdev
-            return f"{self.path}: {bdev.outstanding} I/Os are outstanding on bdev {bdev.name}"
+            outstanding = entry_of(bdev).outstanding
+            return f"{self.path}: {outstanding} I/Os are outstanding on bdev {bdev.name}"
         users = ", ".join(self._kernel.users(self.number)) or "nobody that can be seen"
         return f"{self.path}: the kernel does not let go of it; in use by {users}"
 
@@ -499,5 +500,5 @@ class NbdDisks:
                 "params": {"nbd_device": path, "bdev_name": disk.export.bdev.name},
             }
             for path, disk in self.disks.items()
-            if comes_back(disk.export.bdev)
+            if self._server.registry.comes_back(disk.export.bdev)
         ]

@@ -18,7 +18,7 @@ from vbdev.reactor.fd_limit import CONTROL_RESERVE
 from vbdev.reactor.listen import Listener, ListenError, open_listener
 from vbdev.reactor.reactor import Reactor, Timer
 from vbdev.reactor.task import Future, Task
-from vbdev.registry import Registry, comes_back
+from vbdev.registry import Registry
 from vbdev.targets.nbd.connection import NbdConnection
 from vbdev.targets.nbd.export import Export
 from vbdev.targets.nbd.poll_group import PollGroup
@@ -304,7 +304,7 @@ class NbdServer:
             for address in self.addresses
         ]
         for export in self.exports.values():
-            if not comes_back(export.bdev):
+            if not self.registry.comes_back(export.bdev):
                 continue
             params: dict[str, object] = {"bdev_name": export.bdev.name, "export_name": export.name}
             if export.read_only:
