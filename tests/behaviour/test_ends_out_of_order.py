@@ -10,8 +10,8 @@ import errno
 import pytest
 
 from vbdev.bdev import BASIC_OPS
-from vbdev.core.engine.requests import Requests
 from vbdev.bdev.entry import entry_of
+from vbdev.core.engine.requests import Requests
 from vbdev.testing import Stub, layer, stack
 from vbdev.vocab import IoFlag, Op, Status
 

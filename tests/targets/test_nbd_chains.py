@@ -5,12 +5,15 @@ needs memory and BdevIOs for the same data. Pools are small, and clients more th
 """
 
 import contextlib
+import os
+import signal
 import threading
 
 import pytest
 
+from support.foreign_server import free_port
 from support.nbd_client import NbdClient
-from vbdev.testing.daemon import Daemon
+from vbdev.testing.daemon import Daemon, DaemonError
 from vbdev.wire.nbd import Command
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -143,3 +146,67 @@ def test_two_that_stand_on_each_other(daemons, shape):
     for thread in threads:
         thread.join()
     assert list(answered.values()) == [dict.fromkeys(range(CLIENTS), ROUNDS)] * 2
+
+
+@pytest.mark.parametrize("reactors", [1, 2])
+@pytest.mark.parametrize("scheme", ["unix", "tcp"])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_the_stop_flushes_through_our_own_exports(tmp_path, depth, scheme, reactors):
+    """What was written and not flushed is no loss, and no complaint, when the daemon ends.
+
+    On each level somebody has written without a FLUSH, and the client of the top is there still.
+    """
+    address, uri = f"unix:{tmp_path}/n", f"nbd+unix:///{{}}?socket={tmp_path}/n"
+    if scheme == "tcp":
+        port = free_port()
+        address, uri = f"tcp:127.0.0.1:{port}", f"nbd://127.0.0.1:{port}/{{}}"
+    with contextlib.ExitStack() as undo:
+        daemon = undo.enter_context(
+            Daemon(
+                "--nbd",
+                address,
+                "--reactors",
+                str(reactors),
+                command="serve",
+                config=CONFIG,
+                directory=tmp_path,
+            )
+        )
+        daemon.client.nbd_export_add(bdev_name="M0")
+        names = ["M0"]
+        for level in range(depth):
+            name = f"N{level}"
+            daemon.client.bdev_nbd_create(name=name, uri=uri.format(names[-1]), connections=2)
+            daemon.client.nbd_export_add(bdev_name=name)
+            names.append(name)
+        where = f"{tmp_path}/n" if scheme == "unix" else ("127.0.0.1", port)
+        clients = [undo.enter_context(NbdClient(where, name)) for name in names]
+        for number, client in enumerate(clients):
+            client.write(number * 64 * KIB, bytes([number + 1]) * 64 * KIB)
+        daemon.stop()
+        assert daemon.exit_status == 0, daemon.stderr
+        assert "CRITICAL" not in daemon.stderr
+        assert "Traceback" not in daemon.stderr
+
+
+def test_a_server_that_hangs_does_not_keep_the_stop_from_its_end(daemons):
+    """One of the bdevs is a client of a process that is stopped; the others are flushed."""
+    first, first_socket = daemons("a")
+    second, second_socket = daemons("b")
+    put_above(first, "N0", first_socket, "M0")
+    first.client.bdev_nbd_create(
+        name="Far", uri=f"nbd+unix:///M0?socket={second_socket}", timeout=2, reconnect_delay=2
+    )
+    first.client.nbd_export_add(bdev_name="Far")
+    with NbdClient(first_socket, "N0") as client, NbdClient(first_socket, "Far") as far:
+        client.write(0, bytes(64 * KIB))
+        far.write(0, bytes(64 * KIB))
+        os.kill(second.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(DaemonError, match="bdev 'Far'"):
+                first.stop()
+            assert first.exit_status == 1
+            assert "bdev 'N0'" not in first.stderr
+            assert "Traceback" not in first.stderr
+        finally:
+            os.kill(second.pid, signal.SIGCONT)

@@ -311,6 +311,13 @@ class Bdev:
     async def stop(self) -> None:
         """Give back what `start` acquired. No channel is open any more."""
 
+    async def sync(self) -> None:
+        """Make stable what was written, where it is not for `stop` alone to do so. Optional.
+
+        Called at the end of the application while all else still runs, for what is kept by
+        somebody who may end before the bdev does. `stop` follows, and tells of a failure.
+        """
+
     def create_channel(self, channel: Channel) -> object:
         """Return what `channel.context` shall be. Called on the channel's thread."""
         return None

@@ -223,6 +223,10 @@ class Nbd(Bdev):
             }
         }
 
+    async def sync(self) -> None:
+        """FLUSH where writes may be in the server's cache: it may be one that ends with us."""
+        await self._remote.flush_dirty(self.reactor)
+
     async def stop(self) -> None:
         """Make everything stable, then disconnect. BdevError where writes may be lost."""
         failed = 0

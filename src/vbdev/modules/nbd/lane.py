@@ -122,6 +122,11 @@ class Remote:
                 lane = self._lanes[reactor] = Lane(self, reactor, engine)
         return lane
 
+    async def flush_dirty(self, home: Reactor) -> None:
+        """FLUSH on all lanes, where writes may be in the server's cache alone. On `home`."""
+        for answer in [_ask_flush(lane, home) for lane in self.lanes]:
+            await answer
+
     def fault(self, info: ExportInfo) -> str | None:
         """Return why an export can not stand in for the one that there was, None if it can."""
         sizes = info.block_sizes

@@ -21,6 +21,7 @@ from vbdev.reactor.task import Future, Task
 from vbdev.registry import Registry
 from vbdev.targets.nbd.connection import NbdConnection
 from vbdev.targets.nbd.export import Export
+from vbdev.targets.nbd.ourselves import own_ends
 from vbdev.targets.nbd.poll_group import PollGroup
 from vbdev.vocab import Op
 from vbdev.vocab.address import Address, parse_address
@@ -61,6 +62,8 @@ class NbdServer:
         self._deadlines: dict[NbdConnection, int] = {}  # of those that negotiate, oldest first
         self._deadline_timer: Timer | None = None
         self._waiting: list[tuple[Export | None, Future[None]]] = []
+        self._spared: set[NbdConnection] = set()
+        """Clients that are not asked to leave yet."""
 
     # Addresses
 
@@ -249,10 +252,10 @@ class NbdServer:
     def connection_ended(self, connection: NbdConnection) -> None:
         """Forget a connection that has closed its socket."""
         self._connections.discard(connection)
+        self._spared.discard(connection)
         self._deadlines.pop(connection, None)
         for export, future in list(self._waiting):
-            clients = self._connections if export is None else export.connections
-            if not clients and not future.done:
+            if not self._clients_of(export) and not future.done:
                 future.set_result(None)
 
     @property
@@ -261,8 +264,8 @@ class NbdServer:
         return len(self._connections)
 
     def _clients_of(self, export: Export | None) -> list[NbdConnection]:
-        """Return the connections of an export; of None, all."""
-        return list(self._connections if export is None else export.connections)
+        """Return the connections of an export; of None, all that are not spared."""
+        return list(self._connections - self._spared if export is None else export.connections)
 
     async def _drain(self, export: Export | None) -> None:
         """Disconnect in order; those who take no replies are dropped after DRAIN_US."""
@@ -282,12 +285,26 @@ class NbdServer:
         timer.cancel()
         self._waiting.remove((export, drained))
 
-    async def close(self) -> None:
-        """Stop: no new clients, replies to what is in flight, exports given up."""
+    async def finish_others(self) -> bool:
+        """Begin to stop: no new clients, and an orderly end of those that are not ourselves.
+
+        Return whether there are others left: bdevs of this process that are clients of its own
+        exports, and may still have to flush.
+        """
         self._closing = True  # for who is opening a socket just now
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
+        clients = list(self._connections)
+        own = own_ends(one.socket for one in clients)
+        self._spared = {one for one, is_own in zip(clients, own, strict=True) if is_own}
+        await self._drain(None)
+        return bool(self._spared)
+
+    async def close(self) -> None:
+        """Stop: no new clients, replies to what is in flight, exports given up."""
+        await self.finish_others()
+        self._spared.clear()
         await self._drain(None)
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
