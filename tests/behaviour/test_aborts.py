@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from support.stack import Stub, layer, stack
+from support.stack import Stub, gather, layer, stack
 from vbdev.bdev.entry import entry_of
 from vbdev.vocab import Op, Status
 
@@ -259,3 +259,24 @@ def test_an_abort_follows_its_victim_to_where_a_coroutine_sent_it():
         other.complete([0])
         rig.settle()
         assert (request.status, victim.status) == (Status.SUCCESS, Status.ABORTED)
+
+
+def test_an_abort_that_comes_together_with_its_victim_follows_it_down():
+    """Both are in one batch for a coroutine's channel, which has sent nothing of it off yet."""
+
+    async def handle(_self, _channel, io):
+        await io.forward()
+
+    with stack() as rig:
+        disk = rig.disk(Stub)
+        rig.layer(layer(handle=handle), name="Middle")
+        rig.layer(gather(2), name="Top", base="Middle")
+        top = rig.open("Top")
+        victim = read(top, 3)
+        request = abort(top, victim)
+        rig.settle()
+        assert [op for op, *_ in disk.arrived] == [Op.READ, Op.ABORT]
+        disk.complete([0], Status.ABORTED)
+        disk.complete()
+        rig.settle()
+        assert (victim.status, request.status) == (Status.ABORTED, Status.SUCCESS)

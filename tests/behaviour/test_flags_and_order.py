@@ -62,6 +62,49 @@ def test_an_emulated_copy_keeps_fua(stack, fua):
     end(stack, disk, copy)
 
 
+class Narrow(Stub):
+    """Takes a few blocks at once, of whatever it is."""
+
+    kind = "narrow_stub"
+    fua = True
+    max_rw_size = max_write_zeroes = max_unmap = max_copy = 4
+
+
+@pytest.mark.parametrize("fua", [0, IoFlag.FUA])
+@pytest.mark.parametrize("op", [Op.WRITE, Op.WRITE_ZEROES, Op.UNMAP, Op.COPY])
+def test_pieces_keep_fua(stack, op, fua):
+    disk = stack.disk(Narrow)
+    top = stack.open("Disk")
+    data = bytes(10 * BLOCK) if op == Op.WRITE else None
+    request = top.submit(op, 4, 10, data, flags=fua, src_offset_blocks=100)
+    stack.settle()
+    assert [(held.ops[0], int(held.flags[0]) & IoFlag.FUA) for held in disk.held] == [(op, fua)] * 3
+    end(stack, disk, request)
+    assert request.status == Status.SUCCESS
+
+
+@pytest.mark.parametrize("fua", [0, IoFlag.FUA])
+@pytest.mark.parametrize("native", [False, True])
+def test_the_write_of_a_compare_and_write_keeps_fua(stack, native, fua):
+    """As a whole, or as what stands in for it; the comparison is none."""
+    disk = stack.disk(Stub if native else Plain)
+    top = stack.open("Disk")
+    request = top.submit(
+        Op.COMPARE_AND_WRITE, 4, 1, bytes(BLOCK), write_data=bytes(BLOCK), flags=fua
+    )
+    stack.settle()
+    seen = []
+    while not request.done:
+        for held in disk.held:
+            seen.append((Op(held.ops[0]), int(held.flags[0]) & IoFlag.FUA))
+            for view in held.data(Op.READ):
+                view[:] = bytes(len(view))
+        disk.complete()
+        stack.turn_until(lambda: disk.held or request.done)
+    assert request.status == Status.SUCCESS
+    assert seen == ([(Op.COMPARE_AND_WRITE, fua)] if native else [(Op.READ, 0), (Op.WRITE, fua)])
+
+
 @pytest.mark.parametrize(("source", "target"), [(100, 0), (0, 100)])
 def test_a_copy_onto_itself_goes_piece_by_piece(stack, source, target):
     disk = stack.disk(Plain, num_blocks=8192, block_size=BLOCK)

@@ -267,6 +267,19 @@ def test_a_lock_with_a_child_under_way_is_refused(stack):
     assert "under way" in str(refused(stack, busy))
 
 
+def test_no_blocks_are_locked_at_once_and_hold_up_nobody(stack):
+    disk, made, top, other = locking(stack, where=(8, 0))
+    under_way = other.submit(Op.WRITE, 4, 8, bytes(8 * BLOCK))
+    first = top.submit(Op.READ, 8, 1)
+    stack.settle()
+    assert made.told == ("locked",)
+    later = other.submit(Op.WRITE, 8, 1, bytes(BLOCK))
+    stack.settle()
+    assert len(disk.held) == 3
+    end_all(stack, disk, under_way, first, later)
+    assert {one.status for one in (under_way, first, later)} == {Status.SUCCESS}
+
+
 def test_a_range_outside_is_refused(stack):
     async def outside(_self, _channel, io):
         async with io.lock(60, 5):

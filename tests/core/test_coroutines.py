@@ -387,6 +387,19 @@ def test_returning_a_child_brings_its_result_in_blocks_of_the_parent():
         assert top.io(Op.SEEK_DATA, 21, 0).result == 2**64 - 1
 
 
+def test_a_child_of_another_kind_brings_no_result():
+    async def handle(_self, channel, io):
+        io.result = 7
+        child = io.child(channel.base, Op.READ, 30, 1, bytearray(512))
+        await child
+        return child
+
+    with flawless() as rig:
+        rig.disk()
+        rig.layer(layer(handle=handle))
+        assert rig.open("Top").io(Op.SEEK_DATA, 2, 0).result == 7
+
+
 def test_a_write_child_may_repair_from_what_was_read():
     async def handle(_self, channel, io):
         await io.forward()

@@ -90,3 +90,26 @@ def test_a_fua_that_is_a_flush_behind_a_write_is_no_success(make, op, at_the_wri
         lose_a_write(rig, rig.connect())
     end.say(encode_simple_reply(asked.cookie))
     assert (request.status, request.errno) == (Status.AIO_ERROR, errno.EIO)
+
+
+@pytest.mark.parametrize("resend", [False, True])
+def test_without_a_connection_it_fails_at_once_and_does_not_wait_for_one(make, resend):
+    rig = make(resend=resend)
+    lose_a_write(rig, rig.connect())
+    assert rig.submit(Op.FLUSH, 0, 0).errno == errno.EIO
+    for op in (Op.WRITE, Op.UNMAP, Op.WRITE_ZEROES):
+        data = bytearray(512) if op is Op.WRITE else None
+        assert rig.submit(op, 0, 1, data, flags=IoFlag.FUA).errno == errno.EIO
+    assert not write(rig).done
+
+
+def test_nor_does_one_that_was_under_way_on_the_connection_that_lost_it(make):
+    """Another one would carry it out again; what it was to make stable is gone."""
+    rig = make(resend=True)
+    end = rig.connect()
+    write(rig)
+    answer(end)
+    fua, plain = write(rig, flags=IoFlag.FUA), write(rig)
+    end.hang_up()
+    assert (fua.status, fua.errno) == (Status.AIO_ERROR, errno.EIO)
+    assert not plain.done
