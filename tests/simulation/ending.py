@@ -92,7 +92,7 @@ def _hold_nothing_in_use(world, when):
 def _hold_nothing_left(world):
     app = world.app
     for reactor in app.reactors:
-        timers = [t.callback for _, _, t in reactor._timers if t.callback is not None]
+        timers = [t.callback for _, _, t in reactor._timers.heap if t.callback is not None]
         if timers:
             raise SimulationError("left", f"after the stop {reactor.name} has timers: {timers}")
         if reactor.pollers or reactor.locals:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from vbdev.reactor.reactor import Reactor, ReactorStoppedError
+from vbdev.reactor.questions import ReactorStoppedError
+from vbdev.reactor.reactor import Reactor
 
 STOPS = (KeyboardInterrupt, SystemExit)
 EACH = pytest.mark.parametrize("error", [*STOPS, GeneratorExit, BaseException, ValueError])

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from vbdev.reactor.clock import VirtualClock
-from vbdev.reactor.reactor import Reactor, ReactorStoppedError
+from vbdev.reactor.questions import ReactorStoppedError
+from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.reactors import Reactors
 
 

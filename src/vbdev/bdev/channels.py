@@ -10,7 +10,8 @@ from vbdev.bdev.entry import entry_of
 from vbdev.bdev.host import BdevState, Opener
 from vbdev.bdev.iostat import IoTotals
 from vbdev.core.engine.channel import Channel
-from vbdev.reactor.reactor import Reactor, ReactorStoppedError
+from vbdev.reactor.questions import ReactorStoppedError
+from vbdev.reactor.reactor import Reactor
 from vbdev.vocab.errors import BdevError
 
 __all__ = ["after_each_channel", "for_each_channel", "gather_iostat"]

@@ -23,7 +23,8 @@ from vbdev.core.coroutine.runner import BdevIO
 from vbdev.core.engine.batch import IOBatch
 from vbdev.core.engine.channel import Channel
 from vbdev.core.engine.engine import Engine
-from vbdev.reactor.reactor import Reactor, ReactorStoppedError
+from vbdev.reactor.questions import ReactorStoppedError
+from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import Future, wake
 from vbdev.vocab import Op, Status
 from vbdev.vocab.errors import BdevError

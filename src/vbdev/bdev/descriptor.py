@@ -30,7 +30,8 @@ from vbdev.bdev.timeouts import IoTimeout, OverdueIo
 from vbdev.core.engine.channel import Channel
 from vbdev.core.engine.engine import Engine
 from vbdev.core.engine.requests import Request, Requests
-from vbdev.reactor.reactor import Reactor, ReactorStoppedError
+from vbdev.reactor.questions import ReactorStoppedError
+from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import Future
 from vbdev.vocab import Op, status_errno
 from vbdev.vocab.errors import BdevError, IoError

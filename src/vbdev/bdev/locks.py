@@ -10,7 +10,8 @@ from typing import Protocol
 
 from vbdev.core.coroutine.runner import BdevIO
 from vbdev.core.engine.channel import Channel
-from vbdev.reactor.reactor import Reactor, ReactorStoppedError
+from vbdev.reactor.questions import ReactorStoppedError
+from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import Future, wake
 
 __all__ = ["IoLock", "RangeLock"]

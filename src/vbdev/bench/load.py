@@ -21,8 +21,9 @@ from vbdev.bdev import Bdev, BdevError, BdevEvent
 from vbdev.bdev.descriptor import Descriptor
 from vbdev.core.engine.engine import Engine
 from vbdev.core.load.loadgen import WORKLOADS, LoadGenerator
-from vbdev.reactor.reactor import MAX_DELAY_US, Reactor, Timer
+from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import Future, wake
+from vbdev.reactor.timers import MAX_DELAY_US, Timer
 from vbdev.registry import Registry
 from vbdev.vocab import Op, Status
 

@@ -23,7 +23,8 @@ from vbdev.bdev import ALL_OPS, BdevError, BdevParams, VirtualBdev, VirtualBdevP
 from vbdev.bdev.channels import after_each_channel
 from vbdev.core.engine.batch import IOBatch, load_columns
 from vbdev.core.engine.channel import Channel
-from vbdev.reactor.reactor import Reactor, Timer
+from vbdev.reactor.reactor import Reactor
+from vbdev.reactor.timers import Timer
 from vbdev.registry import Registry
 from vbdev.vocab import Op, Status
 from vbdev.wire.jsonrpc import INVALID_PARAMS, INVALID_REQUEST

@@ -18,8 +18,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
-from vbdev.reactor.reactor import Reactor, Timer
+from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import Future
+from vbdev.reactor.timers import Timer
 
 __all__ = ["CALL_US", "BlockedError", "call_blocking", "call_off", "call_unheeded"]
 

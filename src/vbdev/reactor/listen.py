@@ -35,7 +35,8 @@ from vbdev.vocab.address import (
 )
 
 if TYPE_CHECKING:
-    from vbdev.reactor.reactor import Reactor, Timer
+    from vbdev.reactor.reactor import Reactor
+    from vbdev.reactor.timers import Timer
 
 __all__ = [
     "ACCEPTS_PER_WAKE",

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from vbdev.reactor.reactor import Reactor, Timer
+from vbdev.reactor.timers import Timer
 
 __all__ = ["Poller", "PollerState", "PollerStats"]
 
@@ -39,12 +38,17 @@ class Poller:
     It returns how much it did; 0 and less count as idle. A timed poller that is late is called
     once and then again a period later (SPDK: `spdk_poller_register`). Belongs to its reactor's
     thread; made by `Reactor.register_poller`.
+
+    later: the reactor's `call_later`. turn_pollers: its table of those without a period that are
+    not paused. forget: told when it is unregistered.
     """
 
     __slots__ = (
+        "_forget",
         "_function",
-        "_reactor",
+        "_later",
         "_timer",
+        "_turn_pollers",
         "busy_count",
         "id",
         "name",
@@ -55,11 +59,14 @@ class Poller:
 
     def __init__(
         self,
-        reactor: Reactor,
         poller_id: int,
         function: Callable[[], int],
         period_us: int,
         name: str,
+        *,
+        later: Callable[[float, Callable[[], object]], Timer],
+        turn_pollers: dict[int, Poller],
+        forget: Callable[[Poller], object],
     ) -> None:
         self.id = poller_id
         self.name = name
@@ -67,8 +74,10 @@ class Poller:
         self.run_count = 0
         self.busy_count = 0
         self.state = PollerState.WAITING
-        self._reactor = reactor
         self._function = function
+        self._later = later
+        self._turn_pollers = turn_pollers
+        self._forget = forget
         self._timer: Timer | None = None
         self._schedule()
 
@@ -115,13 +124,13 @@ class Poller:
 
     def _schedule(self) -> None:
         if not self.period_us:
-            self._reactor.turn_pollers[self.id] = self
+            self._turn_pollers[self.id] = self
         elif self._timer is None:
-            self._timer = self._reactor.call_later(self.period_us, self._timed)
+            self._timer = self._later(self.period_us, self._timed)
 
     def _unschedule(self) -> None:
         if not self.period_us:
-            self._reactor.turn_pollers.pop(self.id, None)
+            self._turn_pollers.pop(self.id, None)
         elif self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -147,4 +156,4 @@ class Poller:
         if self.state is not PollerState.UNREGISTERED:
             self.state = PollerState.UNREGISTERED
             self._unschedule()
-            self._reactor.forget_poller(self)
+            self._forget(self)

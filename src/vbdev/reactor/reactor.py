@@ -27,20 +27,20 @@ Exceptions from callbacks are logged with their owner and end nothing else.
 from __future__ import annotations
 
 import contextlib
-import errno
-import heapq
 import logging
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from vbdev.core.loop.loop import SPIN_US, Loop, Watch
 from vbdev.reactor.clock import Clock, RealClock, VirtualClock
 from vbdev.reactor.poller import Poller
+from vbdev.reactor.questions import Question, ReactorStoppedError
 from vbdev.reactor.task import Future, Task
+from vbdev.reactor.timers import MAX_DELAY_US, Timer, Timers
 from vbdev.vocab.cpu_sets import Core
 from vbdev.vocab.refused import naming
 
@@ -51,8 +51,6 @@ __all__ = [
     "IoEngine",
     "Poller",
     "Reactor",
-    "ReactorStoppedError",
-    "Timer",
     "Watch",
 ]
 
@@ -67,21 +65,7 @@ TASKS_PER_TURN = 64
 """Tasks that go on in one turn, for the same reason: one event may be what thousands wait for."""
 
 
-MAX_DELAY_US = 1 << 51
-"""71 years: a timer further ahead is a mistake of whoever asks for it."""
-
-LAST_NS = (1 << 63) - (1 << 32)
-"""The last deadline there can be: deadlines, and what is added to them, are signed 64-bit ns."""
-
-
 _thread = threading.local()
-
-
-class ReactorStoppedError(OSError):
-    """A message could not be delivered: its reactor has stopped (errno ESHUTDOWN)."""
-
-    def __init__(self, reactor: Reactor) -> None:
-        super().__init__(errno.ESHUTDOWN, f"reactor {reactor.name} has stopped")
 
 
 class IoEngine(Protocol):
@@ -102,54 +86,6 @@ class IoEngine(Protocol):
     def set_virtual_time(self, now_ns: int) -> None:
         """Stamp I/Os with this time from now on (virtual clocks only)."""
         ...
-
-
-class Timer:
-    """A call at a deadline, once. `cancel` is idempotent."""
-
-    __slots__ = ("callback", "when_ns")
-
-    def __init__(self, when_ns: int, callback: Callable[[], object]) -> None:
-        self.when_ns = when_ns
-        self.callback: Callable[[], object] | None = callback
-        """None: it has run, or is cancelled."""
-
-    def cancel(self) -> None:
-        """Make sure that the callback does not run any more."""
-        self.callback = None
-
-
-class _Question(Generic[T]):
-    """A message that is answered, come what may: with a value, an error, or that nobody is here."""
-
-    __slots__ = ("_args", "_function", "_origin", "_reactor", "future")
-
-    def __init__(
-        self, reactor: Reactor, origin: Reactor, function: Callable[..., T], args: tuple[Any, ...]
-    ) -> None:
-        self.future: Future[T] = Future()
-        self._reactor = reactor
-        self._origin = origin
-        self._function = function
-        self._args = args
-
-    def __call__(self) -> None:
-        try:
-            value = self._function(*self._args)
-        except Exception as error:  # noqa: BLE001 - it is the asker's
-            self._origin.send_msg(self.future.set_exception, error)
-        except BaseException as error:
-            ended = RuntimeError(f"{self._function!r} on {self._reactor.name} raised {error!r}")
-            ended.__cause__ = error
-            self._origin.send_msg(self.future.set_exception, ended)
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                raise
-        else:
-            self._origin.send_msg(self.future.set_result, value)
-
-    def refuse(self) -> None:
-        """Say that the reactor has ended before it came to this."""
-        self._origin.send_msg(self.future.set_exception, ReactorStoppedError(self._reactor))
 
 
 class Reactor:
@@ -186,8 +122,7 @@ class Reactor:
         """Those without a period that are not paused. For pollers, which enter and leave."""
         self._messages: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._ready: deque[Task[Any]] = deque()
-        self._timers: list[tuple[int, int, Timer]] = []
-        self._timer_count = 0
+        self._timers = Timers(self.name, self.clock)
         self._poller_count = 0
         self._last_poller = 0  # the last one that had its turn, where not all of them had
         self._stopping = False
@@ -201,7 +136,7 @@ class Reactor:
             messages=self._messages,
             tasks=self._ready,
             pollers=self.turn_pollers,
-            timers=self._timers,
+            timers=self._timers.heap,
             run_messages=self._run_messages,
             run_tasks=self._run_tasks,
             run_pollers=self._run_pollers,
@@ -281,7 +216,15 @@ class Reactor:
             raise ValueError(f"reactor {self.name}: poller {name!r}: a period of {period_us} us")
         self._poller_count += 1
         period_us = min(period_us, MAX_DELAY_US)
-        poller = Poller(self, self._poller_count, function, period_us, name or repr(function))
+        poller = Poller(
+            self._poller_count,
+            function,
+            period_us,
+            name or repr(function),
+            later=self.call_later,
+            turn_pollers=self.turn_pollers,
+            forget=self._forget_poller,
+        )
         self._pollers[poller.id] = poller
         return poller
 
@@ -290,8 +233,7 @@ class Reactor:
         """Those that are registered, the oldest first."""
         return list(self._pollers.values())
 
-    def forget_poller(self, poller: Poller) -> None:
-        """Take one that is unregistered off `pollers`. For the poller itself."""
+    def _forget_poller(self, poller: Poller) -> None:
         del self._pollers[poller.id]
 
     def call_later(self, delay_us: float, callback: Callable[[], object]) -> Timer:
@@ -299,16 +241,7 @@ class Reactor:
 
         At once where that is less than 0. ValueError: more than `MAX_DELAY_US`, or no number.
         """
-        if not delay_us <= MAX_DELAY_US:  # a NaN is neither more nor less
-            raise ValueError(
-                f"reactor {self.name}: a delay of {delay_us} us for {callback!r};"
-                f" {MAX_DELAY_US} us at most"
-            )
-        delay_ns = int(max(delay_us, 0) * 1000)
-        timer = Timer(min(self.clock.now_ns() + delay_ns, LAST_NS), callback)
-        self._timer_count += 1  # equal deadlines run in the order they were asked for
-        heapq.heappush(self._timers, (timer.when_ns, self._timer_count, timer))
-        return timer
+        return self._timers.add(delay_us, callback)
 
     def sleep(self, delay_us: float) -> Future[None]:
         """Return a future that resolves after `delay_us` us. ValueError as `call_later`."""
@@ -359,7 +292,7 @@ class Reactor:
         origin = Reactor.current()
         if origin is None:
             raise RuntimeError(f"{self.name} was asked by a thread that runs no reactor")
-        question = _Question(self, origin, function, args)
+        question = Question(self, origin, function, args)
         if not self.send_msg(question):
             question.future.set_exception(ReactorStoppedError(self))
         return question.future
@@ -505,22 +438,7 @@ class Reactor:
         return self._loop.deadline_ns
 
     def _run_timers(self, now_ns: int) -> int:
-        """Run those that are due; forget those in front that are cancelled.
-
-        What these ask for is for the next turn, even if it is due at once.
-        """
-        did, newest = 0, self._timer_count
-        timers = self._timers
-        while timers and (timers[0][0] <= now_ns or timers[0][2].callback is None):
-            if timers[0][1] > newest or (did and self._loop.late):
-                break
-            timer = heapq.heappop(timers)[2]
-            callback = timer.callback
-            if callback is not None:
-                timer.cancel()
-                did += 1
-                self._call(callback)
-        return did
+        return self._timers.run(now_ns, self._call, lambda: self._loop.late)
 
     def _woken(self) -> None:
         # The next message wakes it again; those that are there are run in the next turn.
@@ -565,6 +483,6 @@ class Reactor:
             os.close(self._wake_fd)
         while self._messages:  # who asked is told that nobody answers any more
             function, _ = self._messages.popleft()
-            if isinstance(function, _Question):
+            if isinstance(function, Question):
                 function.refuse()
         self._loop.close()

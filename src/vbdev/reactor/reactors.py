@@ -20,7 +20,8 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 from vbdev.core.base import handover
-from vbdev.reactor.reactor import IoEngine, Reactor, ReactorStoppedError
+from vbdev.reactor.questions import ReactorStoppedError
+from vbdev.reactor.reactor import IoEngine, Reactor
 from vbdev.reactor.task import Future
 from vbdev.reactor.threads import NamedThread, name_of_this_thread, name_this_thread
 from vbdev.vocab.cpu_sets import Core, show_cpu_mask

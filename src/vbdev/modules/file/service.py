@@ -20,7 +20,8 @@ from vbdev.files import access
 from vbdev.files.opening import FileGeometry
 from vbdev.modules.file.workers import NUM_OWN_WORKERS, NUM_WORKERS, Workers
 from vbdev.reactor.blocking import call_blocking, call_unheeded
-from vbdev.reactor.reactor import Reactor, ReactorStoppedError, Watch
+from vbdev.reactor.questions import ReactorStoppedError
+from vbdev.reactor.reactor import Reactor, Watch
 
 __all__ = ["NO_RING_VARIABLE", "FileService"]
 

@@ -26,8 +26,10 @@ from vbdev.core.nbd.client.queue import NbdDisk
 from vbdev.modules.nbd.dialing import Dial, Dialed
 from vbdev.modules.nbd.refusals import tell
 from vbdev.modules.nbd.uri import Server
-from vbdev.reactor.reactor import Reactor, ReactorStoppedError, Timer, Watch
+from vbdev.reactor.questions import ReactorStoppedError
+from vbdev.reactor.reactor import Reactor, Watch
 from vbdev.reactor.task import Future, wake
+from vbdev.reactor.timers import Timer
 from vbdev.wire.nbd import ExportInfo, TransmissionFlag
 
 __all__ = ["DIAL_US", "Lane", "Remote"]

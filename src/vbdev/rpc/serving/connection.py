@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from vbdev.api.errors import INTERNAL_ERROR, RpcError
-from vbdev.reactor.reactor import Reactor, Timer
+from vbdev.reactor.reactor import Reactor
+from vbdev.reactor.timers import Timer
 from vbdev.rpc.serving.dispatch import Dispatcher
 from vbdev.rpc.serving.turns import ClientTurns, long_answer
 from vbdev.wire.jsonrpc import (

@@ -13,8 +13,9 @@ from typing import Final
 
 from vbdev.reactor.blocking import BlockedError, call_blocking
 from vbdev.reactor.listen import Listener, ListenError, open_listener
-from vbdev.reactor.reactor import Reactor, Timer
+from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import Future
+from vbdev.reactor.timers import Timer
 from vbdev.rpc.serving.connection import Connection
 from vbdev.rpc.serving.dispatch import Dispatcher
 from vbdev.rpc.serving.socket_lock import SocketLock

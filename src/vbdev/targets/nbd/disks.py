@@ -21,9 +21,9 @@ from typing import Any
 
 from vbdev.bdev import BdevError, BdevEvent
 from vbdev.bdev.entry import entry_of
-from vbdev.reactor.reactor import Timer
 from vbdev.reactor.task import Future, gather, wake
 from vbdev.reactor.threads import NamedThread
+from vbdev.reactor.timers import Timer
 from vbdev.targets.nbd.export import Export
 from vbdev.targets.nbd.kernel import NO_DRIVER, KernelDevice, KernelNbd, Setup, sector_bytes
 from vbdev.targets.nbd.poll_group import PollGroup

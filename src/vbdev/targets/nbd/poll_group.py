@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final
 from vbdev.core.engine.engine import Engine
 from vbdev.core.nbd.server.memory import NbdMemory
 from vbdev.core.nbd.server.stream import NbdStream
-from vbdev.reactor.reactor import Reactor, Timer
+from vbdev.reactor.reactor import Reactor
+from vbdev.reactor.timers import Timer
 
 if TYPE_CHECKING:
     from vbdev.targets.nbd.export import Export

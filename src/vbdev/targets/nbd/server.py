@@ -16,8 +16,9 @@ from vbdev.bdev import BdevError, BdevEvent
 from vbdev.reactor.blocking import BlockedError, call_blocking
 from vbdev.reactor.fd_limit import CONTROL_RESERVE
 from vbdev.reactor.listen import Listener, ListenError, open_listener
-from vbdev.reactor.reactor import Reactor, Timer
+from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import Future, Task
+from vbdev.reactor.timers import Timer
 from vbdev.registry import Registry
 from vbdev.targets.nbd.connection import NbdConnection
 from vbdev.targets.nbd.export import Export
