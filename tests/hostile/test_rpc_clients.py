@@ -15,8 +15,8 @@ import time
 import pytest
 
 from support.raw_rpc import RawRpc
-from vbdev.rpc.serving.connection import MAX_IN_FLIGHT_BYTES, PAUSE_UNSENT_BYTES
-from vbdev.rpc.serving.server import DRAIN_TIMEOUT_S, MAX_CONNECTIONS
+from vbdev.rpc.serving.rpc_connection import MAX_IN_FLIGHT_BYTES, PAUSE_UNSENT_BYTES
+from vbdev.rpc.serving.rpc_server import DRAIN_TIMEOUT_S, MAX_CONNECTIONS
 from vbdev.wire.jsonrpc import MAX_REQUEST_BYTES, MAX_REQUEST_VALUES
 
 MIB = 1 << 20

@@ -48,7 +48,7 @@ def test_subsystems_end_in_the_reverse_of_their_order(app):
     assert app.exit_status == 0
 
 
-@pytest.mark.parametrize("part", ["rpc", "nbd_disks", "nbd"])
+@pytest.mark.parametrize("part", ["rpc", "kernel_disks", "nbd"])
 def test_a_part_that_can_not_be_stopped_keeps_no_bdev_from_its_end(app, part, caplog):
     async def fail():
         raise RuntimeError("a bug")

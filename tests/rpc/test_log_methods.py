@@ -88,7 +88,7 @@ def lines(console):
     return found
 
 
-def say(name="vbdev.rpc.serving.server"):
+def say(name="vbdev.rpc.serving.rpc_server"):
     """Say something at each level."""
     log = logging.getLogger(name)
     for level in (logging.CRITICAL, logging.ERROR, logging.WARNING, NOTICE, 20, 10):
@@ -116,7 +116,7 @@ def test_level_of_syslog(rpc, daemon):
         syslog.LOG_WARNING,
         syslog.LOG_NOTICE,
     ]
-    assert sent[-1][1] == "NOTICE vbdev.rpc.serving.server 25"
+    assert sent[-1][1] == "NOTICE vbdev.rpc.serving.rpc_server 25"
     rpc.call("log_set_flag", flag="rpc")
     assert rpc.call("log_set_level", level="DEBUG") is True
     say()

@@ -18,8 +18,8 @@ from vbdev.modules.passthru import Passthru
 from vbdev.reactor.clock import VirtualClock
 from vbdev.reactor.reactor import Reactor
 from vbdev.rpc.methods import framework
-from vbdev.rpc.serving.connection import Connection
 from vbdev.rpc.serving.dispatch import Dispatcher
+from vbdev.rpc.serving.rpc_connection import Connection
 from vbdev.rpc.serving.turns import ClientTurns
 
 MANY = 1000

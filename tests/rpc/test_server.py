@@ -16,10 +16,10 @@ from vbdev.client import Client
 from vbdev.reactor.listen import ListenError
 from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import Future
-from vbdev.rpc.serving import connection as connection_module
-from vbdev.rpc.serving.connection import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, PAUSE_UNSENT_BYTES
+from vbdev.rpc.serving import rpc_connection as connection_module
 from vbdev.rpc.serving.dispatch import Dispatcher
-from vbdev.rpc.serving.server import MAX_CONNECTIONS, RpcServer
+from vbdev.rpc.serving.rpc_connection import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, PAUSE_UNSENT_BYTES
+from vbdev.rpc.serving.rpc_server import MAX_CONNECTIONS, RpcServer
 from vbdev.wire.jsonrpc import ClientCodec, encode_request
 
 

@@ -20,7 +20,7 @@ from support.raw_rpc import RawRpc
 from vbdev.reactor.listen import Address, ListenError, open_listener
 from vbdev.reactor.reactor import Reactor
 from vbdev.rpc.serving.dispatch import Dispatcher
-from vbdev.rpc.serving.server import RpcServer
+from vbdev.rpc.serving.rpc_server import RpcServer
 from vbdev.rpc.serving.socket_lock import SocketLock
 
 pytestmark = pytest.mark.rule("A.23.1")

@@ -8,7 +8,7 @@ from vbdev.bdev import Bdev
 from vbdev.bdev.geometry import SizedParams, set_geometry
 from vbdev.core.nbd.client.link import NbdLink
 from vbdev.core.nbd.client.path import NbdPath
-from vbdev.core.nbd.client.queue import NbdDisk
+from vbdev.core.nbd.client.queue import RemoteDisk
 from vbdev.testing import Stack
 from vbdev.vocab import Op
 from vbdev.wire.nbd import Command, TransmissionFlag, decode_request_header
@@ -130,7 +130,9 @@ class LinkRig:
     def __init__(self, *, resend=False, keeps_writes=False, block_size=512, max_bytes=32 << 20):
         self.stack = Stack()
         self.resend = resend
-        self.disk = NbdDisk(block_size=block_size, keeps_writes=keeps_writes, max_bytes=max_bytes)
+        self.disk = RemoteDisk(
+            block_size=block_size, keeps_writes=keeps_writes, max_bytes=max_bytes
+        )
         self.flushes, self.resets, self.ends = [], [], []
         self.refused = []
         self.changes = 0

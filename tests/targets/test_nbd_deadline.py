@@ -11,7 +11,7 @@ import pytest
 from vbdev.daemon.app import App
 from vbdev.reactor.clock import VirtualClock
 from vbdev.reactor.reactor import Reactor
-from vbdev.targets.nbd.server import HANDSHAKE_US
+from vbdev.targets.nbd.nbd_server import HANDSHAKE_US
 from vbdev.wire.nbd import NEED_DATA, ClientHandshake, Option, Transmission
 from vbdev.wire.nbd.constants import CLIENT_FLAGS
 from vbdev.wire.nbd.payloads import encode_option

@@ -19,7 +19,8 @@ from support.nbd_kernel import StandInKernel
 from vbdev.api.methods import RpcError
 from vbdev.bdev import BdevError
 from vbdev.bdev.entry import entry_of
-from vbdev.targets.nbd import disks, kernel
+from vbdev.targets.nbd import kernel
+from vbdev.targets.nbd import kernel_disks as disks
 from vbdev.targets.nbd.kernel import KernelNbd, Setup
 from vbdev.vocab import NbdError
 from vbdev.wire.nbd import Command, CommandFlag, TransmissionFlag
@@ -38,7 +39,7 @@ class Machine:
 
     def __init__(self, app):
         self.app = app
-        self.disks = app.app.nbd_disks
+        self.disks = app.app.kernel_disks
         self.kernel = self.disks.kernel = StandInKernel()
         self.detail = None
 

@@ -14,7 +14,7 @@ from vbdev.reactor.clock import VirtualClock
 from vbdev.reactor.listen import ListenError
 from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import Future
-from vbdev.targets.nbd import server as server_module
+from vbdev.targets.nbd import nbd_server as server_module
 from vbdev.wire.nbd import Option
 from vbdev.wire.nbd.constants import CLIENT_FLAGS
 from vbdev.wire.nbd.payloads import encode_option

@@ -12,7 +12,7 @@ from support.nbd_client import NbdClient, NbdFailedError, connect, header
 from vbdev.bdev import BdevError
 from vbdev.modules.malloc import Malloc
 from vbdev.reactor.reactor import Reactor
-from vbdev.targets.nbd import server as nbd_server
+from vbdev.targets.nbd import nbd_server
 from vbdev.testing import layer
 from vbdev.vocab import NbdError, Op
 from vbdev.wire.nbd import Command

@@ -50,8 +50,8 @@ from vbdev.rpc.methods.plane import Iobuf, Plane, Subsystems
 from vbdev.rpc.methods.scheduler import scheduler_config
 from vbdev.rpc.methods.thread import given_cpus
 from vbdev.rpc.serving.dispatch import Dispatcher
-from vbdev.rpc.serving.server import RpcServer
-from vbdev.targets.nbd import NbdDisks, NbdServer
+from vbdev.rpc.serving.rpc_server import RpcServer
+from vbdev.targets.nbd import KernelDisks, NbdServer
 from vbdev.vocab.address import Address, ListenError
 from vbdev.vocab.cpu_sets import Core
 from vbdev.vocab.refused import reason
@@ -124,7 +124,7 @@ class App:
             raise AppError(f"{num_reactors} reactors are too many here: {reason(error)}") from error
         self.registry = Registry(self.reactor)
         self.nbd = NbdServer(self.registry, self.reactors)
-        self.nbd_disks = NbdDisks(self.nbd)
+        self.kernel_disks = KernelDisks(self.nbd)
         self.dispatcher = Dispatcher()
         self.rpc = RpcServer(self.reactor, self.dispatcher)
         self.modules: dict[str, type[Bdev]] = {}
@@ -147,7 +147,7 @@ class App:
             "iobuf": ([], self._iobuf.config),
             "accel": (["iobuf"], list),
             "bdev": (["accel", "iobuf"], self.registry.subsystem_calls),
-            "nbd": (["bdev"], lambda: [*self.nbd.config(), *self.nbd_disks.config()]),
+            "nbd": (["bdev"], lambda: [*self.nbd.config(), *self.kernel_disks.config()]),
         }
         register_methods(
             Plane(
@@ -156,7 +156,7 @@ class App:
                 cpus=given_cpus(self.reactors),
                 registry=self.registry,
                 nbd=self.nbd,
-                nbd_disks=self.nbd_disks,
+                kernel_disks=self.kernel_disks,
                 logs=self._logs,
                 monitor=self._monitor,
                 iobuf=self._iobuf,
@@ -536,7 +536,7 @@ class App:
         call_off(self.reactor)  # a file that does not open is not waited for
         for end in (
             self.rpc.close,
-            self.nbd_disks.close,
+            self.kernel_disks.close,
             self._flush_through_ourselves,
             self.nbd.close,
             self.registry.close,

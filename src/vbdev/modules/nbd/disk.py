@@ -81,7 +81,7 @@ class Nbd(Bdev):
     async def start(self) -> None:
         """Connect, and take what the server says of the export."""
         # Here, because who never has an NBD server need not wait for these at the start.
-        from vbdev.core.nbd.client.queue import NbdDisk
+        from vbdev.core.nbd.client.queue import RemoteDisk
         from vbdev.modules.nbd.dialing import Dial
         from vbdev.modules.nbd.lane import DIAL_US, Remote
         from vbdev.modules.nbd.uri import parse_server
@@ -101,7 +101,7 @@ class Nbd(Bdev):
                 self.name,
                 server,
                 info,
-                NbdDisk(
+                RemoteDisk(
                     block_size=self.block_size,
                     keeps_writes=params.keeps_writes,
                     max_bytes=self.max_rw_size * self.block_size,

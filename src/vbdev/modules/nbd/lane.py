@@ -22,7 +22,7 @@ from vbdev.core.engine.batch import IOBatch
 from vbdev.core.engine.engine import Engine
 from vbdev.core.nbd.client.link import NbdLink
 from vbdev.core.nbd.client.path import NbdPath
-from vbdev.core.nbd.client.queue import NbdDisk
+from vbdev.core.nbd.client.queue import RemoteDisk
 from vbdev.modules.nbd.dialing import Dial, Dialed
 from vbdev.modules.nbd.refusals import tell
 from vbdev.modules.nbd.uri import Server
@@ -73,7 +73,7 @@ class Remote:
         name: str,
         server: Server,
         info: ExportInfo,
-        core: NbdDisk,
+        core: RemoteDisk,
         *,
         home: Reactor,
         connections: int,

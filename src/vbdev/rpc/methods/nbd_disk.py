@@ -9,7 +9,7 @@ from vbdev.api.methods import DECODE_OBJECT_FAILED, Method, Refusal, failures
 from vbdev.api.params import BdevName, Params
 from vbdev.api.results import NbdDisk
 from vbdev.rpc.methods.plane import Plane
-from vbdev.targets.nbd.disks import IllegalDeviceError, NoDeviceError
+from vbdev.targets.nbd.kernel_disks import IllegalDeviceError, NoDeviceError
 
 __all__ = ["METHODS"]
 
@@ -43,7 +43,7 @@ class GetDisksParams(Params, kw_only=True, frozen=True):
 async def start(plane: Plane, params: StartDiskParams) -> str:
     """Make a bdev a block device of this machine; the answer is its path, once it runs."""
     try:
-        return await plane.nbd_disks.start(params.bdev_name, params.nbd_device)
+        return await plane.kernel_disks.start(params.bdev_name, params.nbd_device)
     except IllegalDeviceError as error:
         raise ILLEGAL_DEVICE.error(str(error), nbd_device=params.nbd_device) from error
     except NoDeviceError as error:
@@ -52,18 +52,18 @@ async def start(plane: Plane, params: StartDiskParams) -> str:
 
 async def stop(plane: Plane, params: StopDiskParams) -> bool:
     """Take a block device away; the answer comes when the device and the bdev are free."""
-    await plane.nbd_disks.stop(params.nbd_device)
+    await plane.kernel_disks.stop(params.nbd_device)
     return True
 
 
 async def get(plane: Plane, params: GetDisksParams) -> list[NbdDisk]:
     """List the bdevs that are block devices of this machine."""
     if params.nbd_device is not None:
-        disk = plane.nbd_disks.get(params.nbd_device)
+        disk = plane.kernel_disks.get(params.nbd_device)
         return [NbdDisk(nbd_device=disk.path, bdev_name=disk.export.bdev.name)]
     return [
         NbdDisk(nbd_device=path, bdev_name=disk.export.bdev.name)
-        for path, disk in plane.nbd_disks.disks.items()
+        for path, disk in plane.kernel_disks.disks.items()
     ]
 
 

@@ -19,7 +19,7 @@ from vbdev.registry.options import IobufOptions
 from vbdev.reports.context_switches import ContextSwitchMonitor
 from vbdev.reports.logs import Logs
 from vbdev.rpc.serving.dispatch import Dispatcher
-from vbdev.targets.nbd import NbdDisks, NbdServer
+from vbdev.targets.nbd import KernelDisks, NbdServer
 
 __all__ = ["Iobuf", "MadeSchema", "Plane", "Subsystems"]
 
@@ -63,7 +63,7 @@ class Plane:
     """What `thread_set_cpumask` chooses among: `given_cpus`, from before any thread was bound."""
     registry: Registry
     nbd: NbdServer
-    nbd_disks: NbdDisks
+    kernel_disks: KernelDisks
     logs: Logs
     """Must be open, else the `log_*` methods answer ENOTSUP: it is somebody else's log."""
     monitor: ContextSwitchMonitor

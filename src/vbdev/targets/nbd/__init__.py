@@ -9,8 +9,8 @@ kernel        the kernel's nbd driver: what a device /dev/nbdN is set up and run
 disks         bdevs attached to such devices, whose kernel end is one client more
 """
 
-from vbdev.targets.nbd.disks import NbdDisks
 from vbdev.targets.nbd.export import Export
-from vbdev.targets.nbd.server import NbdServer
+from vbdev.targets.nbd.kernel_disks import KernelDisks
+from vbdev.targets.nbd.nbd_server import NbdServer
 
-__all__ = ["Export", "NbdDisks", "NbdServer"]
+__all__ = ["Export", "KernelDisks", "NbdServer"]

@@ -6,21 +6,28 @@ CAN_MULTI_CONN where a FLUSH covers all channels, and so on (proto.md, "Transmis
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from vbdev.bdev import Bdev
 from vbdev.bdev.descriptor import Descriptor
+from vbdev.reactor.task import Task
 from vbdev.vocab import NBD_MAX_PAYLOAD_BYTES, Op
 from vbdev.wire.nbd import BlockSizes, ExportInfo, TransmissionFlag
 
-if TYPE_CHECKING:
-    from vbdev.reactor.task import Task
-    from vbdev.targets.nbd.connection import NbdConnection
-
-__all__ = ["META_CONTEXT", "Export"]
+__all__ = ["META_CONTEXT", "Export", "ExportClient"]
 
 META_CONTEXT = "base:allocation"
 """The one metadata context that is served."""
+
+
+class ExportClient(Protocol):
+    """A client of an export."""
+
+    def finish(self) -> None:
+        """End in order: no further request, replies to those in flight, then close."""
+
+    def drop(self, reason: str) -> None:
+        """End now: no further reply."""
 
 
 class Export:
@@ -44,7 +51,7 @@ class Export:
         self.read_only = read_only
         self.description = description
         self.strict_blocks = strict_blocks
-        self.connections: set[NbdConnection] = set()
+        self.connections: set[ExportClient] = set()
         self.retirement: Task[None] | None = None
         """Its end, once that has begun; no client finds it any more."""
 

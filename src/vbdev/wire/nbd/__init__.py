@@ -17,7 +17,7 @@
 The specification is doc/proto.md of NetworkBlockDevice/nbd; comments name its sections.
 """
 
-from vbdev.wire.nbd.client import ClientHandshake, Goal
+from vbdev.wire.nbd.client_handshake import ClientHandshake, Goal
 from vbdev.wire.nbd.constants import (
     COMMAND_FLAGS,
     NEED_DATA,
@@ -59,7 +59,7 @@ from vbdev.wire.nbd.replies import (
     ReplyParser,
     SimpleReply,
 )
-from vbdev.wire.nbd.server import ServerHandshake
+from vbdev.wire.nbd.server_handshake import ServerHandshake
 from vbdev.wire.nbd.transmission import (
     Request,
     decode_request_header,

@@ -1,5 +1,5 @@
 from vbdev.core.base.types cimport bdev_io, size_t, uint32_t, uint64_t
-from vbdev.core.nbd.client.queue cimport NbdDisk, NbdQueue, flush_group
+from vbdev.core.nbd.client.queue cimport RemoteDisk, NbdQueue, flush_group
 from vbdev.core.nbd.client.replies cimport NbdReplies
 from vbdev.core.nbd.client.sender cimport NbdSender
 from vbdev.core.nbd.client.slots cimport nbd_slot, slot_table
@@ -26,13 +26,13 @@ cdef class NbdLink:
     cdef bint has_dirt(self) noexcept nogil
     cdef bint has_unsent(self) noexcept nogil
     cdef int take(self, size_t most) except -1
-    cdef int check(self, const bdev_io *io, NbdDisk disk) noexcept nogil
+    cdef int check(self, const bdev_io *io, RemoteDisk disk) noexcept nogil
     cdef bint add_flush(self, flush_group *group) noexcept
     cdef int send_(self) except -1
     cdef int receive_(self) except -1
     cdef void use_(self, nbd_slot *slot, uint64_t now) noexcept nogil
     cdef int settle_all(self) except -1
-    cdef int _settle(self, NbdQueue path, NbdDisk disk, nbd_slot *slot) except -1
+    cdef int _settle(self, NbdQueue path, RemoteDisk disk, nbd_slot *slot) except -1
     cdef int _note(self, const nbd_slot *slot, int err) except -1
     cdef int close_(self, int err, bint gone, str reason) except -1
     cdef int _ended(self, str reason) except -1

@@ -46,7 +46,7 @@ from vbdev.core.nbd.client.queue cimport (
     IN_SLOT,
     REFUSES_FAST_ZERO,
     REFUSES_TRIM,
-    NbdDisk,
+    RemoteDisk,
     NbdQueue,
     changes_data,
 )
@@ -176,7 +176,7 @@ cdef class NbdLink:
     cdef int take(self, size_t most) except -1:
         """Make requests of what waits in the path, as long as there is room."""
         cdef NbdQueue path = self.path
-        cdef NbdDisk disk = path.disk
+        cdef RemoteDisk disk = path.disk
         cdef bdev_io *io
         cdef nbd_slot *slot
         cdef int err
@@ -202,7 +202,7 @@ cdef class NbdLink:
             self.use_(slot, now)
         return 0
 
-    cdef int check(self, const bdev_io *io, NbdDisk disk) noexcept nogil:
+    cdef int check(self, const bdev_io *io, RemoteDisk disk) noexcept nogil:
         """Return 0, or the errno of an I/O that this server can not be asked for."""
         if (io.offset_blocks > self.num_blocks
                 or io.num_blocks > self.num_blocks - io.offset_blocks):
@@ -316,7 +316,7 @@ cdef class NbdLink:
     cdef int settle_all(self) except -1:
         """See to all requests that are wholly sent and wholly answered."""
         cdef NbdQueue path = self.path
-        cdef NbdDisk disk = path.disk
+        cdef RemoteDisk disk = path.disk
         cdef uint32_t number
         # What this calls may close the link, which settles the rest.
         while self.slots.num_settled < self.slots.num_ended:
@@ -326,7 +326,7 @@ cdef class NbdLink:
         self.slots.num_settled = self.slots.num_ended = 0
         return 0
 
-    cdef int _settle(self, NbdQueue path, NbdDisk disk, nbd_slot *slot) except -1:
+    cdef int _settle(self, NbdQueue path, RemoteDisk disk, nbd_slot *slot) except -1:
         cdef bdev_io *io = slot.io
         cdef flush_group *group = <flush_group *>slot.group
         cdef int err = slot.err

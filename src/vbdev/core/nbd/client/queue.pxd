@@ -40,7 +40,7 @@ cdef struct flush_group:
     uint64_t owed               # of the path, when it was made
 
 
-cdef class NbdDisk:
+cdef class RemoteDisk:
     cdef readonly uint32_t block_size
     cdef readonly bint keeps_writes
     cdef readonly uint32_t max_bytes
@@ -56,7 +56,7 @@ cdef class NbdDisk:
 
 cdef class NbdQueue:
     cdef readonly Engine engine
-    cdef readonly NbdDisk disk
+    cdef readonly RemoteDisk disk
     cdef object host
     cdef io_queue waiting
     cdef public bint resend

@@ -11,7 +11,7 @@ class Host(Protocol):
     def on_work(self) -> None: ...
     def on_refusal(self, what: int) -> None: ...
 
-class NbdDisk:
+class RemoteDisk:
     block_size: int
     keeps_writes: bool
     max_bytes: int
@@ -23,10 +23,10 @@ class NbdDisk:
 
 class NbdQueue:
     engine: Engine
-    disk: NbdDisk
+    disk: RemoteDisk
     resend: bool
     outstanding: int
     resent: int
-    def __new__(cls, engine: Engine, disk: NbdDisk, host: Host, *, resend: bool) -> Self: ...
+    def __new__(cls, engine: Engine, disk: RemoteDisk, host: Host, *, resend: bool) -> Self: ...
     @property
     def num_waiting(self) -> int: ...

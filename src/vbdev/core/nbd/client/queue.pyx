@@ -4,7 +4,7 @@ Durability. A link knows whether the server has acknowledged writes on it that n
 since. A FLUSH goes to all links that have such writes, on all reactors, and to one at least. When
 such a link is lost, so may be the writes: the server may be another process by now, which knows
 nothing of them, and would answer the next FLUSH with success. The loss is therefore kept with the
-NbdDisk, and every later FLUSH and FUA fails with EIO, unless whoever made the bdev has said that
+RemoteDisk, and every later FLUSH and FUA fails with EIO, unless whoever made the bdev has said that
 the server keeps what it has acknowledged (`keeps_writes`); then the path owes a FLUSH, which goes
 to another link.
 
@@ -25,7 +25,7 @@ from vbdev.core.base.atomics cimport (
 from vbdev.core.base.types cimport IO_AIO_ERROR, IO_SUCCESS, io_queue_push
 
 
-cdef class NbdDisk:
+cdef class RemoteDisk:
     """A server's disk, as all reactors share it. They change it by atomic operations alone.
 
     Parameters
@@ -75,7 +75,7 @@ cdef class NbdDisk:
 cdef class NbdQueue:
     """The I/O of one reactor that no connection has. `NbdPath` builds on it."""
 
-    def __cinit__(self, Engine engine not None, NbdDisk disk not None, host, *, bint resend):
+    def __cinit__(self, Engine engine not None, RemoteDisk disk not None, host, *, bint resend):
         self.engine = engine
         self.disk = disk
         self.host = host

@@ -13,9 +13,9 @@
 # | FUA | the same without, and a FLUSH behind it |
 # | FLUSH | nothing: it fails |
 #
-# What was refused, and could then be done otherwise, is kept with the NbdDisk: no connection asks
-# for it again. A request of more than MAX_PAYLOAD may have been refused for its length, and says
-# nothing of others.
+# What was refused, and could then be done otherwise, is kept with the RemoteDisk: no connection
+# asks for it again. A request of more than MAX_PAYLOAD may have been refused for its length, and
+# says nothing of others.
 
 from libc.errno cimport EINVAL, EIO, EOPNOTSUPP as ENOTSUP, EPERM, EROFS
 
@@ -39,7 +39,7 @@ from vbdev.core.nbd.client.queue cimport (
     REFUSES_NO_HOLE,
     REFUSES_TRIM,
     REFUSES_ZEROES,
-    NbdDisk,
+    RemoteDisk,
 )
 from vbdev.core.nbd.client.slots cimport nbd_slot
 from vbdev.core.nbd.wire cimport (
@@ -64,7 +64,7 @@ cdef enum:
     MAX_PAYLOAD = 32 << 20      # bytes that every server takes (doc/proto.md, "Block sizes")
 
 
-cdef inline int request_fault(const bdev_io *io, NbdDisk disk, uint32_t offered) noexcept nogil:
+cdef inline int request_fault(const bdev_io *io, RemoteDisk disk, uint32_t offered) noexcept nogil:
     # Return 0, or the errno of an I/O that this server can not be asked for.
     if io.op == OP_READ:
         return 0
@@ -88,13 +88,15 @@ cdef inline int request_fault(const bdev_io *io, NbdDisk disk, uint32_t offered)
     return 0
 
 
-cdef inline bint request_is_void(const bdev_io *io, NbdDisk disk, uint32_t offered) noexcept nogil:
+cdef inline bint request_is_void(
+        const bdev_io *io, RemoteDisk disk, uint32_t offered
+) noexcept nogil:
     # Whether nothing is to be asked for: an UNMAP of which the server does not know.
     return io.op == OP_UNMAP and (
         not offered & EXPORT_SEND_TRIM or disk.refuses(REFUSES_TRIM))
 
 
-cdef inline void request_zeroes(nbd_slot *slot, NbdDisk disk, uint64_t at) noexcept nogil:
+cdef inline void request_zeroes(nbd_slot *slot, RemoteDisk disk, uint64_t at) noexcept nogil:
     # Write zeroes from byte `at` of the disk on, as many as go at once.
     cdef uint64_t end = (slot.io.offset_blocks + slot.io.num_blocks) * disk.block_size
     cdef uint64_t most = disk.max_bytes if disk.max_bytes < ZERO_PIECE else ZERO_PIECE
@@ -109,7 +111,7 @@ cdef inline void request_zeroes(nbd_slot *slot, NbdDisk disk, uint64_t at) noexc
 
 
 cdef inline void request_begin(
-        nbd_slot *slot, bdev_io *io, NbdDisk disk, uint32_t offered
+        nbd_slot *slot, bdev_io *io, RemoteDisk disk, uint32_t offered
 ) noexcept nogil:
     # Fill in the first request of an I/O without a fault, other than a FLUSH.
     slot.io = io
@@ -136,7 +138,7 @@ cdef inline void request_begin(
             slot.flags |= CMD_FLAG_FAST_ZERO
 
 
-cdef inline bint request_instead(nbd_slot *slot, NbdDisk disk, uint32_t offered) noexcept nogil:
+cdef inline bint request_instead(nbd_slot *slot, RemoteDisk disk, uint32_t offered) noexcept nogil:
     # Take an error that the server answered. True: there is another request to be sent in the
     # slot; False: `slot.err` is what the I/O ends with, which may be success by now.
     cdef bint can_not = slot.err == EINVAL or slot.err == ENOTSUP
@@ -161,7 +163,7 @@ cdef inline bint request_instead(nbd_slot *slot, NbdDisk disk, uint32_t offered)
     return False
 
 
-cdef inline bint request_goes_on(nbd_slot *slot, NbdDisk disk) noexcept nogil:
+cdef inline bint request_goes_on(nbd_slot *slot, RemoteDisk disk) noexcept nogil:
     # A request has succeeded. True: the next piece of its zeroes is to be sent.
     cdef uint64_t done = slot.offset + slot.length
     if not slot.zeroing or slot.flushing:
@@ -172,7 +174,7 @@ cdef inline bint request_goes_on(nbd_slot *slot, NbdDisk disk) noexcept nogil:
     return True
 
 
-cdef inline int request_refused(const nbd_slot *slot, NbdDisk disk) noexcept nogil:
+cdef inline int request_refused(const nbd_slot *slot, RemoteDisk disk) noexcept nogil:
     # An I/O has ended as it should. Return what of it is not to be asked for again, REFUSES_*.
     if slot.io.num_blocks * disk.block_size > MAX_PAYLOAD:
         return 0

@@ -20,8 +20,8 @@ from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import Future, Task
 from vbdev.reactor.timers import Timer
 from vbdev.registry import Registry
-from vbdev.targets.nbd.connection import NbdConnection
-from vbdev.targets.nbd.export import Export
+from vbdev.targets.nbd.export import Export, ExportClient
+from vbdev.targets.nbd.nbd_connection import NbdConnection
 from vbdev.targets.nbd.ourselves import own_ends
 from vbdev.targets.nbd.poll_group import PollGroup
 from vbdev.vocab import Op
@@ -264,7 +264,7 @@ class NbdServer:
         """Clients that are connected, in handshake or in transmission."""
         return len(self._connections)
 
-    def _clients_of(self, export: Export | None) -> list[NbdConnection]:
+    def _clients_of(self, export: Export | None) -> list[ExportClient]:
         """Return the connections of an export; of None, all that are not spared."""
         return list(self._connections - self._spared if export is None else export.connections)
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Protocol
 
 from vbdev.core.nbd.server.stream import NbdStream
+from vbdev.reactor.reactor import Reactor
 from vbdev.targets.nbd.export import META_CONTEXT, Export
 from vbdev.targets.nbd.poll_group import PollGroup
 from vbdev.targets.nbd.session import CONTEXT_ID, Session
@@ -28,9 +30,6 @@ from vbdev.wire.nbd import (
     Transmission,
 )
 
-if TYPE_CHECKING:
-    from vbdev.targets.nbd.server import NbdServer
-
 __all__ = ["NbdConnection"]
 
 log = logging.getLogger(__name__)
@@ -38,10 +37,29 @@ log = logging.getLogger(__name__)
 HANDSHAKE_BYTES = 1 << 16
 
 
+class ConnectionServer(Protocol):
+    """What a connection asks of the server that has accepted it."""
+
+    reactor: Reactor
+
+    @property
+    def exports(self) -> Mapping[str, Export]:
+        """The exports, by name."""
+
+    def find_export(self, name: str) -> Export | None:
+        """Return the export of a name; the default one for the empty name."""
+
+    def place(self, connection: NbdConnection, tried: set[PollGroup]) -> PollGroup | None:
+        """Give a connection that enters the transmission phase to a reactor; None without any."""
+
+    def connection_ended(self, connection: NbdConnection) -> None:
+        """Forget a connection that has closed its socket."""
+
+
 class NbdConnection:
     """A client of an `NbdServer`, from accept to close. Belongs to the server's reactor."""
 
-    def __init__(self, server: NbdServer, connection: socket.socket) -> None:
+    def __init__(self, server: ConnectionServer, connection: socket.socket) -> None:
         self.server = server
         self.socket = connection
         self.export: Export | None = None

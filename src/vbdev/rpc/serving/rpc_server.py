@@ -16,8 +16,8 @@ from vbdev.reactor.listen import Listener, ListenError, open_listener
 from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import Future
 from vbdev.reactor.timers import Timer
-from vbdev.rpc.serving.connection import Connection
 from vbdev.rpc.serving.dispatch import Dispatcher
+from vbdev.rpc.serving.rpc_connection import Connection
 from vbdev.rpc.serving.socket_lock import SocketLock
 from vbdev.rpc.serving.turns import ClientTurns
 from vbdev.vocab.address import Address, parse_address

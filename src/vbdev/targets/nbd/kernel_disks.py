@@ -26,13 +26,13 @@ from vbdev.reactor.threads import NamedThread
 from vbdev.reactor.timers import Timer
 from vbdev.targets.nbd.export import Export
 from vbdev.targets.nbd.kernel import NO_DRIVER, KernelDevice, KernelNbd, Setup, sector_bytes
+from vbdev.targets.nbd.nbd_server import NbdServer
 from vbdev.targets.nbd.poll_group import PollGroup
-from vbdev.targets.nbd.server import NbdServer
 from vbdev.targets.nbd.session import Session
 from vbdev.vocab import Op
 from vbdev.wire.nbd import Transmission
 
-__all__ = ["IllegalDeviceError", "NbdDisks", "NoDeviceError"]
+__all__ = ["IllegalDeviceError", "KernelDisks", "NoDeviceError"]
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class NoDeviceError(BdevError):
     """No nbd device is free."""
 
 
-class NbdDisk:
+class KernelDisk:
     """A bdev attached to one device. Belongs to the server's reactor, but for what its thread does.
 
     `ended` is resolved when the bdev is free again, and the device too unless `hung`.
@@ -385,11 +385,11 @@ class NbdDisk:
         return f"{self.path}: the kernel does not let go of it; in use by {users}"
 
 
-class NbdDisks:
+class KernelDisks:
     """The bdevs that are attached to devices, by device. Belongs to the server's reactor."""
 
     def __init__(self, server: NbdServer, kernel: KernelNbd | None = None) -> None:
-        self.disks: dict[str, NbdDisk] = {}
+        self.disks: dict[str, KernelDisk] = {}
         self.kernel = kernel or KernelNbd()
         self._server = server
 
@@ -448,7 +448,7 @@ class NbdDisks:
         )
         export = Export(path, descriptor, read_only=read_only, description="")
         try:
-            disk = NbdDisk(self._server, self.kernel, path, number, export)
+            disk = KernelDisk(self._server, self.kernel, path, number, export)
         except OSError:  # no descriptors for a socket pair
             await descriptor.close()
             raise
@@ -460,7 +460,7 @@ class NbdDisks:
     def _forget(self, path: str) -> None:
         del self.disks[path]
 
-    def _bdev_event(self, disk: NbdDisk, event: BdevEvent) -> None:
+    def _bdev_event(self, disk: KernelDisk, event: BdevEvent) -> None:
         if event is BdevEvent.REMOVE:
             disk.request_stop()
         elif event is BdevEvent.RESIZE:
@@ -475,7 +475,7 @@ class NbdDisks:
         """Detach a device; BdevError ENODEV where nothing is attached to it, ETIMEDOUT with why."""
         await self.get(device).stop()
 
-    def get(self, device: str) -> NbdDisk:
+    def get(self, device: str) -> KernelDisk:
         """Return what is attached to a device; BdevError ENODEV where nothing is."""
         disk = self.disks.get(device)
         if disk is None:
