@@ -87,6 +87,26 @@ class Short(Stub):
     max_write_zeroes = 1
 
 
+@pytest.mark.parametrize("status", [Status.ABORTED, Status.AIO_ERROR, Status.NVME_ERROR])
+def test_a_piece_that_can_not_be_aborted_fails_the_abort_however_it_says_so(status):
+    with stack() as made:
+        stub = made.disk(Short)
+        top = made.open("Disk")
+        victim = read(top, 0, 2)
+        made.settle()
+        request = abort(top, victim)
+        made.settle()
+        detail = (
+            {"status": None, "nvme": (0, 7)} if status == Status.NVME_ERROR else {"status": status}
+        )
+        stub.complete([2, 3], **detail)
+        made.settle()
+        assert request.status == Status.FAILED
+        stub.complete()
+        made.settle()
+        assert victim.done
+
+
 @pytest.mark.rule("A.16.6", "E.bdev_ut.bdev_io_abort")
 @pytest.mark.parametrize("how", ["all", "none", "some"])
 def test_an_io_in_pieces_is_aborted_when_all_its_pieces_are(how):

@@ -233,6 +233,15 @@ def test_what_is_shown(rig):
     }
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_a_copy_to_where_it_is_is_done(rig, native):
+    disk = rig.disk(Stub, name="Native") if native else rig.bare
+    request = (rig.open("Native") if native else rig.top).submit(Op.COPY, 7, 3, src_offset_blocks=7)
+    rig.settle()
+    assert request.status == Status.SUCCESS
+    assert disk.arrived == []
+
+
 @pytest.mark.rule("A.9.7", "A.24.9")
 @pytest.mark.parametrize("zoned", [False, True])
 def test_what_needs_writing_is_nothing_that_a_module_can_do_which_does_not_write(rig, zoned):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from support.stack import Stub, stack
-from vbdev.bdev import BdevError
+from vbdev.bdev import BdevError, control
 from vbdev.bdev.entry import entry_of
 from vbdev.modules.malloc import Malloc
 from vbdev.vocab import Op, Status
@@ -51,6 +51,21 @@ def offsets(rig):
 def finish(rig):
     rig.stub.complete()
     rig.settle()
+
+
+def test_a_lock_that_waits_for_long_says_so_now_and_then(rig, caplog, monkeypatch):
+    monkeypatch.setattr(control, "SLOW_LOCK_NS", 10_000_000)
+    request = write(rig.tops[0], 5)
+    task = lock(rig, 4, 4)
+    told = []
+    for _ in range(3):
+        rig.pass_time(60_000)
+        told.append(caplog.text.count("a lock of blocks waits for I/O under way bdev=Disk"))
+    assert told == [1, 2, 3]
+    finish(rig)
+    rig.pass_time(300)
+    assert (task.done, request.status) == (True, Status.SUCCESS)
+    unlock(rig, task)
 
 
 CHANGES = [Op.WRITE, Op.UNMAP, Op.WRITE_ZEROES, Op.ZCOPY, Op.COPY, Op.WRITE_UNCORRECTABLE]

@@ -42,6 +42,39 @@ def evenly(_self, channel, ios):
     channel.base.submit(even)
 
 
+def test_pieces_of_what_holds_memory_wait_for_none():
+    """The only buffer that there is holds the whole's data, and the second piece is to be moved."""
+
+    class Narrow(Stub):
+        max_rw_size = 1
+
+    with stack(buffer_limit_bytes=4096) as rig:
+        stub = rig.disk(Narrow)
+        stub.required_alignment = 12
+        top = rig.layer(layer(copying))
+        top.required_alignment = top.max_rw_size = 0
+        whole = rig.open("Top").submit(Op.WRITE, 3, 2, bytes(1024))
+        finish(rig, stub)
+        assert whole.status == Status.SUCCESS
+        assert stub.arrived == [(Op.WRITE, 3, 1), (Op.WRITE, 4, 1)]
+
+
+def test_what_finds_no_room_gives_its_memory_back_meanwhile():
+    with stack(buffer_limit_bytes=4096) as rig:
+        stub = rig.disk(Stub)
+        stub.required_alignment = 12
+        top = rig.open("Disk")
+        whole = top.submit(Op.WRITE, 3, 1, memoryview(bytearray(513))[1:])
+        rig.settle()
+        assert rig.engine.buffers.used_bytes == 4096
+        stub.complete(status=Status.NOMEM)
+        rig.settle()
+        assert rig.engine.buffers.used_bytes == 0
+        rig.pass_time(11_000)
+        finish(rig, stub)
+        assert whole.status == Status.SUCCESS
+
+
 def test_what_holds_memory_passes_those_that_wait_for_it():
     """All wait for room in the module; the first that goes on needs what those behind it hold."""
     with stack(buffer_limit_bytes=LIMIT) as rig:

@@ -133,17 +133,20 @@ def test_no_copy_where_the_bdev_uses_the_domain(stack, domain):
     assert domain.in_flight == 0
 
 
-def test_a_module_that_cannot_use_the_domain_sees_system_memory(stack, domain):
-    bdev = stack.disk(Stub, "Stub")
+@pytest.mark.parametrize("used", [(), (DmaDeviceType.DMA,)])
+def test_a_module_that_cannot_use_the_domain_sees_system_memory(stack, domain, used):
+    bdev = stack.disk(type("Uses", (Stub,), {"memory_domains": used}), "Stub")
     opened = stack.open("Stub")
     fill(domain, 64, noise(1024))
     request = opened.submit(Op.WRITE, 0, 2, [(64, 1024)], memory_domain=domain)
     stack.settle()
     (one,) = bdev.held
     assert [bytes(view) for view in one.data()] == [noise(1024)]
+    assert stack.engine.buffers.live_buffers == 1  # a copy, and not the domain's own
     bdev.complete(status=Status.NOMEM)  # and once more, as it came
     stack.pass_time(20_000)
     assert [bytes(view) for view in bdev.held[0].data()] == [noise(1024)]
+    assert stack.engine.buffers.live_buffers == 1
     bdev.complete()
     stack.settle()
     assert request.status == Status.SUCCESS

@@ -195,3 +195,23 @@ def test_media_events_go_with_their_descriptor(stack):
     notify_media_management(disk)
     stack.settle()
     assert (second.events, get_media_events(second.descriptor)) == ([], [])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_channel_that_was_made_for_io_stays_when_another_user_puts_it(stack, first):
+    """And one that was got before is its getter's: it goes when that one puts it."""
+    stack.disk(Null)
+    descriptor = stack.registry.open("Disk", write=False, on_event=print, holder="test")
+
+    async def main():
+        if first:
+            await descriptor.io(Op.READ, 0, 1, bytearray(512))
+        channel = descriptor.get_channel()
+        if not first:
+            await descriptor.io(Op.READ, 0, 1, bytearray(512))
+        descriptor.put_channel(channel)
+        await stack.reactor.sleep(1)
+        return len(list(entry_of(stack.registry.get("Disk")).channels()))
+
+    assert stack.run(main()) == first
+    descriptor.close()
