@@ -57,6 +57,14 @@ def test_what_makes_no_request(stack, disk, op, count, data, message):
     assert stack.engine.ios_in_use == 0
 
 
+def test_a_compare_and_write_needs_what_it_writes(stack, disk):
+    with pytest.raises(ValueError, match="needs write_data"):
+        disk.submit(Op.COMPARE_AND_WRITE, 0, 1, DATA)
+    with pytest.raises(ValueError, match="511 bytes of write_data for an I/O of 512"):
+        disk.submit(Op.COMPARE_AND_WRITE, 0, 1, DATA, write_data=DATA[1:])
+    assert stack.engine.ios_in_use == 0
+
+
 def test_a_read_needs_writable_memory(disk):
     with pytest.raises(BufferError):
         disk.submit(Op.READ, 0, 1, DATA)

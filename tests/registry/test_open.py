@@ -1,12 +1,14 @@
 """Opening: now or later, and what openers are told."""
 
 import errno
+import gc
 
 import pytest
 
-from support.stack import Stack, Stub
+from support.stack import Stack, Stub, layer
 from vbdev.bdev import BdevError, BdevEvent
 from vbdev.bdev.entry import entry_of
+from vbdev.core.engine.channel import Channel
 from vbdev.modules.null import Null
 from vbdev.registry.media import (
     MEDIA_EVENTS,
@@ -214,4 +216,25 @@ def test_a_channel_that_was_made_for_io_stays_when_another_user_puts_it(stack, f
         return len(list(entry_of(stack.registry.get("Disk")).channels()))
 
     assert stack.run(main()) == first
+    descriptor.close()
+
+
+def test_a_channel_that_could_not_be_made_is_kept_by_nobody(stack):
+    def fail(_self, _channel):
+        raise BdevError(errno.ENOSPC, "no room")
+
+    stack.disk(Null)
+    stack.layer(layer(create_channel=fail))
+    descriptor = stack.registry.open("Top", write=False, on_event=print, holder="test")
+
+    def count():
+        gc.collect()
+        return sum(type(one) is Channel for one in gc.get_objects())
+
+    with stack.reactor.here():
+        before = count()
+        for _ in range(3):
+            with pytest.raises(BdevError, match="no room"):
+                descriptor.get_channel()
+        assert count() <= before + 1  # the last exception's frames have one
     descriptor.close()
