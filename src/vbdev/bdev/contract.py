@@ -1,5 +1,7 @@
 """What a block device is: the contract that every bdev module fulfils.
 
+One room: whoever writes a module finds all that she may write, and all that she may ask, here.
+
 A module is one class. A *bdev* (`Bdev`) does the work itself; a *vbdev* (`VirtualBdev`) is
 stacked on a base bdev and forwards. Both receive I/O in batches:
 

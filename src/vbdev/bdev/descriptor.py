@@ -18,7 +18,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
-from enum import Enum, auto
 from functools import partial
 from typing import Any, Final
 
@@ -26,6 +25,7 @@ from vbdev.bdev.contract import VirtualBdev
 from vbdev.bdev.entry import Entry
 from vbdev.bdev.host import BdevEvent, MediaEvent
 from vbdev.bdev.iostat import IoTotals
+from vbdev.bdev.paths import Path, State
 from vbdev.bdev.timeouts import IoTimeout, OverdueIo
 from vbdev.core.engine.channel import Channel
 from vbdev.core.engine.engine import Engine
@@ -42,35 +42,8 @@ log = logging.getLogger(__name__)
 
 REFUSED_LOOK_US: Final = 100
 """How often a descriptor that is closed looks whether what it has refused has been delivered."""
-
 MAX_TIMEOUT_S: Final = 1 << 33
-"""As long as it can be in nanoseconds, 64 bits of them with a sign."""
-
-
-class _State(Enum):
-    OPEN = auto()
-    CLOSING = auto()
-    CLOSED = auto()
-
-
-class _Path:
-    """What one reactor has of a descriptor. Touched by that reactor's thread alone."""
-
-    __slots__ = ("attempt", "channel", "kept", "refs", "refuses", "requests")
-
-    def __init__(self, channel: Channel) -> None:
-        self.channel = channel
-        self.refs = 0
-        self.kept = False  # until the descriptor is closed: it was made for `submit`
-        self.refuses = False  # it is about to be closed
-        self.attempt = 0  # which attempt to close the descriptor holds what comes
-        self.requests: Requests | None = None
-
-    @property
-    def outstanding(self) -> int:
-        # A request may have left the channel and not been delivered yet, or be an open ZCOPY.
-        in_flight = self.requests.in_flight if self.requests is not None else 0
-        return max(self.channel.outstanding, in_flight)
+"""So that it fits into 64 bits of ns."""
 
 
 class Descriptor:
@@ -101,8 +74,8 @@ class Descriptor:
         self._on_event = on_event
         self._on_close: list[Callable[[], object]] = []
         self._lock = threading.Lock()  # over _paths and _state
-        self._paths: dict[Reactor, _Path] = {}
-        self._state = _State.OPEN
+        self._paths: dict[Reactor, Path] = {}
+        self._state = State.OPEN
         self._closing: Future[None] | None = None
         self._attempts = 0  # to close it
         self._kept_events: list[BdevEvent] = []  # until it is known whether it is closed
@@ -126,7 +99,7 @@ class Descriptor:
     @property
     def closed(self) -> bool:
         """Whether it is closed, or about to be."""
-        return self._state is not _State.OPEN
+        return self._state is not State.OPEN
 
     @property
     def channels(self) -> dict[Reactor, Channel]:
@@ -145,9 +118,9 @@ class Descriptor:
         self._reactor.send_msg(self._deliver_event, event)
 
     def _deliver_event(self, event: BdevEvent) -> None:
-        if self._state is _State.OPEN:
+        if self._state is State.OPEN:
             self._on_event(event)
-        elif self._state is _State.CLOSING:
+        elif self._state is State.CLOSING:
             self._kept_events.append(event)
 
     # Channels
@@ -201,7 +174,7 @@ class Descriptor:
             path = self._paths.get(reactor)
         return max(path.refs, 1) if path is not None else 0
 
-    def _drop(self, reactor: Reactor, path: _Path) -> None:
+    def _drop(self, reactor: Reactor, path: Path) -> None:
         with self._lock:
             gone = self._paths.get(reactor) is not path
         if gone or path.refs or path.kept:
@@ -217,7 +190,7 @@ class Descriptor:
             return
         self._close_path(reactor, path)
 
-    def _path(self) -> _Path:
+    def _path(self) -> Path:
         reactor = self._here("gets a channel")
         path = self._path_of(reactor)
         if path is not None and path.refuses:
@@ -227,16 +200,16 @@ class Descriptor:
     def _is_closed(self) -> BdevError:
         return BdevError(errno.EBADF, f"descriptor of {self.bdev.name} is closed")
 
-    def _make_path(self, reactor: Reactor) -> _Path:
+    def _make_path(self, reactor: Reactor) -> Path:
         bdev, engine = self.bdev, reactor.engine
         if not isinstance(engine, Engine):
             raise BdevError(errno.ENOTSUP, f"{reactor.name} drives no engine: bdev {bdev.name}")
         channel = Channel(engine, bdev, self)
-        path = _Path(channel)
+        path = Path(channel)
         with ExitStack() as undo:
             undo.callback(channel.close)
             with self._lock:
-                if self._state is not _State.OPEN:
+                if self._state is not State.OPEN:
                     raise self._is_closed()
                 self._paths[reactor] = path
             undo.callback(self._forget_path, reactor)
@@ -262,7 +235,7 @@ class Descriptor:
         with self._lock:
             del self._paths[reactor]
 
-    def _close_path(self, reactor: Reactor, path: _Path) -> None:
+    def _close_path(self, reactor: Reactor, path: Path) -> None:
         """Close a channel on its own thread, whatever the module's hook raises."""
         channel, bdev = path.channel, self.bdev
         base = channel.base
@@ -321,7 +294,7 @@ class Descriptor:
         if own is not None and own.outstanding:
             raise self._busy(own.outstanding)
         with self._lock:
-            self._state = _State.CLOSING
+            self._state = State.CLOSING
             others = [reactor for reactor in self._paths if reactor is not here]
         if others or not self.bdev.reactor.is_here:
             self._attempts += 1
@@ -353,7 +326,7 @@ class Descriptor:
             outstanding += await self._ask(reactor, partial(self._hold, attempt))
         if outstanding:  # nothing is closed unless everything can be
             with self._lock:
-                self._state = _State.OPEN
+                self._state = State.OPEN
             self._closing = None
             events, self._kept_events = self._kept_events, []
             for event in events:
@@ -383,7 +356,7 @@ class Descriptor:
             with reactor.here():
                 return function(reactor)
 
-    def _path_of(self, reactor: Reactor) -> _Path | None:
+    def _path_of(self, reactor: Reactor) -> Path | None:
         with self._lock:
             return self._paths.get(reactor)
 
@@ -422,7 +395,7 @@ class Descriptor:
 
     def _closed(self) -> None:
         """Let go of the bdev, on the reactor of the control plane."""
-        self._state = _State.CLOSED
+        self._state = State.CLOSED
         with ExitStack() as rest:
             for callback in reversed(self._on_close):
                 rest.callback(callback)

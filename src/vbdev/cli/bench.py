@@ -9,7 +9,8 @@ import os
 import sys
 
 from vbdev.bdev import BdevError
-from vbdev.bench.load import Bench, BenchParams, BenchResult, Progress
+from vbdev.bench.load import Bench
+from vbdev.bench.results import BenchParams, BenchResult, Progress
 from vbdev.cli.rpc import seconds
 from vbdev.cli.talk import complain
 from vbdev.cli.words import add_stack_arguments, build_stack, load_modules, reactor_count

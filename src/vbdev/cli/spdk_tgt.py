@@ -152,6 +152,7 @@ class _Version(argparse.Action):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of spdk_tgt."""
+    # One piece: a table of options, one after the other.
     parser.set_defaults(ignored=[])
     cpus = parser.add_argument_group("CPU options")
     cpus.add_argument(

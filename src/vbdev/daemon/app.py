@@ -1,5 +1,7 @@
 """The application: configuration in, reactors, registry, RPC server and targets, orderly stop.
 
+One room: a daemon's parts meet here alone, so whoever composes them has all of them in hand.
+
 Everything ends in `App.stop`, in the opposite order of its start: no new RPC, no new client,
 replies to what is in flight, exports, then bdevs from the top of each stack, each of which flushes
 what it holds. A stop that can not finish says who is in its way.
@@ -9,27 +11,24 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.metadata
-import importlib.util
 import logging
 import signal
-import sys
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from vbdev.api.errors import RpcError
 from vbdev.api.methods import State
 from vbdev.api.params import ParamsError, decode_params
-from vbdev.bdev import Bdev, BdevError, BdevState, VirtualBdev
-from vbdev.bdev.entry import entry_of
+from vbdev.bdev import Bdev, BdevError, VirtualBdev
 from vbdev.core.engine.batch import load_columns
 from vbdev.core.engine.channel import Channel
 from vbdev.core.engine.engine import BrokenPromiseError, Engine
 from vbdev.daemon.config import Config, ConfigCall, ConfigError, read_config
+from vbdev.daemon.loading import LoadError, installed_modules, modules_of
 from vbdev.daemon.signals import Signals, ignore_signals
 from vbdev.daemon.startup import Startup, note, refuse
+from vbdev.daemon.stopping import Stop
 from vbdev.files.access import reading
 from vbdev.files.leaving import say_what_stays
 from vbdev.modules import MODULES
@@ -63,14 +62,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-STOP_US = 30_000_000
-FLUSH_US = 5_000_000
-"""How long an orderly stop may take before it says who holds it up and gives up."""
 HURRY_S = 5.0
 """How long "at once" may take, for threads that are in the middle of something."""
 DEFAULT_BUFFER_BYTES = 256 << 20
 """What the data buffers of one reactor may add up to, unless iobuf_set_options says otherwise."""
-ENTRY_POINTS = "vbdev.modules"
 HOLLOW = frozenset({"accel"})
 """Subsystems that clients of SPDK's ask the configuration of and that have no methods here: what
 copies, fills and checks data is this process's own, and has nothing to be set."""
@@ -107,6 +102,7 @@ class App:
         cores: Sequence[Core] = (),
         logs: Logs | None = None,
     ) -> None:
+        # One piece: the parts of a daemon, in the order in which they need each other.
         num_reactors = len(cores) or num_reactors
         self._pool_size = BdevOptions().bdev_io_pool_size
         self._iobuf = Iobuf()
@@ -203,44 +199,26 @@ class App:
 
     def load_installed_modules(self) -> None:
         """Offer what installed packages have in the entry point group `vbdev.modules`."""
-        for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        for name, value, load in installed_modules():
             try:
-                self.add_module(entry.load())
+                self.add_module(load())
             except Exception as error:
-                raise AppError(f"module {entry.name} of {entry.value}: {error}") from error
+                raise AppError(f"module {name} of {value}: {error}") from error
             load_columns()
 
     def load_module_file(self, path: str) -> list[str]:
         """Offer the modules that a Python file defines and return their kinds."""
-        file = Path(path)
         try:
             self._read(path, regular=True)  # once where a signal can end it
+            found = modules_of(path)
+            for module in found:
+                self.add_module(module)
         except FileNotFoundError as error:
             raise AppError(f"module file {path}: no such file") from error
         except OSError as error:
             raise AppError(f"module file {path}: {error.strerror}") from error
-        name = f"vbdev_module_{file.stem}"
-        spec = importlib.util.spec_from_file_location(name, file)
-        if spec is None or spec.loader is None:
-            raise AppError(f"module file {path}: not a Python file (*.py)")
-        python = importlib.util.module_from_spec(spec)
-        sys.modules[name] = python  # msgspec and pickle look classes up by their module
-        try:
-            spec.loader.exec_module(python)
-        except Exception as error:
-            raise AppError(f"module file {path}: {type(error).__name__}: {error}") from error
-        found = [
-            value
-            for value in vars(python).values()
-            if isinstance(value, type) and issubclass(value, Bdev) and value.__module__ == name
-        ]
-        if not found:
-            raise AppError(f"module file {path} defines no subclass of Bdev or VirtualBdev")
-        for module in found:
-            try:
-                self.add_module(module)
-            except AppError as error:
-                raise AppError(f"module file {path}: {error}") from error
+        except (AppError, LoadError) as error:
+            raise AppError(f"module file {path}: {error}") from error
         load_columns()
         return [module.kind for module in found]
 
@@ -532,82 +510,26 @@ class App:
 
     async def stop(self) -> None:
         """Stop everything in order, then the reactors, the first one last."""
-        timer = self.reactor.call_later(STOP_US, self._give_up)
         call_off(self.reactor)  # a file that does not open is not waited for
-        for end in (
-            self.rpc.close,
-            self.kernel_disks.close,
-            self._flush_through_ourselves,
-            self.nbd.close,
-            self.registry.close,
-            self._end_reactors,
-        ):
-            try:
-                await end()
-            except (BdevError, OSError) as error:
-                # Nothing keeps the bdevs from what they still hold.
-                log.error("the stop failed: %s", error)  # noqa: TRY400 - a sentence says it
-                self.exit_status = 1
-            except Exception:
-                log.exception("the stop failed")
-                self.exit_status = 1
-        timer.cancel()
+        stop = Stop(
+            reactor=self.reactor,
+            reactors=self.reactors,
+            registry=self.registry,
+            nbd=self.nbd,
+            ends=(self.rpc.close, self.kernel_disks.close),
+            on_failure=self._stop_failed,
+        )
+        await stop.run()
         self.reactor.stop()
 
-    async def _flush_through_ourselves(self) -> None:
-        """Let bdevs that are clients of our own exports make stable what those still take.
-
-        Others have left by then, so nothing is written any more. What does not answer is not
-        waited for longer than FLUSH_US: its `stop` tells what may be lost.
-        """
-        if not await self.nbd.finish_others():
-            return
-        done: Future[None] = Future()
-        timer = self.reactor.call_later(FLUSH_US, lambda: wake(done))
-        syncs = [
-            self.reactor.spawn(bdev.sync(), f"sync of {bdev.name}")
-            for bdev in self.registry
-            if bdev.state is BdevState.READY
-        ]
-
-        def ended(_sync: Future[None]) -> None:
-            if all(sync.done for sync in syncs):
-                wake(done)
-
-        for sync in syncs:
-            sync.add_done_callback(ended)
-        await done
-        timer.cancel()
-
-    async def _end_reactors(self) -> None:
-        for reactor in await self.reactors.stop():
-            log.error("reactor %s does not end: a module blocks it", reactor.name)
-            self.exit_status = 1
+    def _stop_failed(self) -> None:
+        self.exit_status = 1
 
     def close(self) -> None:
         """Give back what the reactors hold. After `run`."""
         self._signals.release()
         self.reactors.close()
         self.reactor.close()
-
-    def _give_up(self) -> None:
-        if any(bdev.state is BdevState.REMOVED for bdev in self.registry):
-            # A last sync is under way, and what it writes is worth waiting for.
-            log.warning("still writing what the bdevs hold; a SIGINT stops at once")
-            self.reactor.call_later(STOP_US, self._give_up)
-            return
-        for bdev in self.registry:
-            holders = ", ".join(bdev.holders()) or "nobody"
-            log.error(
-                "bdev %s is still there after %d s: state %s, held by %s, %d I/Os outstanding",
-                bdev.name,
-                STOP_US // 1_000_000,
-                bdev.state.value,
-                holders,
-                entry_of(bdev).outstanding,
-            )
-        self.exit_status = 1
-        self.reactor.stop()
 
 
 async def _result(future: Future[None]) -> None:

@@ -1,5 +1,7 @@
 """What every bdev module owes, as tests: subclass `ContractSuite` in a file that pytest collects.
 
+One room: the suite is a list of promises, each with its check, that a module meets as one class.
+
     class TestMyDisk(ContractSuite):
         module = MyDisk
 

@@ -184,6 +184,7 @@ def header_of_other_size(start: bytes, block_size: int) -> int:
 
 def parse_header(block: bytes, lba: int, num_blocks: int, block_size: int) -> TableHeader:
     """Check the header in a block of the disk, which has `num_blocks` of `block_size` bytes."""
+    # One piece: a structure, and its rules in the order of the specification.
     if len(block) < HEADER_BYTES:
         raise GptError(f"a header of {len(block)} bytes; {HEADER_BYTES} at least")
     (

@@ -1,4 +1,7 @@
 # The C structs that every compiled module shares. Numbers repeat vocab/io.py; a test compares them.
+#
+# One room: an I/O, its frames, its channel and its owner name each other, and what reads them
+# inline needs all of them.
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t

@@ -1,5 +1,8 @@
 """Coroutines: modules that take their I/Os one at a time, `async def handle(self, channel, io)`.
 
+One room: an I/O's object, a child's and their runner step each other for each I/O, by C calls that
+are inlined only within one module.
+
 A channel of such a module has one `Coroutines`, in the place of the module's `submit` and
 `completed`. It starts a coroutine for each I/O of a batch and steps those whose wait is over,
 here and not in a task, up to their next await. What they send off meanwhile is gathered, and
@@ -341,6 +344,7 @@ cdef class BdevIO:
         It is on its way from this call on, several side by side; await it for its `Status`. One
         that fails fails this I/O, unless the coroutine says how that is to end.
         """
+        # One piece: half of it says what may be asked for, the rest fills in one struct.
         cdef bdev_io *io = self.held()
         cdef Channel own = self.coroutines.channel
         cdef ChildIO child

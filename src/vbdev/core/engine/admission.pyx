@@ -1,5 +1,8 @@
 """Admission: what an I/O may have to wait for, or be changed by, before a module sees it.
 
+One room: the stages that an I/O passes are one class, whose methods are taken in where they are
+called; each of them may end where another begins.
+
 `_admit` sees only I/Os of a type that some gate of the channel is closed for, so a channel without
 limits, locks or queues pays nothing for it. An I/O that can not go on now is parked: in a queue of
 the channel, with its children (children.pyx), or with the control path (vbdev.bdev.control). It

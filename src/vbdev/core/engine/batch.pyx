@@ -1,5 +1,8 @@
 """IOBatch: some I/Os that travel together to one channel.
 
+One room: what a batch can be asked for, and what completes it, share its array; a module meets all
+of it as one object.
+
 A module's `submit(channel, ios)` receives one and owns its I/Os until they complete: each is
 forwarded (`channel.base.submit(ios)`), completed (`ios.complete()`), or taken out and held
 (`ios.take(...)`) to be forwarded or completed later, exactly once. After `submit` of another

@@ -1,5 +1,8 @@
 """Channels: one thread's path to one bdev.
 
+One room: the part of a channel that Python sees is one class, and all that it does is to set and to
+read the state that `admission` and `delivery` work with.
+
 How I/Os get to the module is in delivery.pyx, what some of them wait for in admission.pyx; here is
 what takes them out of its queues again, what locks and RESETs need, and the counters.
 """

@@ -1,5 +1,8 @@
 """Children: I/Os that become several at a channel, by its limits or to do what its module can not.
 
+One room: the kinds of families share how children are made, counted and ended; what tells them
+apart is a few lines each.
+
 A parent keeps its frame and waits at its channel. Its children are BdevIOs of their own, which
 enter the same channel's module; where they end, the parent gets more of them, or ends itself,
 with the first failure of any. Children are counted and traced like any I/O; a parent is not.
@@ -157,6 +160,7 @@ cdef class Children(ChildOwner):
 
     cdef void _prepare(self, io_parent *parent) noexcept nogil:
         """Say what children the parent's kind, or its next phase, is made of."""
+        # One piece: a table by kind and phase; a reader wants to see them beside each other.
         cdef bdev_io *io = parent.io
         cdef channel_state *s = parent.channel
         cdef uint32_t block_bytes = io_block_bytes(s, io)
@@ -367,6 +371,7 @@ cdef class Children(ChildOwner):
 
     cdef int _make_one(self, io_parent *parent, bdev_io *child) noexcept nogil:
         """Fill a child in with the next piece; return an errno where there can be none."""
+        # One piece: what a child gets of its parent, field by field.
         cdef bdev_io *io = parent.io
         cdef channel_state *s = parent.channel
         cdef uint64_t blocks = parent.piece if parent.piece < parent.left else parent.left

@@ -196,6 +196,7 @@ cdef class Delivery(Admission):
     # The way down
 
     cdef int submit_batch(self, IOBatch ios) except -1:
+        # One piece: one loop over a batch, within 3 ns for each I/O.
         cdef Py_ssize_t i, n = ios.n, kept = 0, special = 0
         cdef Engine engine = self.engine
         cdef bdev_io **v = ios.v
@@ -378,6 +379,7 @@ cdef class Delivery(Admission):
 
         The batch may be another's by then: a module that tries again gives it to its base.
         """
+        # One piece: one pass over a batch, within 3 ns for each I/O.
         cdef channel_state *state = &self.s
         cdef Engine engine = self.engine
         cdef IOBatch ios = self.completed_ios

@@ -182,6 +182,7 @@ cdef class Requests(IoOwner):
         and with `IoFlag.PRACT`, blocks are data only. callback(request) runs from the reactor's
         loop, never inside this call.
         """
+        # One piece: half of it says what may be asked for, the rest fills in one struct.
         cdef IOBatch ios
         cdef Request request
         cdef bdev_io *io

@@ -1,5 +1,8 @@
 """FileEngine: how one reactor carries out I/O on files, through its ring or its workers.
 
+One room: an I/O goes from the ring to a worker and back, at any step of it, and whoever has it has
+to know both.
+
 READ, WRITE and the data sync ride the ring: a batch becomes entries, and one system call hands
 them all to the kernel; or a few calls do, the first with one I/O, where a disk would have nothing
 to do until all are prepared (O_DIRECT, nothing under way). What the ring has no room for waits in

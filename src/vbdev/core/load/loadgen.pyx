@@ -1,5 +1,8 @@
 """LoadGenerator: keeps a queue of I/Os in flight on one channel, and measures what comes back.
 
+One room: drawing, submitting and accounting share each I/O's state; a pass over a batch is one
+loop, which other modules could not take part in without a call for each I/O.
+
 Each turn hands it the I/Os that completed. It counts them, notes their latencies, draws what
 each one does next and submits all of them as one batch: the batch that went in comes out again,
 so the queue depth is the batch size wherever the stack completes at once. Its own BdevIOs and
@@ -198,6 +201,7 @@ cdef class LoadGenerator(IoOwner):
 
     def __init__(self, engine, Channel channel not None, *, str workload not None,
                  io_size, queue_depth, rwmixread=50, seed=1, max_failures=0, on_end=None):
+        # One piece: each parameter is checked, and then kept.
         cdef size_t stride
         if workload not in WORKLOADS:
             raise ValueError(

@@ -1,5 +1,8 @@
 """Protection information (DIF): what metadata says of its block, and whether it is true.
 
+One room: generating, verifying, stripping and remapping walk the same blocks by the same rules, of
+which each format has one table.
+
 Eight or sixteen bytes in the metadata of each block: a guard (a CRC of the block), an application
 tag and a reference tag. Formats and rules are those of the NVM Command Set Specification 1.0,
 section 5.2 ("End-to-end Data Protection"), with SPDK's choices (lib/util/dif.c) where it leaves

@@ -1,5 +1,8 @@
 """RamDisk: the loops behind the `malloc` bdev.
 
+One room: each operation has a form that ends at once and one that goes on in steps, over the same
+map of pages.
+
 One anonymous mapping, zero until written. A bitmap has one bit for each 4 KiB page that may hold
 data, which is what SEEK_DATA and SEEK_HOLE answer from; unmapping whole pages gives their memory
 back to the system. Copies run without the GIL. An I/O completes in the call while there is time

@@ -73,6 +73,7 @@ class FileBdev(Bdev):
         waited for, LOCK_WAIT_US at most; one that does not open, because its mount hangs, for
         `blocking.CALL_US`. devices_only: see `open_file`.
         """
+        # One piece: what is acquired is given back in the same place.
         who = f"{self.kind} bdev {self.name!r}"
         give_up_ns = self.reactor.clock.now_ns() + LOCK_WAIT_US * 1000
 

@@ -23,11 +23,13 @@ from vbdev.core.engine.engine import Engine
 from vbdev.core.nbd.client.link import NbdLink
 from vbdev.core.nbd.client.path import NbdPath
 from vbdev.core.nbd.client.queue import RemoteDisk
+from vbdev.modules.nbd.changes import changed_flags, misfit
 from vbdev.modules.nbd.dialing import Dial, Dialed
 from vbdev.modules.nbd.refusals import tell
+from vbdev.modules.nbd.seat import Seat
 from vbdev.modules.nbd.uri import Server
 from vbdev.reactor.questions import ReactorStoppedError
-from vbdev.reactor.reactor import Reactor, Watch
+from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import Future, wake
 from vbdev.reactor.timers import Timer
 from vbdev.wire.nbd import ExportInfo, TransmissionFlag
@@ -49,15 +51,6 @@ EBB_US: Final = 5_000_000
 carry out writes that it will not answer."""
 LAST_FLUSH_US: Final = 10_000_000
 """How long the FLUSH at a bdev's end may take, at most."""
-KEPT_FLAGS: Final = (
-    TransmissionFlag.READ_ONLY
-    | TransmissionFlag.SEND_FLUSH
-    | TransmissionFlag.SEND_FUA
-    | TransmissionFlag.SEND_TRIM
-    | TransmissionFlag.SEND_WRITE_ZEROES
-    | TransmissionFlag.SEND_FAST_ZERO
-)
-"""What is worth a warning when it changes from one connection to the next."""
 
 
 class Remote:
@@ -129,23 +122,9 @@ class Remote:
         for answer in [_ask_flush(lane, home) for lane in self.lanes]:
             await answer
 
-    def fault(self, info: ExportInfo) -> str | None:
-        """Return why an export can not stand in for the one that there was, None if it can."""
-        sizes = info.block_sizes
-        if sizes is not None and sizes.minimum_bytes > self.core.block_size:
-            return (
-                f"its minimum block size is {sizes.minimum_bytes} now, and the bdev has blocks of"
-                f" {self.core.block_size}"
-            )
-        before = self.info.block_sizes
-        most = before.maximum_bytes if before is not None else 32 << 20
-        if sizes is not None and sizes.maximum_bytes < min(most, 32 << 20):
-            return f"its maximum payload is {sizes.maximum_bytes} now, and it was {most}"
-        return None
-
     def settle(self, info: ExportInfo) -> None:
         """Take notice of what a new connection was told. On any reactor."""
-        changed = (info.flags ^ self.info.flags) & KEPT_FLAGS
+        changed = changed_flags(self.info, info)
         if changed:
             log.warning(
                 "nbd server has other flags than at first; without SEND_FLUSH, FLUSH fails"
@@ -161,25 +140,6 @@ class Remote:
         sizes = [size for lane in self.lanes for size in lane.sizes()]
         if sizes:
             self._on_size(min(sizes))
-
-
-class Seat:
-    """One connection of a lane, or the wish for one."""
-
-    def __init__(self, dialed: Dialed, link: NbdLink) -> None:
-        self.socket = dialed.socket
-        self.link = link
-        self.watch: Watch | None = None
-        self.lost: Future[None] = Future()
-        self.ebb_timer: Timer | None = None
-
-    def close(self) -> None:
-        """Give the socket back."""
-        if self.ebb_timer is not None:
-            self.ebb_timer.cancel()
-        if self.watch is not None:
-            self.watch.close()
-        self.socket.close()
 
 
 class Lane:
@@ -390,7 +350,7 @@ class Lane:
             dialed = await dial.run()
         finally:
             self._dials.discard(dial)
-        if fault := self.remote.fault(dialed.over.info):
+        if fault := misfit(self.remote.info, dialed.over.info, self.remote.core.block_size):
             dialed.socket.close()
             raise BdevError(errno.EINVAL, fault)
         return dialed

@@ -9,7 +9,7 @@ from vbdev.api.methods import DECODE_OBJECT_FAILED, Method, Refusal, failures
 from vbdev.api.params import BdevName, Params
 from vbdev.api.results import NbdDisk
 from vbdev.rpc.methods.plane import Plane
-from vbdev.targets.nbd.kernel_disks import IllegalDeviceError, NoDeviceError
+from vbdev.targets.nbd.devices import IllegalDeviceError, NoDeviceError
 
 __all__ = ["METHODS"]
 

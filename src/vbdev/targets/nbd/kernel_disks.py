@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
-import re
 import signal
 import socket
 import threading
@@ -24,6 +23,7 @@ from vbdev.bdev.entry import entry_of
 from vbdev.reactor.task import Future, gather, wake
 from vbdev.reactor.threads import NamedThread
 from vbdev.reactor.timers import Timer
+from vbdev.targets.nbd.devices import NoDeviceError, device_number
 from vbdev.targets.nbd.export import Export
 from vbdev.targets.nbd.kernel import NO_DRIVER, KernelDevice, KernelNbd, Setup, sector_bytes
 from vbdev.targets.nbd.nbd_server import NbdServer
@@ -32,7 +32,7 @@ from vbdev.targets.nbd.session import Session
 from vbdev.vocab import Op
 from vbdev.wire.nbd import Transmission
 
-__all__ = ["IllegalDeviceError", "KernelDisks", "NoDeviceError"]
+__all__ = ["KernelDisks"]
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +50,6 @@ DRAIN_US = 5_000_000
 WAIT_US = 10_000_000
 """How long a device may take to be set up, and to end (SPDK: 10 s)."""
 CLEANUP_US = 1_000_000
-
-DEVICE = re.compile(r"/dev/nbd(0|[1-9][0-9]{0,8})")
-
-
-class IllegalDeviceError(BdevError):
-    """A name that no nbd device has."""
-
-
-class NoDeviceError(BdevError):
-    """No nbd device is free."""
 
 
 class KernelDisk:
@@ -396,9 +386,9 @@ class KernelDisks:
     async def start(self, bdev_name: str, device: str | None = None) -> str:
         """Attach a bdev to a device, the first that is free where none is given; return its path.
 
-        BdevError: IllegalDeviceError, NoDeviceError; EBUSY for a device in use; ENOENT for one that
-        is not there; ENODEV without such a bdev, EPERM where a module has claimed it; what the
-        kernel answers.
+        BdevError: IllegalDeviceError, NoDeviceError (see `devices`); EBUSY for a device in use;
+        ENOENT for one that is not there; ENODEV without such a bdev, EPERM where a module has
+        claimed it; what the kernel answers.
         """
         if device is not None:
             return await self._attach(bdev_name, device, self._free_number(device))
@@ -420,12 +410,7 @@ class KernelDisks:
 
     def _free_number(self, path: str) -> int:
         """Return the number of a device that nobody is known to use."""
-        found = DEVICE.fullmatch(path)
-        if found is None:
-            raise IllegalDeviceError(
-                errno.ENODEV, f"{path!r} is no nbd device; they are called /dev/nbd0 and so on"
-            )
-        number = int(found[1])
+        number = device_number(path)
         disk = self.disks.get(path)
         if disk is not None:
             what = "still ends; it was" if disk.stopping else "is"

@@ -1,5 +1,7 @@
 """NbdReplies: what an NBD server answers, as it comes from the socket.
 
+One room: what is planned, what has come and what is cut in two is one state of one stream of bytes.
+
 One `recvmsg` brings many replies. The data that is missing of the READ at hand is received
 straight into its buffers, and what lies behind it into a buffer of the pool, which is given back
 as soon as it is empty; from there data is copied once. Requests that are wholly answered are
@@ -107,6 +109,7 @@ cdef class NbdReplies:
 
         filled: whether the socket may have more, since all room is full.
         """
+        # One piece: what one call receives into, and where that has come to.
         cdef iovec *iov = self.iovs
         cdef msghdr msg
         cdef size_t count = 0, wanted = 0, planned = 0, left, n

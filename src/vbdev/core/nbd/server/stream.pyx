@@ -1,5 +1,8 @@
 """NbdStream: the transmission phase of one NBD connection, requests in, replies out.
 
+One room: a connection is one object in C. Receiving, the rules, completing and sending share what
+is in flight, and call each other for each request within the budget below.
+
 One `recv` brings many requests. They become IOBatches for the export's channel, of `PIECE_REQUESTS`
 or `PIECE_BYTES` each; what completes together is answered with one `sendmsg`, straight from the
 buffers that the leaf filled. A WRITE's payload stays where it was received: the I/O points into
@@ -121,6 +124,14 @@ cdef char scratch[SCRATCH_BYTES]
 cdef struct rx_chunk:
     buffer_ref buf
     uint32_t refs
+
+# One request, as its header says.
+cdef struct request_head:
+    uint64_t cookie
+    uint64_t offset             # bytes
+    uint32_t length             # bytes
+    uint16_t flags
+    uint16_t command
 
 # One reply, or a part of one, that waits to be sent.
 cdef struct tx_entry:
@@ -532,13 +543,9 @@ cdef class NbdStream(MemoryClient):
     cdef int _scan_within(self, IOBatch ios) except -1:
         cdef uint64_t piece_end = self.in_flight_bytes + PIECE_BYTES
         cdef const uint8_t *p
-        cdef size_t have, need
-        cdef uint16_t flags, command
-        cdef uint64_t cookie, offset, memory
-        cdef uint32_t length
+        cdef size_t have
+        cdef request_head request
         cdef int error
-        cdef bint apart
-        cdef bdev_io *io
         if self.partial != NULL:
             if self.partial_have < self.partial.iovs[0].iov_len:
                 return 0
@@ -565,113 +572,29 @@ cdef class NbdStream(MemoryClient):
             if get32(p) != REQUEST_MAGIC:
                 self._close(f"request magic is 0x{get32(p):08x}, not 0x{REQUEST_MAGIC:08x}")
                 break
-            flags = get16(p + 4)
-            command = get16(p + 6)
-            cookie = get64(p + 8)
-            offset = get64(p + 16)
-            length = get32(p + 24)
-            if command == CMD_DISC:
+            request.flags = get16(p + 4)
+            request.command = get16(p + 6)
+            request.cookie = get64(p + 8)
+            request.offset = get64(p + 16)
+            request.length = get32(p + 24)
+            if request.command == CMD_DISC:
                 self.rx_start += REQUEST_BYTES
                 self.disconnecting = True
                 self.wants_read = False
                 break
-            error = self._check(command, flags, offset, length)
+            error = self._check(request.command, request.flags, request.offset, request.length)
             if error:
                 self.rx_start += REQUEST_BYTES
-                if command == CMD_WRITE:
-                    self.skip = length
-                self._reply_error(command, cookie, error)
-                continue
-            if command == CMD_BLOCK_STATUS:
+                if request.command == CMD_WRITE:
+                    self.skip = request.length
+                self._reply_error(request.command, request.cookie, error)
+            elif request.command == CMD_BLOCK_STATUS:
                 self.rx_start += REQUEST_BYTES
-                self.specials_.append((command, flags, cookie, offset, length))
+                self.specials_.append((request.command, request.flags, request.cookie,
+                                       request.offset, request.length))
                 self.specials_waiting += 1
-                continue
-            need = REQUEST_BYTES
-            memory = 0
-            apart = False
-            self.bulk = command == CMD_WRITE and length > IN_PLACE_BYTES
-            if command == CMD_WRITE:
-                need += length
-                apart = self.bulk or self.rx == NULL
-                if not apart and have < need:
-                    if self.rx_start + need <= CHUNK_BYTES or self._fresh_chunk():
-                        break
-                    apart = True
-                if apart:
-                    memory = memory_for(length)
-            elif command == CMD_READ or command == CMD_CACHE:
-                memory = memory_for(self._touched(offset, length) if self.misaligned else length)
-            if memory <= self.allowance:
-                self.allowance -= memory
-            elif not self._take(memory):
-                self._starve()
+            elif not begin(self, ios, &request, have):
                 break
-            io = self.new_io()
-            if io == NULL and self.o.in_flight == 0:
-                io = self.engine.get_beyond(self.remote)
-                if io != NULL:
-                    io.owner = &self.o
-                    self.o.in_flight += 1
-            if io == NULL:
-                self.granted = memory  # nobody who has a BdevIO waits for it
-                self._await_io()
-                break
-            io.cookie = cookie
-            io.tag = KIND_PLAIN | memory << MEMORY_SHIFT
-            if self.block_shift:  # dividing would be most of the budget
-                io.offset_blocks = offset >> self.block_shift
-                io.num_blocks = length >> self.block_shift
-            else:
-                io.offset_blocks = offset // self.block_size
-                io.num_blocks = length // self.block_size
-            if flags & CMD_FLAG_FUA:
-                io.flags = FLAG_FUA
-            if self.misaligned:
-                self._widen(io, command, offset, length)
-            if command == CMD_READ:
-                io.op = OP_READ
-                io.tag |= KIND_READ
-                io.flags = 0
-                io.privileged = 1  # it was given its memory: it does not wait at the pool
-                self.in_flight_bytes += length
-            elif command == CMD_WRITE:
-                io.op = OP_WRITE
-                if apart and not self.engine.buffers.get(length, True, &io.buf):
-                    self.free_io(io)  # the machine has none
-                    self.returned += memory
-                    self.rx_start += REQUEST_BYTES
-                    self.skip = length
-                    self._reply_error(command, cookie, ENOMEM)
-                    continue
-                self.in_flight_bytes += length
-                io.iovcnt = 1
-                io.iov_inline[0].iov_len = length
-                if not apart:
-                    io.iov_inline[0].iov_base = <void *>(p + REQUEST_BYTES)
-                    io.owner_data = self.rx
-                    self.rx.refs += 1
-                elif not self._receive_apart(io, have, length):
-                    break
-            elif command == CMD_FLUSH:
-                io.op = OP_FLUSH
-                io.offset_blocks = 0
-                io.num_blocks = self.channel.s.num_blocks
-            elif command == CMD_TRIM:
-                io.op = OP_UNMAP
-            elif command == CMD_CACHE:
-                io.op = OP_READ
-                io.flags = 0
-                io.privileged = 1  # it was given its memory: it does not wait at the pool
-                self.in_flight_bytes += length
-            else:
-                io.op = OP_WRITE_ZEROES
-                if flags & CMD_FLAG_NO_HOLE:
-                    io.flags |= FLAG_NO_HOLE
-                if flags & CMD_FLAG_FAST_ZERO:
-                    io.flags |= FLAG_FAST_ZERO
-            self.rx_start += need
-            batch_add(ios, io)
         return 0
 
     cdef bint _receive_apart(self, bdev_io *io, size_t have, uint32_t length) noexcept:
@@ -1110,6 +1033,7 @@ cdef class NbdStream(MemoryClient):
 
     cdef int _send(self) except -1:
         """Send what waits, as many replies in one call as fit."""
+        # One piece: what one call sends, and what of it was taken.
         cdef msghdr msg
         cdef size_t count, i, skip, left, total
         cdef uint32_t j
@@ -1253,3 +1177,117 @@ cdef class NbdStream(MemoryClient):
         if self.partial != NULL:
             self._end_io(self.partial, self.partial.iovs[0].iov_len)
             self.partial = NULL
+
+
+# Functions, and no methods: those are in the table of the class, and are called.
+
+cdef inline void fill_in(
+        NbdStream self, bdev_io *io, const request_head *request, uint64_t memory
+) noexcept nogil:
+    """Say what an I/O is to do, but for a WRITE's data."""
+    cdef uint16_t command = request.command
+    io.cookie = request.cookie
+    io.tag = KIND_PLAIN | memory << MEMORY_SHIFT
+    if self.block_shift:  # dividing would be most of the budget
+        io.offset_blocks = request.offset >> self.block_shift
+        io.num_blocks = request.length >> self.block_shift
+    else:
+        io.offset_blocks = request.offset // self.block_size
+        io.num_blocks = request.length // self.block_size
+    if request.flags & CMD_FLAG_FUA:
+        io.flags = FLAG_FUA
+    if self.misaligned:
+        self._widen(io, command, request.offset, request.length)
+    if command == CMD_READ or command == CMD_CACHE:
+        io.op = OP_READ
+        io.flags = 0
+        io.privileged = 1  # it was given its memory: it does not wait at the pool
+        self.in_flight_bytes += request.length
+        if command == CMD_READ:
+            io.tag |= KIND_READ
+    elif command == CMD_WRITE:
+        io.op = OP_WRITE
+        self.in_flight_bytes += request.length
+    elif command == CMD_FLUSH:
+        io.op = OP_FLUSH
+        io.offset_blocks = 0
+        io.num_blocks = self.channel.s.num_blocks
+    elif command == CMD_TRIM:
+        io.op = OP_UNMAP
+    else:
+        io.op = OP_WRITE_ZEROES
+        if request.flags & CMD_FLAG_NO_HOLE:
+            io.flags |= FLAG_NO_HOLE
+        if request.flags & CMD_FLAG_FAST_ZERO:
+            io.flags |= FLAG_FAST_ZERO
+
+
+cdef inline bdev_io *take_io(NbdStream self, uint64_t memory) except? NULL:
+    """Return a BdevIO for a request that has its memory; NULL: it waits for one."""
+    cdef bdev_io *io = self.new_io()
+    if io == NULL and self.o.in_flight == 0:
+        io = self.engine.get_beyond(self.remote)
+        if io != NULL:
+            io.owner = &self.o
+            self.o.in_flight += 1
+    if io == NULL:
+        self.granted = memory  # nobody who has a BdevIO waits for it
+        self._await_io()
+    return io
+
+
+cdef inline bint begin(
+        NbdStream self, IOBatch ios, const request_head *request, size_t have
+) except -1:
+    """Make an I/O of the request at hand, when there is what it needs.
+
+    False: nothing more is looked at, since it waits for memory, a BdevIO or its payload.
+    """
+    cdef uint16_t command = request.command
+    cdef uint32_t length = request.length
+    cdef size_t need = REQUEST_BYTES
+    cdef uint64_t memory = 0
+    cdef bint apart = False
+    cdef bdev_io *io
+    self.bulk = command == CMD_WRITE and length > IN_PLACE_BYTES
+    if command == CMD_WRITE:
+        need += length
+        apart = self.bulk or self.rx == NULL
+        if not apart and have < need:
+            if self.rx_start + need <= CHUNK_BYTES or self._fresh_chunk():
+                return False
+            apart = True
+        if apart:
+            memory = memory_for(length)
+    elif command == CMD_READ or command == CMD_CACHE:
+        memory = memory_for(
+            self._touched(request.offset, length) if self.misaligned else length)
+    if memory <= self.allowance:
+        self.allowance -= memory
+    elif not self._take(memory):
+        self._starve()
+        return False
+    io = take_io(self, memory)
+    if io == NULL:
+        return False
+    fill_in(self, io, request, memory)
+    if command == CMD_WRITE:
+        if apart and not self.engine.buffers.get(length, True, &io.buf):
+            self.in_flight_bytes -= length
+            self.free_io(io)  # the machine has none
+            self.returned += memory
+            self.rx_start += REQUEST_BYTES
+            self.skip = length
+            self._reply_error(command, request.cookie, ENOMEM)
+            return True
+        io.iovcnt = 1
+        io.iov_inline[0].iov_len = length
+        if not apart:
+            io.iov_inline[0].iov_base = self.area + self.rx_start + REQUEST_BYTES
+            io.owner_data = self.rx
+            self.rx.refs += 1
+        elif not self._receive_apart(io, have, length):
+            return False
+    self.rx_start += need
+    batch_add(ios, io)
+    return True
