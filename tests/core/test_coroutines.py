@@ -5,7 +5,7 @@ import errno
 
 import pytest
 
-from support.coroutines import BLOCK, read
+from support.coroutines import BLOCK, built, read
 from support.stack import Stub, layer, stack
 from support.stack import gather as together
 from vbdev.bdev import Bdev, VirtualBdev
@@ -385,6 +385,25 @@ def test_returning_a_child_brings_its_result_in_blocks_of_the_parent():
         assert top.io(Op.SEEK_DATA, 2, 0).result == 20
         assert top.io(Op.SEEK_HOLE, 20, 0).result == 21
         assert top.io(Op.SEEK_DATA, 21, 0).result == 2**64 - 1
+
+
+def test_what_an_io_says_before_anybody_was_asked_is_nobodys():
+    """Also where its BdevIO was one before that failed."""
+    seen = []
+
+    async def handle(_self, _channel, io):
+        seen.append((io.id, io.status, io.errno, io.detail, io.flags, io.src_offset_blocks))
+        return await io.forward()
+
+    with stack() as rig:
+        disk, top = built(rig, handle)
+        for _ in range(3):
+            request = read(top)
+            disk.complete(status=Status.AIO_ERROR, errno=errno.EREMOTEIO)
+            rig.settle()
+            assert request.errno == errno.EREMOTEIO
+        assert len({one[0] for one in seen}) == 1
+        assert {one[1:] for one in seen} == {(Status.PENDING, 0, 0, 0, 0)}
 
 
 def test_a_child_of_another_kind_brings_no_result():

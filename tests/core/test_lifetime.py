@@ -4,8 +4,10 @@ Method: objects in cycles, dropped and collected, in this process.
 """
 
 import gc
+import mmap
 import socket
 import weakref
+from pathlib import Path
 
 from support.stack import Stack, Stub
 from vbdev.core.engine.channel import Channel
@@ -71,3 +73,15 @@ def test_requests_that_nobody_closed():
     del engine, marker
     gc.collect()
     assert gone() is None
+
+
+def test_an_engine_that_is_forgotten_gives_its_address_space_back():
+    def mapped_bytes():
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+
+    Engine()
+    before = mapped_bytes()
+    for _ in range(50):
+        Engine(pool_size=256)
+    assert mapped_bytes() - before < 32 << 20
