@@ -25,6 +25,7 @@ DEBUG := build/debug-site
 ASAN := build/asan-site
 FAULTS := build/faults
 LOWEST := build/lowest
+COMPILED = $(subst /,.,$(patsubst src/%.pyi,%,$(shell find src/vbdev/core -name '*.pyi')))
 # What leans on the libraries: declarations and their codecs, what pytest loads, columns, tables.
 LOWEST_TESTS := tests/config tests/rpc tests/testing tests/wire tests/core/test_batch.py tests/cli/test_commands.py
 # So many tests run beside each other, most of which wait. What measures a time has its turn alone.
@@ -73,6 +74,8 @@ lint: $(VENV)/release $(VENV)/tools
 	$(BIN)/ruff format --check
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint src  # it calls pycodestyle
 	$(BIN)/mypy
+	@$(BIN)/python -m mypy.stubtest $(COMPILED) --concise --ignore-missing-stub --ignore-disjoint-bases \
+	  --allowlist tests/floors/stubs_allowed.txt --ignore-unused-allowlist
 	$(BIN)/lint-imports
 
 generated: $(VENV)/release

@@ -1,6 +1,6 @@
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, final
 
 from vbdev.core.engine.batch import IOBatch
 from vbdev.core.engine.channel import Channel
@@ -9,6 +9,7 @@ from vbdev.vocab import Op, Status
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
+@final
 class BdevIO:
     offset_blocks: int
     result: int
@@ -64,6 +65,7 @@ class BdevIO:
     ) -> None: ...
     def __await__(self) -> Generator[Any, None, Status]: ...
 
+@final
 class ChildIO:
     offset_blocks: int
     num_blocks: int
@@ -81,6 +83,7 @@ class ChildIO:
     def detail(self) -> int: ...
     def __await__(self) -> Generator[Any, None, Status]: ...
 
+@final
 class Coroutines(IoOwner):
     channel: Channel
     def __init__(

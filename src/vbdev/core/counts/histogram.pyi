@@ -1,13 +1,14 @@
 from collections.abc import Sequence
+from typing import Self
 
 MAX_GRANULARITY: int
 
 class Histogram:
     min_ns: int
     max_ns: int
-    def __init__(
-        self, *, granularity: int = 7, min_ns: int = 0, max_ns: int = ..., ops: int = ...
-    ) -> None: ...
+    def __new__(
+        cls, *, granularity: int = 7, min_ns: int = 0, max_ns: int = ..., ops: int = ...
+    ) -> Self: ...
     @property
     def granularity(self) -> int: ...
     @property

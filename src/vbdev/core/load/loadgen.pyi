@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from vbdev.core.engine.channel import Channel
 from vbdev.core.engine.engine import Engine, IoOwner
@@ -46,9 +46,9 @@ class LoadGenerator(IoOwner):
 class CopyLimit:
     io_size: Final[int]
     queue_depth: Final[int]
-    def __init__(
-        self, size: int, io_size: int = 4096, queue_depth: int = 32, seed: int = 1
-    ) -> None: ...
+    def __new__(
+        cls, size: int, io_size: int = 4096, queue_depth: int = 32, seed: int = 1
+    ) -> Self: ...
     def run(self, num_ios: int, write: bool) -> None: ...
     def fill(self) -> None: ...
     @property

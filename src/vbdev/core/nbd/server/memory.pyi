@@ -1,7 +1,9 @@
 from collections.abc import Callable
+from typing import final
 
 from vbdev.core.engine.engine import Engine, IoOwner
 
+@final
 class NbdMemory:
     limit_bytes: int
     reserve_bytes: int
