@@ -403,6 +403,27 @@ def test_an_abort_ends_the_one_that_waits_for_its_lock():
         assert entry_of(made.stub).control.locks == []
 
 
+def test_an_abort_of_one_that_is_done_and_not_delivered_is_answered():
+    """Its parts have ended, and the control path has not said so yet: there is nothing to end."""
+    with stack() as made:
+        made.stub = made.disk(Abortable)
+        top = made.open("Disk")
+        swap = top.submit(Op.COMPARE_AND_WRITE, 5, 1, bytes(512), write_data=b"n" * 512)
+        made.pass_time(300)
+        for view in made.stub.held[0].data(Op.READ):
+            view[:] = bytes(len(view))
+        made.stub.complete()
+        made.pass_time(300)
+        assert made.stub.arrived[1:] == [(Op.WRITE, 5, 1)]
+        made.stub.complete()
+        made.engines[0].drain()  # and no message yet
+        assert not swap.done
+        late = top.submit(Op.ABORT, 0, 0, victim=swap)
+        made.pass_time(300)
+        assert (swap.status, late.status) == (Status.SUCCESS, Status.FAILED)
+        assert late.errno == errno.ENOENT
+
+
 @pytest.mark.rule("A.24.6", "A.24.5", "Dd.10")
 def test_a_read_that_fails_is_no_miscompare(bare):
     bare.stub.complete(None, Status.AIO_ERROR, errno.EREMOTEIO)
