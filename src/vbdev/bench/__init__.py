@@ -1,1 +1,1 @@
-"""What loads bdevs, and measures them: `load`."""
+"""What loads bdevs, and measures them: `load`; `results` is what was asked for, and measured."""

@@ -1,4 +1,5 @@
-"""From a socket to a call: `server` and `connection` carry requests, `dispatch` calls by name.
+"""From a socket to a call.
 
-`turns` says whose requests are started next, `socket_lock` who may have a socket's path.
+`rpc_server` and `rpc_connection` carry requests, `dispatch` calls by name, `turns` says whose
+requests are started next, `socket_lock` who may have a socket's path.
 """

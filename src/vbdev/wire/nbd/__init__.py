@@ -1,18 +1,18 @@
 """The NBD protocol without I/O: both halves of the handshake, and the transmission phase.
 
-    constants     numbers and limits, under the specification's names
-    errors        whose fault it was
-    events        what a handshake tells, and the values in it
-    buffer        bytes that are not understood yet
-    payloads      the data of options and replies, both ways
-    contexts      which metadata contexts a query selects
-    handshake     the state machine of both sides
-    server        options in, answers out
-    answers       those answers, as bytes
-    client        options out, results in
-    transmission  requests both ways, replies out
-    replies       replies in
-    pending       what a reply must bring, against what it brought
+    constants         numbers and limits, under the specification's names
+    errors            whose fault it was
+    events            what a handshake tells, and the values in it
+    buffer            bytes that are not understood yet
+    payloads          the data of options and replies, both ways
+    contexts          which metadata contexts a query selects
+    handshake         the state machine of both sides
+    server_handshake  options in, answers out
+    answers           those answers, as bytes
+    client_handshake  options out, results in
+    transmission      requests both ways, replies out
+    replies           replies in
+    pending           what a reply must bring, against what it brought
 
 The specification is doc/proto.md of NetworkBlockDevice/nbd; comments name its sections.
 """
