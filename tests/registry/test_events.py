@@ -142,7 +142,18 @@ def test_what_is_kept_of_a_bdev_is_there_from_its_registration_on(stack):
         stack.run(bare.quiesce(Null))
     bare.notify_blockcnt_change(16)
     assert (bare.num_blocks, bare.holders()) == (16, [])
+    assert (bare.descriptors, bare.channels()) == ([], [])
     disk = stack.disk(Null)
     assert entry_of(disk).bdev is disk
     top = stack.layer(layer(lambda _self, channel, ios: channel.base.submit(ios)))
     assert (entry_of(disk).depth, entry_of(top).depth) == (1, 2)
+
+
+def test_what_a_module_may_ask_about_itself(stack):
+    disk = stack.disk(Stub)
+    opened = stack.open("Disk")
+    assert disk.descriptors == [opened.descriptor]
+    assert disk.channels() == [opened.channel]
+    disk.ops = disk.ops - {Op.UNMAP}
+    disk.configure_channel(opened.channel)
+    assert opened.io(Op.UNMAP, 0, 1).errno == errno.EOPNOTSUPP

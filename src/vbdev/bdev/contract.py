@@ -410,6 +410,19 @@ class Bdev:
         """Say who has the bdev open."""
         return self.host.holders() if self.host is not None else []
 
+    @property
+    def descriptors(self) -> list[Opener]:
+        """Who has the bdev open."""
+        return self.host.openers if self.host is not None else []
+
+    def channels(self) -> list[Channel]:
+        """Return the channels that are open."""
+        return self.host.channels() if self.host is not None else []
+
+    def configure_channel(self, channel: Channel) -> None:
+        """Have a channel follow what the bdev says of itself by now. On the channel's thread."""
+        self._kept().reconfigure(channel)
+
     def refused_flags(self) -> int:
         """Return the flags whose promise this bdev can not keep."""
         return int(IoFlag.FUA) if self.write_cache and not self.fua else 0

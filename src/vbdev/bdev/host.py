@@ -55,9 +55,18 @@ class MediaEvent(NamedTuple):
 class Host(Protocol):
     """What keeps a registered bdev. On the control plane's reactor."""
 
+    openers: list[Opener]
+    """Who has the bdev open."""
+
     @property
     def state(self) -> BdevState:
         """Where the bdev is in its life."""
+
+    def channels(self) -> list[Channel]:
+        """Return the channels that are open."""
+
+    def reconfigure(self, channel: Channel) -> None:
+        """Configure a channel anew, on its own thread."""
 
     def holders(self) -> list[str]:
         """Say who has the bdev open."""
