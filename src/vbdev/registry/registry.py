@@ -230,6 +230,13 @@ class Registry:
             reactor=reactor,
         )
 
+    async def arrival(self, timeout_us: float) -> None:
+        """Wait until some bdev has come, or got a name, or the time is over.
+
+        BdevError ESHUTDOWN when the application ends meanwhile.
+        """
+        await self._table.arrival(timeout_us)
+
     # Deletion
 
     async def delete(self, name: str, kind: str) -> None:

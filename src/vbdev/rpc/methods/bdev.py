@@ -18,6 +18,7 @@ from vbdev.api.methods import (
 from vbdev.api.params import BdevName, Params, Uint64
 from vbdev.api.results import BdevInfo, StackEntry
 from vbdev.bdev import Bdev, BdevError, BdevParams, BdevState, VirtualBdevParams
+from vbdev.reactor.timers import MAX_DELAY_US
 from vbdev.registry import Registry
 from vbdev.rpc.methods.bdev_info import describe, stack
 from vbdev.rpc.methods.plane import Plane
@@ -45,12 +46,13 @@ async def get_bdevs(plane: Plane, params: GetBdevsParams) -> list[BdevInfo]:
                     found.append(describe(one))
                 await plane.registry.reactor.breathe()
         return found
-    waited_ms = 0
-    while ready(plane.registry, params.name) is None and waited_ms < params.timeout:
-        pause_ms = min(100, params.timeout - waited_ms)  # SPDK looks every 100 ms
-        await plane.registry.reactor.sleep(pause_ms * 1000)
-        waited_ms += pause_ms
-    bdev = ready(plane.registry, params.name)
+    clock = plane.registry.reactor.clock
+    give_up_ns = clock.now_ns() + params.timeout * 1_000_000
+    while (bdev := ready(plane.registry, params.name)) is None:
+        left_us = (give_up_ns - clock.now_ns()) / 1000
+        if left_us <= 0:
+            break
+        await plane.registry.arrival(min(left_us, MAX_DELAY_US))
     if bdev is not None:
         return [describe(bdev)]
     if params.timeout:
