@@ -16,7 +16,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from vbdev.core.base.clocks cimport coarse_ns, since_ns
+from vbdev.core.base.clocks cimport coarse_ns, monotonic_ns, since_ns
 from vbdev.core.base.types cimport (
     HAS_METADATA,
     IO_FAILED,
@@ -389,7 +389,7 @@ cdef class Delivery(Admission):
         cdef Py_ssize_t i = 0, n, end, kept = 0
         cdef size_t shown
         cdef uint8_t depth
-        cdef uint64_t now, blocked_ns = engine.blocked_ns, took_ns
+        cdef uint64_t now, blocked_ns = engine.blocked_ns, began_ns, took_ns
         cdef void *before
         if ios is None:
             ios = new_batch(engine)
@@ -403,14 +403,19 @@ cdef class Delivery(Admission):
         memcpy(<void *>ios.v, <void *>state.ready.v, shown * sizeof(void *))
         ios.n = shown
         # The end of one module's work is taken for the next one's beginning.
-        took_ns = coarse_ns() if engine.virtual else engine.turn_ns
+        began_ns = coarse_ns() if engine.virtual else engine.turn_ns
         before = engine.calling
         engine.calling = <void *>self
         result = call_module(&self.module_completed, <PyObject *>self, <PyObject *>ios)
         engine.calling = before
         # Nothing was added to `ready` meanwhile, since `drain` alone does that.
-        engine.turn_ns = now = engine.now_ns()
-        took_ns = since_ns(took_ns, coarse_ns() if engine.virtual else now)
+        if engine.virtual:
+            now = engine.virtual_ns
+            took_ns = since_ns(began_ns, coarse_ns())
+        else:
+            now = monotonic_ns()
+            took_ns = since_ns(began_ns, now)
+        engine.turn_ns = now
         if result == NULL:
             self._module_failed(state.ready.v, shown)
         else:
