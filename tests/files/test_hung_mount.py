@@ -21,7 +21,7 @@ from vbdev.api.errors import RpcError
 from vbdev.client import Client
 
 pytestmark = pytest.mark.skipif(not can_mount(), reason="mounting FUSE takes root and /dev/fuse")
-WAIT_S = 40
+WAIT_S = 60
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_an_open_file_whose_mount_hangs(start, mount, call, method):
     ends = call.aside(method, name="U0")
     wait_until(mount.held)
     assert call("bdev_get_bdevs", name="Malloc0")
-    assert end(process, within_s=40) in (0, 1)
+    assert end(process, within_s=WAIT_S) in (0, 1)
     assert len(ends) <= 1
 
 
@@ -174,7 +174,7 @@ def test_the_last_sync_hangs(start, mount, call, tmp_path, hard):
         process.send_signal(signal.SIGINT)
         assert process.wait(8) == 1
     else:
-        assert process.wait(40) == 1
+        assert process.wait(WAIT_S) == 1
         assert "could not be synced at the end" in (tmp_path / "log").read_text()
     assert "does not answer: uring bdev 'U0'" in (tmp_path / "log").read_text()
     assert mount.held() >= 1

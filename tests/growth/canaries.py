@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from vbdev.reactor.reactor import Reactor
-from vbdev.registry import Registry
+from vbdev.registry.names import Numbers
 from vbdev.targets.nbd import NbdServer
 
 
 def names_one_by_one() -> None:
     """Look for a free name from the first number on."""
 
-    def unused_name(self: Registry, prefix: str) -> str:
+    def unused(self: Numbers, prefix: str) -> str:
         number = 0
-        while self.find(name := f"{prefix}{number}") is not None:
+        while self._taken(name := f"{prefix}{number}"):
             number += 1
         return name
 
-    Registry.unused_name = unused_name  # type: ignore[method-assign]
+    Numbers.unused = unused  # type: ignore[method-assign]
 
 
 def a_look_at_all_clients() -> None:

@@ -104,6 +104,7 @@ class _Standing:
         late: Mapping[Bdev, Iterable[Creation]],
     ) -> None:
         self._above: dict[Bdev, list[VirtualBdev]] = {}
+        self._known: dict[Bdev, Ways] = {}
         self._table = table
         self._late = late
         self._examined = True
@@ -127,7 +128,7 @@ class _Standing:
             self._examined = False
         elif self._table.creations.of(bdev) is None:
             on_disk = True
-        if comes_back(self._table.creations, bdev):
+        if comes_back(self._table.creations, bdev, self._known):
             own, settings = _own_calls(bdev), [*qos_config(bdev), *histogram_config(bdev)]
             # What the module has been told may be for the next I/O, and not for who examines.
             if not self._examined and (own or (on_disk and settings)):
@@ -141,16 +142,33 @@ class _Standing:
             yield from self.on(layer, on_disk=on_disk)
 
 
-def comes_back(creations: Creations, bdev: Bdev) -> bool:
-    """Say whether a bdev is there when the configuration is loaded: no partition in memory is."""
-    return _comes_back(creations, bdev, found=False)
+Ways = frozenset[tuple[bool, bool]]
+"""Of each way from a bdev down: (the disk at its end keeps its data, something on it was found)."""
 
 
-def _comes_back(creations: Creations, bdev: Bdev, *, found: bool) -> bool:
-    if not isinstance(bdev, VirtualBdev):
-        return bdev.keeps_data or not found
-    found = found or creations.of(bdev) is None
-    return all(_comes_back(creations, base, found=found) for base in bdev.bases)
+def comes_back(creations: Creations, bdev: Bdev, known: dict[Bdev, Ways] | None = None) -> bool:
+    """Say whether a bdev is there when the configuration is loaded: no partition in memory is.
+
+    known: what was found out of other bdevs, for who asks of many.
+    """
+    ways = _ways_down(creations, bdev, {} if known is None else known)
+    return all(keeps_data or not found for keeps_data, found in ways)
+
+
+def _ways_down(creations: Creations, bdev: Bdev, known: dict[Bdev, Ways]) -> Ways:
+    ways = known.get(bdev)
+    if ways is None:
+        if isinstance(bdev, VirtualBdev):
+            found_here = creations.of(bdev) is None
+            ways = frozenset(
+                (keeps_data, found or found_here)
+                for base in bdev.bases
+                for keeps_data, found in _ways_down(creations, base, known)
+            )
+        else:
+            ways = frozenset({(bdev.keeps_data, False)})
+        known[bdev] = ways
+    return ways
 
 
 def _params(bdev: Bdev) -> dict[str, Any]:

@@ -256,7 +256,7 @@ class NbdServer:
         self._spared.discard(connection)
         self._deadlines.pop(connection, None)
         for export, future in list(self._waiting):
-            if not self._clients_of(export) and not future.done:
+            if not self._has_clients(export) and not future.done:
                 future.set_result(None)
 
     @property
@@ -267,6 +267,12 @@ class NbdServer:
     def _clients_of(self, export: Export | None) -> list[ExportClient]:
         """Return the connections of an export; of None, all that are not spared."""
         return list(self._connections - self._spared if export is None else export.connections)
+
+    def _has_clients(self, export: Export | None) -> bool:
+        """Whether there are any of `_clients_of`, without a look at each."""
+        if export is None:
+            return len(self._connections) > len(self._spared)
+        return bool(export.connections)
 
     async def _drain(self, export: Export | None) -> None:
         """Disconnect in order; those who take no replies are dropped after DRAIN_US."""
@@ -280,7 +286,7 @@ class NbdServer:
         timer = self.reactor.call_later(DRAIN_US, hurry)
         for connection in self._clients_of(export):
             connection.finish()
-        if not self._clients_of(export) and not drained.done:
+        if not self._has_clients(export) and not drained.done:
             drained.set_result(None)
         await drained
         timer.cancel()
