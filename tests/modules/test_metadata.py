@@ -373,6 +373,31 @@ def test_checks_and_metadata_travel_through_layers(made):
     assert got == bad
 
 
+class BlockByBlock(Passthru):
+    """Splits what is longer than a block."""
+
+    kind = "block_by_block"
+
+    def inherit(self):
+        super().inherit()
+        self.max_rw_size = 1
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_checks_are_left_out_of_each_piece(made, interleaved):
+    disk = Disk(made, {**LAYOUTS[0], "md_interleave": interleaved})
+    bad = disk.damaged(disk.damaged(disk.blocks(3, 4), 1), 3)
+    made.layer(BlockByBlock, "P0")
+    disk.opened.close()
+    disk.opened = made.open("P0")
+    assert media_error(disk.write(3, bad)) == GUARD
+    assert disk.write(3, bad, dif_check_flags_exclude_mask=DifCheck.GUARD).status == 1
+    assert media_error(disk.read(3, 4)[0]) == GUARD
+    request, got = disk.read(3, 4, dif_check_flags_exclude_mask=DifCheck.GUARD)
+    assert request.status == Status.SUCCESS
+    assert got == bad
+
+
 @pytest.mark.parametrize("cls", [Malloc, Null], ids=["malloc", "null"])
 @pytest.mark.parametrize(
     ("params", "what"),
