@@ -78,6 +78,16 @@ def test_an_open_that_waited_for_nothing(stack, timeout_ms):
     )
 
 
+def test_an_open_that_waits_for_longer_than_a_timer_can(stack):
+    task = open_later(stack, 1 << 62)
+    stack.settle()
+    stack.pass_time(1_000_000_000)
+    assert not task.done
+    stack.disk()
+    stack.settle()
+    task.result().close()
+
+
 @pytest.mark.rule("A.2.11")
 def test_an_open_that_does_not_wait(stack):
     task = open_later(stack, 0)

@@ -231,9 +231,9 @@ class Registry:
         )
 
     async def arrival(self, timeout_us: float) -> None:
-        """Wait until some bdev has come, or got a name, or the time is over.
+        """Wait until some bdev has come, or got a name, or the time is over, 100 s say.
 
-        BdevError ESHUTDOWN when the application ends meanwhile.
+        Look then, and wait again. BdevError ESHUTDOWN when the application ends meanwhile.
         """
         await self._table.arrival(timeout_us)
 

@@ -23,6 +23,10 @@ from vbdev.registry.options import BdevOptions
 __all__ = ["Table"]
 
 
+LONGEST_WAIT_US = 100_000_000
+"""What one timer is set for: somebody may ask for longer than a timer can be told."""
+
+
 class Table:
     """The bdevs of one application, in the order in which they were registered."""
 
@@ -123,10 +127,10 @@ class Table:
     # Who waits for a name
 
     async def arrival(self, timeout_us: float) -> None:
-        """Wait until some bdev has come, or got a name, or the time is over."""
+        """Wait until some bdev has come, or got a name; at most for so long, or LONGEST_WAIT_US."""
         future: Future[None] = Future()
         self._arrivals[future] = None
-        timer = self.reactor.call_later(timeout_us, lambda: wake(future))
+        timer = self.reactor.call_later(min(timeout_us, LONGEST_WAIT_US), lambda: wake(future))
         try:
             await future
         finally:

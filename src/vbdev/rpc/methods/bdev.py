@@ -18,7 +18,6 @@ from vbdev.api.methods import (
 from vbdev.api.params import BdevName, Params, Uint64
 from vbdev.api.results import BdevInfo, StackEntry
 from vbdev.bdev import Bdev, BdevError, BdevParams, BdevState, VirtualBdevParams
-from vbdev.reactor.timers import MAX_DELAY_US
 from vbdev.registry import Registry
 from vbdev.rpc.methods.bdev_info import describe, stack
 from vbdev.rpc.methods.plane import Plane
@@ -52,7 +51,7 @@ async def get_bdevs(plane: Plane, params: GetBdevsParams) -> list[BdevInfo]:
         left_us = (give_up_ns - clock.now_ns()) / 1000
         if left_us <= 0:
             break
-        await plane.registry.arrival(min(left_us, MAX_DELAY_US))
+        await plane.registry.arrival(left_us)
     if bdev is not None:
         return [describe(bdev)]
     if params.timeout:
