@@ -161,6 +161,7 @@ def test_an_open_file_whose_mount_hangs(start, mount, call, method):
     assert len(ends) <= 1
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("hard", [False, True])
 def test_the_last_sync_hangs(start, mount, call, tmp_path, hard):
     process = start("malloc:1MiB", "--nbd", "unix:n.sock")
