@@ -7,6 +7,8 @@ that there was one. Below a FUSE file system nbdkit writes down in which order t
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import re
 import subprocess
@@ -16,7 +18,7 @@ import pytest
 
 from support.clients import find, requires
 from support.file_syncs import fails, syncs_fail
-from vbdev.files import stable_writes
+from vbdev.files import access, stable_writes
 from vbdev.modules.aio import Aio
 from vbdev.modules.nbd.disk import Nbd
 from vbdev.testing import Stack
@@ -88,6 +90,44 @@ def test_where_it_is_kept_no_sync_is_needed(ring_stack, monkeypatch, magic):
         assert stack.service.engine.ring.submitted == before + 1
 
     stack.run(main())
+
+
+@pytest.mark.parametrize("where", ["here", "on FUSE"])
+@pytest.mark.parametrize("readonly", [False, True])
+def test_a_sync_comes_through_a_handle_of_the_files_own_mode(stack, request, where, readonly):
+    """A FUSE server may do nothing for one that was opened for reading; fuse2fs does."""
+    if where == "here":
+        path = stack.path(1 << 20)
+    else:
+        path = str(request.getfixturevalue("fuse_file").path)
+    geometry = stack.create(path, readonly=readonly)._geometry
+    assert geometry.may_hang is (where == "on FUSE")
+    again = access.opening_again(geometry).run()  # as another reactor does
+    try:
+        modes = [
+            fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+            for fd in (geometry.fd, geometry.sync_fd, again)
+        ]
+        assert modes == [os.O_RDONLY if readonly else os.O_RDWR] * 3
+    finally:
+        access.closing_copy(again, geometry).run()
+
+
+def test_a_file_that_nobody_may_open_for_writing_any_more_is_synced(stack, monkeypatch):
+    bdev = stack.create(stack.path(1 << 20))
+    opened = os.open
+
+    def refuse(path, flags, *more, **options):
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(path, flags, *more, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        again = access.opening_again(bdev._geometry).run()
+    os.pwrite(again, bytes(512), 0)  # the same description, then
+    os.fdatasync(again)
+    access.closing_copy(again, bdev._geometry).run()
 
 
 def test_without_o_direct_the_flag_is_not_sent(stack):

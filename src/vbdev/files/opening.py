@@ -386,11 +386,15 @@ def _check_size(where: str, size: int, block_size: int, logical: int) -> None:
 def open_again(fd: int) -> int:
     """Open the same file a second time: a write-back error is told once to each description.
 
-    Blocks.
+    For writing too where `fd` is: a FUSE server is told through which handle a sync comes, and
+    fuse2fs does nothing for one that was opened for reading. Blocks.
     """
+    mode = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
     try:
-        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # no /proc here: syncs then share the description with FUA writes
+        return os.open(f"/proc/self/fd/{fd}", mode | os.O_CLOEXEC)
+    except OSError:
+        # No /proc here, or nobody may open the file for writing any more: syncs then share the
+        # description with FUA writes.
         return os.dup(fd)
 
 
