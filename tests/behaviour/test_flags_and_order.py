@@ -62,6 +62,27 @@ def test_an_emulated_copy_keeps_fua(stack, fua):
     end(stack, disk, copy)
 
 
+def test_a_copy_onto_its_own_place_makes_it_stable(stack):
+    """Nothing changes, and what stands there may be in a cache."""
+    disk = stack.disk(Plain, num_blocks=8192, block_size=BLOCK)
+    top = stack.open("Disk")
+    plain = top.submit(Op.COPY, 8, 600, src_offset_blocks=8)
+    stack.settle()
+    assert plain.done
+    assert not disk.held
+    copy = top.submit(Op.COPY, 8, 600, src_offset_blocks=8, flags=IoFlag.FUA)
+    stable = set()
+    while not copy.done:
+        for held in writes_of(disk):
+            assert int(held.flags[0]) & IoFlag.FUA
+            first = int(held.offset_blocks[0])
+            stable.update(range(first, first + int(held.num_blocks[0])))
+        disk.complete()
+        stack.settle()
+    assert copy.status == Status.SUCCESS
+    assert stable == set(range(8, 608))
+
+
 class Narrow(Stub):
     """Takes a few blocks at once, of whatever it is."""
 

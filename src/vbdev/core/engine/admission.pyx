@@ -21,6 +21,7 @@ from vbdev.core.base.types cimport (
     CHILDREN_SPLIT,
     CHILDREN_ZERO,
     FLAG_FAST_ZERO,
+    FLAG_FUA,
     FLAG_ZCOPY_END,
     GATES_FOR_ALL,
     GATE_ALIGN,
@@ -306,7 +307,9 @@ cdef class Admission(Entered):
         if io.op == OP_COPY:
             if io.src_offset_blocks > num_blocks - io.num_blocks:
                 return self._end(io, IO_FAILED, EINVAL)
-            if io.num_blocks == 0 or io.src_offset_blocks == io.offset_blocks:
+            # Onto itself there is nothing to do, unless the blocks have to be stable afterwards.
+            if io.num_blocks == 0 or (
+                    io.src_offset_blocks == io.offset_blocks and not io.flags & FLAG_FUA):
                 return self._end(io, IO_SUCCESS, 0)
         elif io.op == OP_UNMAP:
             if io.num_blocks == 0:
