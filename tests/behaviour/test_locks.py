@@ -54,7 +54,7 @@ def finish(rig):
 
 
 def test_a_lock_that_waits_for_long_says_so_now_and_then(rig, caplog, monkeypatch):
-    monkeypatch.setattr(control, "SLOW_LOCK_NS", 10_000_000)
+    monkeypatch.setattr(control, "SLOW_LOCK_US", 10_000)
     request = write(rig.tops[0], 5)
     task = lock(rig, 4, 4)
     told = []

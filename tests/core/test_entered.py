@@ -24,8 +24,12 @@ def read(opened, n=0):
     return opened.submit(Op.READ, n, 1, bytearray(512))
 
 
+def nobody():
+    raise AssertionError("nobody waits")
+
+
 def asked(opened, offset=0, count=1024):
-    return opened.channel.outstanding_in(offset, count, True)
+    return opened.channel.outstanding_in(offset, count, True, nobody)
 
 
 @pytest.mark.parametrize("before", [0, 1, 5])
@@ -78,13 +82,13 @@ def test_one_that_is_sent_again_is_one():
         base = top.channel.base
         request = read(top)
         for _ in range(499):
-            assert base.outstanding_in(*EVERYTHING) == 1
+            assert base.outstanding_in(*EVERYTHING, nobody) == 1
             stub.complete()
             rig.settle()
         stub.complete()
         rig.settle()
         assert request.done
-        assert base.outstanding_in(*EVERYTHING) == 0
+        assert base.outstanding_in(*EVERYTHING, nobody) == 0
 
 
 def test_a_channel_that_nobody_asks_stops_noting_and_still_knows(rig):
@@ -136,3 +140,50 @@ def test_a_question_costs_what_the_channel_has(rig):
     after = min(cost() for _ in range(3))
     assert max(during, after) < 20 * before  # a search is 200 times as much
     rig.stub.complete()
+
+
+def test_who_waits_is_called_once_when_one_of_them_has_left(rig):
+    told = []
+
+    def tell():
+        told.append(rig.top.channel.in_module)
+
+    def fail():
+        raise ValueError("not the engine's fault")
+
+    for n in range(4):
+        read(rig.top, n)
+    read(rig.aside)
+    for callback in (tell, tell, fail):
+        rig.top.channel.call_when_left(callback)
+    read(rig.top, 4)  # nobody waits for it
+    for wanted, which in (([], [4]), ([2], [0, 1]), ([2], [0])):
+        rig.stub.complete(which)
+        rig.settle()
+        assert told == wanted
+    assert [str(error) for _, error, _ in rig.errors] == ["not the engine's fault"]
+    rig.errors.clear()
+    rig.top.channel.call_when_left(tell)
+    rig.other.complete()
+    rig.settle()
+    assert told == [2]
+    rig.stub.complete()
+    rig.settle()
+    assert told == [2, 0]
+
+
+def test_who_waits_for_blocks_is_called_for_these_alone(rig):
+    told = []
+    for n in range(4):
+        read(rig.top, n)
+    assert rig.top.channel.outstanding_in(1, 2, True, lambda: told.append(True)) == 2
+    rig.stub.complete([0, 3])
+    rig.settle()
+    assert told == []
+    rig.stub.complete([1])
+    rig.settle()
+    assert told == [True]
+    assert rig.top.channel.outstanding_in(0, 1, True, nobody) == 0
+    rig.stub.complete()
+    rig.settle()
+    assert told == [True]

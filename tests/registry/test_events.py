@@ -9,12 +9,14 @@ import errno
 import pytest
 
 from support.stack import Stack, Stub, layer
-from vbdev.bdev import BdevError
+from support.stack import stack as make_stack
+from vbdev.bdev import BASIC_OPS, BdevError, VirtualBdev
 from vbdev.bdev.entry import entry_of
+from vbdev.modules.malloc import Malloc
 from vbdev.modules.null import Null
 from vbdev.modules.passthru import Passthru
 from vbdev.reactor.task import Future, wake
-from vbdev.vocab import Op
+from vbdev.vocab import Op, Status
 
 
 @pytest.fixture
@@ -159,3 +161,157 @@ def test_what_a_module_may_ask_about_itself(stack):
     disk.ops = disk.ops - {Op.UNMAP}
     disk.configure_channel(opened.channel)
     assert opened.io(Op.UNMAP, 0, 1).errno == errno.EOPNOTSUPP
+
+
+# I/O under way
+
+
+@pytest.fixture(params=[1, 2], ids=["one reactor", "two reactors"])
+def held(request):
+    """A Stub that has what it is given, open on the control plane's reactor, and on the last."""
+    with make_stack(reactors=request.param) as made:
+        made.stub = made.disk(Stub)
+        made.tops = [made.open("Disk"), made.open("Disk", on=request.param - 1)]
+        yield made
+
+
+def ignore(_request):
+    pass
+
+
+def write(opened, offset):
+    return opened.submit(Op.WRITE, offset, 1, bytes(512))
+
+
+def complete_at(stub, block):
+    stub.complete(n for n, ios in enumerate(stub.held) if int(ios.offset_blocks[0]) == block)
+
+
+def test_a_lock_is_there_as_soon_as_what_it_waits_for_has_ended(held):
+    requests = [write(top, offset) for top in held.tops for offset in (3, 4, 5, 8)]
+    locking = held.reactor.spawn(entry_of(held.stub).control.lock(4, 4))
+    held.settle()
+    before = now(held)
+    for block in (8, 4, 5):
+        assert not locking.done
+        complete_at(held.stub, block)
+        held.settle()
+    assert (locking.done, now(held)) == (True, before)
+    assert [request.done for request in requests] == [False, True, True, True] * 2
+    held.stub.complete()
+    held.reactor.spawn(entry_of(held.stub).control.unlock(locking.result()))
+    held.settle()
+
+
+def test_a_lock_goes_on_as_soon_as_an_io_of_its_blocks_waits_for_one(stack):
+    """Whose coroutine has asked for a lock changes nothing until it has it."""
+    gate = Future()
+
+    class Locking(VirtualBdev):
+        kind = "locking"
+        ops = BASIC_OPS
+
+        async def handle(self, channel, io):
+            await gate
+            async with io.lock():
+                await io.forward()
+
+    stack.disk(Null)
+    top = stack.layer(Locking)
+    opened = stack.open(top.name)
+    request = write(opened, 4)
+    locking = stack.reactor.spawn(entry_of(top).control.lock(4, 4))
+    stack.settle()
+    before = now(stack)
+    assert not locking.done
+    wake(gate)
+    stack.settle()
+    assert (locking.done, request.done, now(stack)) == (True, False, before)
+    stack.reactor.spawn(entry_of(top).control.unlock(locking.result()))
+    stack.settle()
+    assert (request.done, now(stack)) == (True, before)
+
+
+def test_a_lock_that_nobody_waits_for_any_more_is_given_back_at_once(stack):
+    class Locking(VirtualBdev):
+        kind = "locking"
+        ops = BASIC_OPS | {Op.ABORT}
+
+        async def handle(self, channel, io):
+            if io.op != Op.READ:
+                return await io.forward()
+            async with io.lock():
+                return await io.forward()
+
+    disk = stack.disk(Stub)
+    top = stack.layer(Locking)
+    opened = stack.open(top.name)
+    written = write(opened, 4)
+    reading = opened.submit(Op.READ, 4, 1)
+    stack.settle()
+    before = now(stack)
+    assert len(entry_of(top).control.locks) == 1
+    opened.submit(Op.ABORT, victim=reading)
+    stack.settle()
+    assert (reading.status, written.done) == (Status.ABORTED, False)
+    assert (entry_of(top).control.locks, now(stack)) == ([], before)
+    disk.complete()
+    stack.settle()
+
+
+def test_a_reset_goes_on_as_soon_as_the_module_has_nothing_more(held):
+    held.stub.reset_io_drain_timeout = 5
+    requests = [write(top, 3) for top in held.tops]
+    reset = held.tops[0].submit(Op.RESET, 0, 0)
+    held.settle()
+    before = now(held)
+    held.stub.complete([0])
+    held.settle()
+    assert not reset.done
+    held.stub.complete([0], status=Status.NOMEM)  # taken back, to be tried again: and frozen
+    held.settle()
+    assert (reset.done, reset.status, now(held)) == (True, Status.SUCCESS, before)
+    assert all(request.done for request in requests)
+
+
+def test_a_base_is_let_go_as_soon_as_the_modules_own_io_has_ended(stack):
+    disk = stack.disk(Stub)
+    hold = stack.registry.hold(disk, "own", holder="own I/O")
+    own = [hold.descriptor.submit(Op.READ, n, 1, bytearray(512), callback=ignore) for n in range(2)]
+    giving = stack.reactor.spawn(hold.give())
+    stack.settle()
+    before = now(stack)
+    for n in range(2):
+        assert not giving.done
+        disk.complete([0])
+        stack.settle()
+        assert own[n].done
+    assert (giving.done, now(stack)) == (True, before)
+    assert entry_of(disk).openers == []
+
+
+def test_a_base_is_let_go_as_soon_as_a_zcopy_is_closed(stack):
+    disk = stack.disk(Malloc)
+    hold = stack.registry.hold(disk, "own", holder="own I/O")
+    own = hold.descriptor.submit(Op.ZCOPY, 0, 1, callback=ignore)
+    giving = stack.reactor.spawn(hold.give())
+    stack.settle()
+    before = now(stack)
+    assert own.done
+    assert not giving.done
+    hold.descriptor.zcopy_end(own, commit=False, callback=ignore)
+    stack.settle()
+    assert (giving.done, now(stack)) == (True, before)
+
+
+def test_a_descriptor_is_closed_as_soon_as_what_it_refuses_is_delivered(held):
+    opened = held.tops[1]
+    write(opened, 3)
+    held.settle()
+    held.stub.complete()
+    held.settle()
+    before = now(held)
+    opened.close()
+    held.settle()
+    assert opened.descriptor.closed
+    assert now(held) == before

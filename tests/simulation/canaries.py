@@ -111,7 +111,7 @@ def closes_what_it_counted_before():
 
     Descriptor._hold = count
     Descriptor._release = Descriptor._refuse = lambda _self, _reactor: 0
-    Descriptor._count_outstanding = lambda _self, _reactor: 0
+    Descriptor._count_outstanding = lambda _self, _left, _reactor: 0
 
 
 # In compiled code

@@ -87,6 +87,7 @@ def test_a_sync_that_failed_fails_for_every_reactor(file, caplog):
         io(app, descriptor, reactor, Op.WRITE, reactor.id, 1, bytes(BLOCK))
     two = app.reactors[1]
     path = descriptor.channels[two].context
+    app.wait_until(lambda: path.sync_fd >= 0)  # it is opened behind the first I/O
 
     def break_sync():
         # An fdatasync of a pipe is EINVAL.
@@ -112,7 +113,9 @@ def test_reactors_that_find_the_failure_at_once_tell_it_once(file, caplog):
     whole = {}
     for reactor in app.reactors:
         io(app, descriptor, reactor, Op.WRITE, reactor.id, 1, bytes(BLOCK))
-        fd = descriptor.channels[reactor].context.sync_fd
+        path = descriptor.channels[reactor].context
+        app.wait_until(lambda path=path: path.sync_fd >= 0)  # it is opened behind the first I/O
+        fd = path.sync_fd
         whole[fd] = os.dup(fd)
         reader, writer = os.pipe()
         os.dup2(reader, fd)

@@ -10,11 +10,13 @@ from vbdev.bdev.entry import entry_of
 from vbdev.bdev.host import BdevState, Opener
 from vbdev.bdev.iostat import IoTotals
 from vbdev.core.engine.channel import Channel
+from vbdev.reactor.event import Event
 from vbdev.reactor.questions import ReactorStoppedError
 from vbdev.reactor.reactor import Reactor
+from vbdev.reactor.task import Future
 from vbdev.vocab.errors import BdevError
 
-__all__ = ["after_each_channel", "for_each_channel", "gather_iostat"]
+__all__ = ["after_each_channel", "ask_drained", "drained", "for_each_channel", "gather_iostat"]
 
 
 async def for_each_channel(bdev: Bdev, function: Callable[[Channel], int | None]) -> int:
@@ -65,6 +67,60 @@ def after_each_channel(
 
     control: Reactor = bdev.reactor
     control.send_msg(lambda: control.spawn(walk(), f"channels of {bdev.name}"))
+
+
+async def drained(bdev: Bdev, *, at_most: int = 0, timeout_us: float | None = None) -> bool:
+    """Wait until the bdev's module has no more than `at_most` I/Os, of all channels.
+
+    Await it on the control plane's reactor. False: it has more at the end of so many microseconds.
+    Without a timeout it takes as long as the I/O does. BdevError ENODEV as `for_each_channel`.
+    """
+    control: Reactor = bdev.reactor
+    left = Event(control)
+    give_up_ns = 0 if timeout_us is None else control.clock.now_ns() + int(timeout_us * 1000)
+    counts: list[int] = []
+
+    def count(channel: Channel) -> None:
+        counts.append(channel.in_module)
+        if channel.in_module:
+            channel.call_when_left(left.set)
+
+    while True:
+        counts.clear()
+        await for_each_channel(bdev, count)
+        if sum(counts) <= at_most:
+            return True
+        if not give_up_ns:
+            await left.wait()
+            continue
+        left_us = (give_up_ns - control.clock.now_ns()) / 1000
+        if left_us <= 0:
+            return False
+        await left.wait(left_us)
+
+
+def ask_drained(
+    bdev: Bdev, reactor: Reactor, *, at_most: int, timeout_us: float | None = None
+) -> Future[bool]:
+    """For a module's RESET, which is one of those `at_most`: `drained`, to be awaited on `reactor`.
+
+    Where the bdev is gone, with its channels, nothing is left of their I/O.
+    """
+    answer: Future[bool] = Future()
+
+    async def wait() -> None:
+        ended = False
+        try:
+            ended = await drained(bdev, at_most=at_most, timeout_us=timeout_us)
+        except BdevError:
+            ended = True
+        finally:
+            reactor.send_msg(answer.set_result, ended)
+
+    control: Reactor = bdev.reactor
+    if not control.send_msg(lambda: control.spawn(wait(), f"drain of {bdev.name}")):
+        answer.set_exception(ReactorStoppedError(control))
+    return answer
 
 
 def _visit(

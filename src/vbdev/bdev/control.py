@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 
-from vbdev.bdev.channels import for_each_channel
+from vbdev.bdev.channels import drained, for_each_channel
 from vbdev.bdev.contract import Bdev
 from vbdev.bdev.locks import IoLock, RangeLock
 from vbdev.core.coroutine.runner import BdevIO
@@ -35,12 +34,8 @@ log = logging.getLogger(__name__)
 
 
 FAILED = (int(Status.FAILED), 0, 0)
-LOOK_AGAIN_US = 100
-"""How often outstanding I/O in a range that is being locked is looked for (SPDK: 100 us)."""
-SLOW_LOCK_NS = 10_000_000_000
+SLOW_LOCK_US = 10_000_000
 """After this long it is said what a lock waits for."""
-DRAIN_LOOK_US = 10_000
-"""How often, at the least, a RESET that lets I/O drain looks whether it has: at first sooner."""
 
 
 def abort_coroutines(channel: Channel) -> None:
@@ -163,12 +158,6 @@ class Control:
         if not waiting:
             del held.reactor.locals[self]
 
-    async def _sum(self, tell: Callable[[Channel], int]) -> int:
-        """Add up what `tell` returns for each channel, on its own thread."""
-        counts: list[int] = []
-        await for_each_channel(self._bdev, lambda channel: counts.append(tell(channel)))
-        return sum(counts)
-
     # RESET
 
     def _reset_arrived(self, held: Held) -> None:
@@ -209,22 +198,9 @@ class Control:
         """Freeze all channels, and do the work; return status, its detail and cdw0."""
         await for_each_channel(self._bdev, Channel.freeze)
         timeout_s = self._bdev.reset_io_drain_timeout
-        if timeout_s and await self._drained(timeout_s):
+        if timeout_s and await drained(self._bdev, timeout_us=timeout_s * 1_000_000):
             return int(Status.SUCCESS), 0, 0
         return await self._carry_out(self._resets[0])
-
-    async def _drained(self, timeout_s: int) -> bool:
-        """Wait until no module has I/O; False when it still has some at the end."""
-        reactor = self._bdev.reactor
-        give_up_ns = reactor.clock.now_ns() + timeout_s * 1_000_000_000
-        pause_us = LOOK_AGAIN_US
-        while True:
-            if not await self._sum(lambda channel: channel.in_module):
-                return True
-            if reactor.clock.now_ns() >= give_up_ns:
-                return False
-            await reactor.sleep(pause_us)
-            pause_us = min(2 * pause_us, DRAIN_LOOK_US)
 
     async def _carry_out(self, held: Held) -> tuple[int, int, int]:
         await for_each_channel(self._bdev, abort_coroutines)
@@ -282,7 +258,8 @@ class Control:
         quiesce: bool,
         own: tuple[int, int] = (0, 0),
     ) -> RangeLock:
-        return RangeLock(next(self._numbers), offset_blocks, num_blocks, quiesce=quiesce, own=own)
+        home, number = self._bdev.reactor, next(self._numbers)
+        return RangeLock(home, number, offset_blocks, num_blocks, quiesce=quiesce, own=own)
 
     async def take(self, lock: RangeLock) -> None:
         """Lock a range that nobody has locked yet; it is in force even where it was cancelled."""
@@ -292,13 +269,13 @@ class Control:
             await other.freed
         lock.active = True
         clock = self._bdev.reactor.clock
-        slow_ns = clock.now_ns() + SLOW_LOCK_NS
+        slow_ns = clock.now_ns() + SLOW_LOCK_US * 1000
         try:
             await for_each_channel(self._bdev, lock.apply)
             while not lock.cancelled and (under_way := await self._outstanding(lock)):
-                await self._bdev.reactor.sleep(LOOK_AGAIN_US)
+                await lock.left.wait(max(slow_ns - clock.now_ns(), 0) / 1000)
                 if clock.now_ns() >= slow_ns:
-                    slow_ns = clock.now_ns() + 6 * SLOW_LOCK_NS
+                    slow_ns = clock.now_ns() + 6 * SLOW_LOCK_US * 1000
                     log.warning(
                         "a lock of blocks waits for I/O under way bdev=%s offset_blocks=%d"
                         " num_blocks=%d ios=%d",
@@ -313,11 +290,14 @@ class Control:
         lock.held = True
 
     async def _outstanding(self, lock: RangeLock) -> int:
-        return await self._sum(
-            lambda channel: channel.outstanding_in(
-                lock.offset_blocks, lock.num_blocks, lock.quiesce
-            )
-        )
+        counts: list[int] = []
+
+        def count(channel: Channel) -> None:
+            where = lock.offset_blocks, lock.num_blocks, lock.quiesce
+            counts.append(channel.outstanding_in(*where, lock.left.set))
+
+        await for_each_channel(self._bdev, count)
+        return sum(counts)
 
     async def quiesce(self, offset_blocks: int, num_blocks: int) -> None:
         """Lock a range against everything; `unquiesce` finds it by its blocks."""

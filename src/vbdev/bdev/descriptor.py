@@ -19,17 +19,18 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from vbdev.bdev.contract import VirtualBdev
 from vbdev.bdev.entry import Entry
 from vbdev.bdev.host import BdevEvent, MediaEvent
 from vbdev.bdev.iostat import IoTotals
 from vbdev.bdev.paths import Path, State
-from vbdev.bdev.timeouts import IoTimeout, OverdueIo
+from vbdev.bdev.timeouts import IoTimeout, OverdueIo, check_seconds
 from vbdev.core.engine.channel import Channel
 from vbdev.core.engine.engine import Engine
 from vbdev.core.engine.requests import Request, Requests
+from vbdev.reactor.event import Event
 from vbdev.reactor.questions import ReactorStoppedError
 from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import Future
@@ -39,11 +40,6 @@ from vbdev.vocab.errors import BdevError, IoError
 __all__ = ["Descriptor"]
 
 log = logging.getLogger(__name__)
-
-REFUSED_LOOK_US: Final = 100
-"""How often a descriptor that is closed looks whether what it has refused has been delivered."""
-MAX_TIMEOUT_S: Final = 1 << 33
-"""So that it fits into 64 bits of ns."""
 
 
 class Descriptor:
@@ -338,9 +334,7 @@ class Descriptor:
         for reactor in [*others, here]:
             await self._ask(reactor, self._refuse)
         for reactor in [*others, here]:
-            # What has just been refused has still to be delivered: a turn, or two.
-            while await self._ask(reactor, self._count_outstanding):
-                await here.sleep(REFUSED_LOOK_US)
+            await self.drained(reactor)  # what has just been refused is to be delivered
             try:
                 await self._ask(reactor, self._close_here)
             except Exception as error:  # noqa: BLE001 - raised below, when all are closed
@@ -360,9 +354,20 @@ class Descriptor:
         with self._lock:
             return self._paths.get(reactor)
 
-    def _count_outstanding(self, reactor: Reactor) -> int:
+    async def drained(self, only: Reactor | None = None) -> None:
+        """Wait until nothing is outstanding, on any reactor or on `only`. On the descriptor's own.
+
+        It waits for the module's I/O, and for whoever has a ZCOPY open: for as long as these take.
+        What comes meanwhile is waited for too.
+        """
+        left = Event(self._reactor)
+        for reactor in self.channels if only is None else [only]:
+            while await self._ask(reactor, partial(self._count_outstanding, left)):
+                await left.wait()
+
+    def _count_outstanding(self, left: Event, reactor: Reactor) -> int:
         path = self._path_of(reactor)
-        return path.outstanding if path is not None else 0
+        return path.await_left(left.set) if path is not None else 0
 
     def _hold(self, attempt: int, reactor: Reactor) -> int:
         """Let nothing more in, and return what is under way: in one go, on the reactor's thread."""
@@ -411,11 +416,7 @@ class Descriptor:
         Nothing is aborted: that is for `callback(overdue)` to do. Later calls replace earlier
         ones. On the descriptor's reactor (SPDK: spdk_bdev_set_timeout).
         """
-        if not 0 <= seconds <= MAX_TIMEOUT_S:
-            raise BdevError(
-                errno.EINVAL,
-                f"bdev {self.bdev.name}: a timeout of {seconds} s; {MAX_TIMEOUT_S} s at most",
-            )
+        check_seconds(self.bdev.name, seconds)
         if self.closed:
             raise BdevError(errno.EBADF, f"descriptor of {self.bdev.name} is closed")
         self._end_timeout()
@@ -436,8 +437,7 @@ class Descriptor:
 
     def request_of(self, index: int) -> Request | None:
         """Return the request of the own reactor whose BdevIO has this number in the pool."""
-        with self._lock:
-            path = self._paths.get(self._reactor)
+        path = self._path_of(self._reactor)
         if path is None or path.requests is None:
             return None
         return path.requests.request_of(index)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from vbdev.core.coroutine.runner import BdevIO
 from vbdev.core.engine.channel import Channel
+from vbdev.reactor.event import Event
 from vbdev.reactor.questions import ReactorStoppedError
 from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import Future, wake
@@ -20,8 +21,8 @@ __all__ = ["IoLock", "RangeLock"]
 class RangeLock:
     """Blocks that only whoever holds the lock may change (SPDK: struct lba_range).
 
-    own: where the I/O is that holds it, as (offset_blocks, num_blocks): locks of others in there
-    wait for its end, so that this one does not wait for them.
+    home: the control reactor. own: where the I/O is that holds it, as (offset_blocks, num_blocks):
+    locks of others in there wait for its end, so that this one does not wait for them.
     """
 
     __slots__ = (
@@ -29,6 +30,7 @@ class RangeLock:
         "cancelled",
         "freed",
         "held",
+        "left",
         "num_blocks",
         "number",
         "offset_blocks",
@@ -38,6 +40,7 @@ class RangeLock:
 
     def __init__(
         self,
+        home: Reactor,
         number: int,
         offset_blocks: int,
         num_blocks: int,
@@ -55,6 +58,8 @@ class RangeLock:
         self.held = False
         """And what was under way has ended: it is whoever asked for it who has it."""
         self.cancelled = False
+        self.left = Event(home)
+        """Some of what was under way has ended, or it is cancelled."""
         self.freed: Future[None] = Future()
 
     def overlaps(self, other: RangeLock) -> bool:
@@ -144,6 +149,7 @@ class IoLock:
 
     def _give_back(self) -> None:
         self._lock.cancelled = True
+        self._lock.left.set()
         if self._is_held:
             self._home.spawn(self._free(), f"end of a lock of {self._control.name}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
 
 from vbdev.core.engine.channel import Channel
@@ -37,3 +38,11 @@ class Path:
         # A request may have left the channel and not been delivered yet, or be an open ZCOPY.
         in_flight = self.requests.in_flight if self.requests is not None else 0
         return max(self.channel.outstanding, in_flight)
+
+    def await_left(self, callback: Callable[[], object]) -> int:
+        """Return `outstanding`; call back when one has left the channel, or been delivered."""
+        if self.outstanding:
+            self.channel.call_when_left(callback)
+            if self.requests is not None:
+                self.requests.call_when_left(callback)
+        return self.outstanding

@@ -5,6 +5,7 @@ Nothing is aborted: the callback decides (SPDK: spdk_bdev_set_timeout).
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,13 +16,16 @@ from vbdev.core.engine.requests import Request
 from vbdev.reactor.poller import Poller
 from vbdev.reactor.reactor import Reactor
 from vbdev.vocab import Op
+from vbdev.vocab.errors import BdevError
 
-__all__ = ["LOOK_US", "IoTimeout", "OverdueIo"]
+__all__ = ["LOOK_US", "IoTimeout", "OverdueIo", "check_seconds"]
 
 log = logging.getLogger(__name__)
 
 LOOK_US: Final = 1_000_000
 """How often a descriptor with a timeout looks at its I/Os."""
+MAX_TIMEOUT_S: Final = 1 << 33
+"""So that it fits into 64 bits of ns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,14 @@ class OverdueIo:
     num_blocks: int
     age_ns: int
     request: Request | None
+
+
+def check_seconds(name: str, seconds: int) -> None:
+    """BdevError EINVAL for a timeout that is none."""
+    if not 0 <= seconds <= MAX_TIMEOUT_S:
+        raise BdevError(
+            errno.EINVAL, f"bdev {name}: a timeout of {seconds} s; {MAX_TIMEOUT_S} s at most"
+        )
 
 
 class IoTimeout:

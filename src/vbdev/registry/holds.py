@@ -24,9 +24,6 @@ from vbdev.vocab import ClaimType
 
 __all__ = ["BaseHold", "Holds"]
 
-LOOK_AGAIN_US = 1000
-"""How often a hold that ends looks whether the module's own I/O has ended."""
-
 
 class BaseHold:
     """One open and one claim of a base, shared. Made by `Registry.hold`, with one user: the caller.
@@ -98,7 +95,7 @@ class BaseHold:
             return
         try:
             while not await self._closed():
-                await self._reactor.sleep(LOOK_AGAIN_US)
+                await self.descriptor.drained()
         finally:
             if self._claim is ClaimType.EXCLUSIVE_WRITE:
                 release_bdev(self.base, self.module)

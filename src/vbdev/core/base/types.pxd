@@ -107,6 +107,7 @@ cdef enum:
     SLOW_RESULT = 2         # its result moves with its offset
     SLOW_UNCOUNTED = 4      # no counter sees it at `uncounted_depth`: its children are counted
     SLOW_DOUBTED = 8        # a READ that somebody ended without data: whether that can be
+    SLOW_AWAITED = 16       # somebody waits until it leaves a channel
 
 cdef enum:
     MAX_STACK_DEPTH = 80

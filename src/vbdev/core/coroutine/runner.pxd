@@ -18,7 +18,7 @@ cdef class BdevIO:
     cdef bint aborted                   # its coroutine is not run any more
     cdef bint running
     cdef public bint has_lock           # or has asked for one
-    cdef public bint rests              # waits for it
+    cdef bint resting                   # waits for it
     cdef int8_t final                   # how it is to end; PENDING: nobody has said
     cdef int32_t final_err
     cdef uint32_t final_cdw0

@@ -430,6 +430,18 @@ cdef class BdevIO:
             io.num_blocks if num_blocks is None else num_blocks,
             reads)
 
+    @property
+    def rests(self):
+        """Whether it waits for its lock. Who waits for I/Os of its channel does not for this one.
+        """
+        return self.resting
+
+    @rests.setter
+    def rests(self, bint rests):
+        self.resting = rests
+        if rests:
+            self.coroutines.channel.engine.awaited_left = True
+
     def complete(self, status=None, int errno=0, *, nvme=None, scsi=None, uint32_t cdw0=0):
         """End it now, as `IOBatch.complete` does; its coroutine may go on without it.
 
@@ -1178,7 +1190,7 @@ cdef class Coroutines(IoOwner):
 
     def rests(self, uint32_t index):
         """Whether an I/O waits for a lock, so that no other lock has to wait for it."""
-        return (<BdevIO>self.channel.s.in_hand[index]).rests
+        return (<BdevIO>self.channel.s.in_hand[index]).resting
 
     def hurry(self, uint32_t index):
         """Give the children of an I/O memory beyond the limit: others wait for its end."""

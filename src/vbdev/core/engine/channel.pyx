@@ -40,6 +40,7 @@ from vbdev.core.base.types cimport (
     NUM_ERROR_STATUSES,
     OP_READ,
     OP_WRITE,
+    SLOW_AWAITED,
     STAGE_ENTER,
     STAGE_MEMORY,
     STAGE_NOMEM,
@@ -611,11 +612,26 @@ cdef class Channel(Delivery):
             self._hand_to_control()
         return 0
 
-    def outstanding_in(self, uint64_t offset_blocks, uint64_t num_blocks, bint quiesce):
+    def call_when_left(self, callback):
+        """Call `callback()` once, from `drain`, when one of the I/Os under way here has left.
+
+        It may come for those of another channel of the engine too. Nothing under way: nobody calls.
+        The same callback is kept once. Costs what this channel has under way; those I/Os end one by
+        one, and others cost nothing.
+        """
+        cdef size_t i
+        if not self._gather():
+            raise MemoryError
+        for i in range(self.num_entered):
+            self.entered[i].io.slow |= SLOW_AWAITED
+        self.engine.when_left.add(callback)
+
+    def outstanding_in(self, uint64_t offset_blocks, uint64_t num_blocks, bint quiesce, callback):
         """Return how many I/Os are under way here that a lock of this range would hold up.
 
         The lock waits for them, so they wait for no memory any more: what holds it may wait for
-        the lock. Costs what this channel has under way: see entered.pyx.
+        the lock. callback: called as by `call_when_left` for these I/Os, where there are any.
+        Costs what this channel has under way: see entered.pyx.
         """
         cdef uint32_t d
         cdef bdev_io *io
@@ -643,7 +659,10 @@ cdef class Channel(Delivery):
             if touches(io.op, frame.offset_blocks, src, io.num_blocks,
                        offset_blocks, num_blocks, quiesce):
                 count += 1
+                io.slow |= SLOW_AWAITED
                 self.engine.children.hurry(io)
+        if count:
+            self.engine.when_left.add(callback)
         return count
 
     cdef int hurry_children(self, const bdev_io *io) except -1:

@@ -54,6 +54,8 @@ cdef class Engine(IoCore):
     cdef uint64_t sample_ns             # when the thread's run delay is to be sampled again
     cdef uint64_t walks                 # through what channels have under way
     cdef uint64_t turns                 # which channel with I/Os that wait comes first
+    cdef set when_left                  # callbacks, see `call_when_left`
+    cdef bint awaited_left              # one of those I/Os has left its channel, or rests
     cdef object check                   # see `watch_outstanding`
     cdef uint64_t check_period_ns
     cdef uint64_t check_ns
@@ -87,6 +89,7 @@ cdef class Engine(IoCore):
     cdef void forget_waiter(self, channel_state *s) noexcept nogil
     cdef int _check_outstanding(self) except -1
     cdef int _serve_io_waiters(self) except -1
+    cdef int _tell_left(self) except -1
     cdef int _failed_to_deliver(self) except -1
     cdef void _deliver_rest(self, IoOwner owner) noexcept nogil
     cdef int _raise_interruption(self) except -1

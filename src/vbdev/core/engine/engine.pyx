@@ -45,6 +45,7 @@ from vbdev.core.base.types cimport (
     OP_WRITE,
     OP_ZCOPY,
     OP_ZONE_APPEND,
+    SLOW_AWAITED,
     SLOW_RESULT,
     SLOW_UNCOUNTED,
     STAT_COPY,
@@ -271,6 +272,7 @@ cdef class Engine(IoCore):
         self.channels = set()
         self.owners = set()
         self.io_waiters = deque()
+        self.when_left = set()
         self.workers = deque()
         self.slice.virtual = virtual
         self.pool = <char *>mmap(
@@ -339,6 +341,17 @@ cdef class Engine(IoCore):
             self.check(self.turn_ns)
         except BaseException as error:
             self.report(self.check, error, 0)
+        return 0
+
+    cdef int _tell_left(self) except -1:
+        """Call those who wait until an I/O leaves a channel; they ask for the next one anew."""
+        callbacks, self.when_left = self.when_left, set()
+        self.awaited_left = False
+        for callback in callbacks:
+            try:
+                callback()
+            except BaseException as error:
+                self.report(callback, error, 0)
         return 0
 
     # The pool
@@ -484,7 +497,8 @@ cdef class Engine(IoCore):
         return self.has_done() or self.has_workers
 
     cdef bint has_done(self) noexcept nogil:
-        return self.done.n > 0 or self.children.due or self.interruption is not None
+        return (self.done.n > 0 or self.children.due or self.awaited_left
+                or self.interruption is not None)
 
     def drain(self):
         """Complete what is done: pop frames, run `completed`, deliver to owners.
@@ -585,6 +599,8 @@ cdef class Engine(IoCore):
             self.draining = False
             self.inside -= 1
         self.delivered += moved
+        if self.awaited_left:
+            self._tell_left()
         if self.broken is not None:
             self._report_broken()
         if self.interruption is not None:
@@ -862,6 +878,7 @@ cdef class Engine(IoCore):
         while io.bounce != NULL and io.bounce.depth == io.depth:
             self.unbounce(io)
         state.outstanding -= 1
+        self.awaited_left |= io.slow & SLOW_AWAITED != 0
         if io.slow & SLOW_UNCOUNTED and io.uncounted_depth == io.depth:
             io.depth -= 1
             return

@@ -161,9 +161,11 @@ cdef class Requests(IoOwner):
     """
 
     cdef dict pending
+    cdef set when_left
 
     def __init__(self, engine):
         self.pending = {}
+        self.when_left = set()
 
     def submit(self, Channel channel not None, int op, uint64_t offset_blocks,
                uint64_t num_blocks, data=None, *, callback=None, int flags=0,
@@ -276,6 +278,13 @@ cdef class Requests(IoOwner):
         """Return the request under way whose BdevIO has this number in its pool, or None."""
         return self.pending.get(index)
 
+    def call_when_left(self, callback):
+        """Call `callback()` once, from the loop, when one of those under way has been delivered.
+
+        Nothing under way: nobody calls. The same callback is kept once.
+        """
+        self.when_left.add(callback)
+
     def _pieces(self, data):
         if data is None:
             return []
@@ -348,6 +357,17 @@ cdef class Requests(IoOwner):
                     break
         finally:
             io_list_drop_front(&self.o.ready, taken)
+            if self.when_left:
+                self._tell_left()
+        return 0
+
+    cdef int _tell_left(self) except -1:
+        callbacks, self.when_left = self.when_left, set()
+        for callback in callbacks:
+            try:
+                callback()
+            except BaseException as error:
+                self.engine.report(self, error, 0)
         return 0
 
     cdef int _end(self, bdev_io *io) except -1:

@@ -140,7 +140,7 @@ class FileBdev(Bdev):
     def create_channel(self, channel: Channel) -> FilePath:
         """Go through the ring of the channel's reactor."""
         self._used = True
-        return self._service(channel).attach(self._file, self.name, self._geometry)
+        return self._service(channel).attach(self._file, self, self._geometry)
 
     def destroy_channel(self, channel: Channel) -> None:
         """Leave the reactor's ring."""

@@ -11,6 +11,8 @@ import logging
 import os
 import threading
 
+from vbdev.bdev import Bdev
+from vbdev.bdev.channels import ask_drained
 from vbdev.core.engine.batch import IOBatch
 from vbdev.core.engine.engine import Engine
 from vbdev.core.file.job import FileJob
@@ -20,7 +22,6 @@ from vbdev.files import access
 from vbdev.files.opening import FileGeometry
 from vbdev.modules.file.workers import NUM_OWN_WORKERS, NUM_WORKERS, Workers
 from vbdev.reactor.blocking import call_blocking, call_unheeded
-from vbdev.reactor.questions import ReactorStoppedError
 from vbdev.reactor.reactor import Reactor, Watch
 
 __all__ = ["NO_RING_VARIABLE", "FileService"]
@@ -37,9 +38,6 @@ REOPEN_US = 100_000
 """How long until a file is opened once more for its syncs, where that has failed."""
 NO_RING_VARIABLE = "VBDEV_NO_IO_URING"
 """Set in the environment, this keeps io_uring unused, as if the kernel forbade it."""
-
-RESET_LOOK_US = 500
-"""How often a RESET looks whether other reactors have ended what they had of its file."""
 
 _lock = threading.Lock()  # over the next two, which all reactors share
 _warned: set[str] = set()
@@ -93,7 +91,7 @@ class FileService:
             self._watch = reactor.watch(self.engine.ring.fd, readable=self.engine.reap)
         self._paths: dict[OpenFile, FilePath] = {}
         self._users: dict[FilePath, int] = {}
-        self._names: dict[OpenFile, str] = {}
+        self._bdevs: dict[OpenFile, Bdev] = {}
         self._own_sync_fds: dict[FilePath, tuple[int, FileGeometry]] = {}
 
     @classmethod
@@ -105,7 +103,7 @@ class FileService:
         assert isinstance(service, cls)
         return service
 
-    def attach(self, open_file: OpenFile, bdev_name: str, geometry: FileGeometry) -> FilePath:
+    def attach(self, open_file: OpenFile, bdev: Bdev, geometry: FileGeometry) -> FilePath:
         """Return this reactor's path to a file; all its channels to the bdev share one.
 
         The file's `sync_fd` is for the sync at the end. As long as there are paths nobody else
@@ -120,11 +118,11 @@ class FileService:
                 path = FilePath(self.engine, open_file, sync_fd if is_free else -1)
                 paths[self._reactor] = path
             self._paths[open_file] = path
-            self._names[open_file] = bdev_name
+            self._bdevs[open_file] = bdev
         self._users[path] = self._users.get(path, 0) + 1
         if path.sync_fd < 0 and self._users[path] == 1:
             # It may be over before this returns, and looks whether the path still has users.
-            name = f"second opening of bdev {bdev_name}'s file"
+            name = f"second opening of bdev {bdev.name}'s file"
             self._reactor.begin(self._give_sync_fd(path, geometry), name)
         return path
 
@@ -134,7 +132,7 @@ class FileService:
         Its syncs wait for that. They come to an end all the same: a try that fails fails those
         that wait by then, and the next one follows, as long as the path has users.
         """
-        what = f"opening the file of bdev {self._names[path.open_file]} again"
+        what = f"opening the file of bdev {self._bdevs[path.open_file].name} again"
         said = False
         while path in self._users:
             try:
@@ -182,7 +180,7 @@ class FileService:
                 del _paths[path.open_file]
         path.close()
         self._close_own(path)
-        del self._users[path], self._paths[path.open_file], self._names[path.open_file]
+        del self._users[path], self._paths[path.open_file], self._bdevs[path.open_file]
         if self._users:
             return
         del self._reactor.locals[self._key]
@@ -204,7 +202,7 @@ class FileService:
         log.critical(
             "sync failed, data written since the last FLUSH may be lost; every FLUSH and FUA fails"
             " until the bdev is deleted and created again bdev=%s errno=%d (%s)",
-            self._names[open_file],
+            self._bdevs[open_file].name,
             number,
             os.strerror(number),
         )
@@ -219,25 +217,14 @@ class FileService:
 
     def reset(self, path: FilePath, ios: IOBatch) -> None:
         """Complete RESETs once I/O on the file has ended, on other reactors too."""
-        self._reactor.spawn(self._reset(path, ios), f"reset of {self._names[path.open_file]}")
+        bdev = self._bdevs[path.open_file]
+        self._reactor.spawn(self._reset(path, ios, bdev), f"reset of {bdev.name}")
 
-    async def _reset(self, path: FilePath, ios: IOBatch) -> None:
-        with _lock:
-            peers = list(_paths[path.open_file].items())
+    async def _reset(self, path: FilePath, ios: IOBatch, bdev: Bdev) -> None:
         # The bdev layer lets nothing new in while a RESET is under way.
-        for reactor, peer in peers:
-            if reactor is not self._reactor:
-                while await _outstanding(reactor, peer):
-                    await self._reactor.sleep(RESET_LOOK_US)
+        await ask_drained(bdev, self._reactor, at_most=len(ios))
         path.reset(ios)
 
 
 def _key(only: OpenFile | None) -> object:
     return FileService if only is None else (FileService, only)
-
-
-async def _outstanding(reactor: Reactor, path: FilePath) -> int:
-    try:
-        return await reactor.ask(lambda: path.outstanding)
-    except ReactorStoppedError:
-        return 0

@@ -98,7 +98,7 @@ class Nbd(Bdev):
         try:
             self._take_geometry(who, server, info)
             self._remote = Remote(
-                self.name,
+                self,
                 server,
                 info,
                 RemoteDisk(

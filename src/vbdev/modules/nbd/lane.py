@@ -17,7 +17,8 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from vbdev.bdev import BdevError
+from vbdev.bdev import Bdev, BdevError
+from vbdev.bdev.channels import ask_drained
 from vbdev.core.engine.batch import IOBatch
 from vbdev.core.engine.engine import Engine
 from vbdev.core.nbd.client.link import NbdLink
@@ -45,7 +46,6 @@ LAST_PAUSE_US: Final = 5_000_000
 """Pauses between attempts: the first one, and what they grow to."""
 RESET_WAIT_US: Final = 5_000_000
 """How long a RESET waits for what the server has, before it gives the connections up."""
-RESET_LOOK_US: Final = 500
 EBB_US: Final = 5_000_000
 """How long a server that has closed its half of a connection is waited for, where it may still
 carry out writes that it will not answer."""
@@ -63,7 +63,7 @@ class Remote:
 
     def __init__(
         self,
-        name: str,
+        bdev: Bdev,
         server: Server,
         info: ExportInfo,
         core: RemoteDisk,
@@ -74,13 +74,15 @@ class Remote:
         timeout_s: int,
         on_size: Callable[[int], object],
     ) -> None:
-        self.name = name
+        self.bdev = bdev
+        self.name = bdev.name
         self.server = server
         self.info = info
         self.core = core
         self.connections = connections
         self.reconnect_delay_s = reconnect_delay_s
         self.timeout_s = timeout_s
+        self.resets = 0  # under way: what has no connection ends
         self._home = home
         self._on_size = on_size
         self._lock = threading.Lock()  # over the next one
@@ -194,6 +196,8 @@ class Lane:
 
     def on_change(self) -> None:
         """Follow the links' state."""
+        if self.remote.resets:
+            self.path.abort_waiting()  # a connection is gone, and what it had waits for another
         for seat in list(self._seats):
             self._look(seat)
         for seat in [one for one in self._ebbing if not one.link.ebbing]:
@@ -226,32 +230,35 @@ class Lane:
 
     async def _reset(self, ios: IOBatch) -> None:
         # The bdev layer lets nothing new in while a RESET is under way.
-        give_up_ns = self.reactor.clock.now_ns() + RESET_WAIT_US * 1000
-        left = 1
-        while left:
-            force = self.reactor.clock.now_ns() >= give_up_ns
-            left = 0
-            for lane in self.remote.lanes:
-                # One that has stopped has nothing more.
-                with contextlib.suppress(ReactorStoppedError):
-                    left += await self.reactor_of(lane, lane.drain, force)
-            if left:
-                await self.reactor.sleep(RESET_LOOK_US)
+        remote, at_most = self.remote, len(ios)
+        remote.resets += 1
+        try:
+            await self._each_lane(Lane.abort_waiting)
+            while not await ask_drained(
+                remote.bdev, self.reactor, at_most=at_most, timeout_us=RESET_WAIT_US
+            ):
+                await self._each_lane(Lane.give_up)
+        finally:
+            remote.resets -= 1
         self.path.finish_reset(ios)
 
-    async def reactor_of(self, lane: Lane, function: Callable[[bool], int], force: bool) -> int:
-        """Call a lane's function on its own reactor."""
-        if lane.reactor is self.reactor:
-            return function(force)
-        return await lane.reactor.ask(function, force)
+    async def _each_lane(self, function: Callable[[Lane], object]) -> None:
+        for lane in self.remote.lanes:
+            if lane.reactor is self.reactor:
+                function(lane)
+            else:
+                with contextlib.suppress(ReactorStoppedError):  # it has nothing more
+                    await lane.reactor.ask(function, lane)
 
-    def drain(self, force: bool) -> int:
-        """End what waits; with `force` also what the server has. Return what is outstanding."""
+    def abort_waiting(self) -> None:
+        """End what no connection has."""
         self.path.abort_waiting()
-        if force:
-            self.path.drop_all(errno.ECANCELED, "reset, and the server does not answer")
-            self.on_change()
-        return self.path.outstanding
+
+    def give_up(self) -> None:
+        """End what the server has too, and the connections with it."""
+        self.path.abort_waiting()
+        self.path.drop_all(errno.ECANCELED, "reset, and the server does not answer")
+        self.on_change()
 
     # Time
 
