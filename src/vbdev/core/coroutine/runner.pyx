@@ -440,7 +440,7 @@ cdef class BdevIO:
     def rests(self, bint rests):
         self.resting = rests
         if rests:
-            self.coroutines.channel.engine.awaited_left = True
+            self.coroutines.channel.engine.has_news = True
 
     def complete(self, status=None, int errno=0, *, nvme=None, scsi=None, uint32_t cdw0=0):
         """End it now, as `IOBatch.complete` does; its coroutine may go on without it.

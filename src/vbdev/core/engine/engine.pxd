@@ -55,7 +55,7 @@ cdef class Engine(IoCore):
     cdef uint64_t walks                 # through what channels have under way
     cdef uint64_t turns                 # which channel with I/Os that wait comes first
     cdef set when_left                  # callbacks, see `call_when_left`
-    cdef bint awaited_left              # one of those I/Os has left its channel, or rests
+    cdef bint has_news                  # for `_tell_news`, at the end of `drain`
     cdef object check                   # see `watch_outstanding`
     cdef uint64_t check_period_ns
     cdef uint64_t check_ns
@@ -90,6 +90,7 @@ cdef class Engine(IoCore):
     cdef int _check_outstanding(self) except -1
     cdef int _serve_io_waiters(self) except -1
     cdef int _tell_left(self) except -1
+    cdef int _tell_news(self) except -1
     cdef int _failed_to_deliver(self) except -1
     cdef void _deliver_rest(self, IoOwner owner) noexcept nogil
     cdef int _raise_interruption(self) except -1

@@ -343,10 +343,19 @@ cdef class Engine(IoCore):
             self.report(self.check, error, 0)
         return 0
 
+    cdef int _tell_news(self) except -1:
+        self.has_news = False
+        if self.when_left:
+            self._tell_left()
+        if self.broken is not None:
+            self._report_broken()
+        if self.interruption is not None:
+            self._raise_interruption()
+        return 0
+
     cdef int _tell_left(self) except -1:
         """Call those who wait until an I/O leaves a channel; they ask for the next one anew."""
         callbacks, self.when_left = self.when_left, set()
-        self.awaited_left = False
         for callback in callbacks:
             try:
                 callback()
@@ -497,8 +506,7 @@ cdef class Engine(IoCore):
         return self.has_done() or self.has_workers
 
     cdef bint has_done(self) noexcept nogil:
-        return (self.done.n > 0 or self.children.due or self.awaited_left
-                or self.interruption is not None)
+        return self.done.n > 0 or self.children.due or self.has_news
 
     def drain(self):
         """Complete what is done: pop frames, run `completed`, deliver to owners.
@@ -599,12 +607,8 @@ cdef class Engine(IoCore):
             self.draining = False
             self.inside -= 1
         self.delivered += moved
-        if self.awaited_left:
-            self._tell_left()
-        if self.broken is not None:
-            self._report_broken()
-        if self.interruption is not None:
-            self._raise_interruption()
+        if self.has_news:
+            self._tell_news()
         return moved or called or <Py_ssize_t>left  # what was left has moved before
 
     cdef int _failed_to_deliver(self) except -1:
@@ -826,6 +830,7 @@ cdef class Engine(IoCore):
                 channel = <object>state.object if state != NULL else None
                 if self.broken is None:
                     self.broken = {}
+                self.has_news = True
                 if len(self.broken) < MAX_BROKEN or (channel, what) in self.broken:
                     self.broken[channel, what] = self.broken.get((channel, what), 0) + 1
             except MemoryError:  # it fails without a word
@@ -878,7 +883,7 @@ cdef class Engine(IoCore):
         while io.bounce != NULL and io.bounce.depth == io.depth:
             self.unbounce(io)
         state.outstanding -= 1
-        self.awaited_left |= io.slow & SLOW_AWAITED != 0
+        self.has_news |= io.slow & SLOW_AWAITED != 0
         if io.slow & SLOW_UNCOUNTED and io.uncounted_depth == io.depth:
             io.depth -= 1
             return
@@ -907,6 +912,7 @@ cdef class Engine(IoCore):
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             if self.interruption is None:
                 self.interruption = error
+                self.has_news = True
             return
         if self.on_module_error is None:
             return
@@ -914,6 +920,7 @@ cdef class Engine(IoCore):
             self.on_module_error(source, error, n)
         except (KeyboardInterrupt, SystemExit) as stop:
             self.interruption = stop
+            self.has_news = True
         # What else the handler raises is printed, and takes no I/O with it.
 
     cdef void report_slow(self, channel, uint64_t ns) noexcept:
