@@ -6,6 +6,7 @@ stubs, so that types go one way too.
 
 import re
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,23 @@ def test_what_must_not_be_is_found(family, source):
         rooms.setdefault(family_of(place_of(path)), place_of(path))
     source = re.sub(r"{(.*?)}", lambda match: rooms[match[1]].replace("/", "."), source)
     assert len(faults(rooms[family], source)) == 1, source
+
+
+EXTERN = re.compile(r"^cdef extern from .*:\n((?:    .*\n|\n(?=    ))*)", re.MULTILINE)
+DECLARED = re.compile(r"^    (?:[\w *]*[ *])?(\w+)(?: \"\w+\")?\(", re.MULTILINE)
+
+
+def declared_functions(text):
+    """Names of the C functions that a room declares for itself; what it writes in C is not one."""
+    blocks = (re.sub(r'"""[\s\S]*?"""', "", block) for block in EXTERN.findall(text))
+    return {name for block in blocks for name in DECLARED.findall(block)}
+
+
+def test_a_c_function_is_declared_once():
+    """One place says what it takes and returns, and whether it needs the GIL."""
+    where = defaultdict(list)
+    for path in [*CORE.rglob("*.pyx"), *CORE.rglob("*.pxd")]:
+        for name in declared_functions(path.read_text()):
+            where[name].append(str(path.relative_to(CORE)))
+    assert {"mmap", "syscall", "PyObject_Vectorcall", "epoll_wait"} <= where.keys()
+    assert {name: paths for name, paths in where.items() if len(paths) > 1} == {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import re
 import subprocess
@@ -125,7 +126,8 @@ def test_a_file_that_nobody_may_open_for_writing_any_more_is_synced(stack, monke
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse)
         again = access.opening_again(bdev._geometry).run()
-    os.pwrite(again, bytes(512), 0)  # the same description, then
+    with mmap.mmap(-1, 4096) as data:  # aligned as direct I/O asks for
+        os.pwrite(again, data, 0)  # the same description, then
     os.fdatasync(again)
     access.closing_copy(again, bdev._geometry).run()
 

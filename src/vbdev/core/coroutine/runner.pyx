@@ -33,6 +33,18 @@ from libc.stdint cimport int32_t, int8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
+from vbdev.core.base.capi cimport (
+    PYGEN_NEXT,
+    PYGEN_RETURN,
+    PyCoro_CheckExact,
+    PyIter_Send,
+    PyObject,
+    PyObject_Vectorcall,
+    PySendResult,
+    Py_DECREF,
+    Py_INCREF,
+    Py_None,
+)
 from vbdev.core.base.clocks cimport since_ns
 from vbdev.core.base.types cimport (
     FLAG_PRACT,
@@ -98,20 +110,6 @@ cdef extern from *:
     """
     ctypedef PySendResult (*sendfunc)(PyObject *, PyObject *, PyObject **)
     void vbdev_set_send(type cls, sendfunc send)
-
-cdef extern from "Python.h":
-    ctypedef struct PyObject
-    ctypedef enum PySendResult:
-        PYGEN_RETURN
-        PYGEN_ERROR
-        PYGEN_NEXT
-    PyObject *Py_None
-    PySendResult PyIter_Send(PyObject *iter, PyObject *arg, PyObject **result) noexcept
-    PyObject *PyObject_Vectorcall(
-        PyObject *function, PyObject **args, size_t num_args, PyObject *names) noexcept
-    bint PyCoro_CheckExact(PyObject *object) noexcept
-    void Py_INCREF(PyObject *object) noexcept
-    void Py_DECREF(PyObject *object) noexcept
 
 cdef enum:
     SNAPSHOT = 128

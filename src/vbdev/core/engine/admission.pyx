@@ -13,6 +13,7 @@ or through `_end`.
 from libc.errno cimport EINVAL, ENODEV, ENOENT, ENOMEM, EOPNOTSUPP as ENOTSUP
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int8_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport abort
 
 from vbdev.core.base.types cimport (
     CHILDREN_ABORT,
@@ -86,9 +87,6 @@ from vbdev.core.counts.rates cimport qos_bytes, qos_kind
 from vbdev.core.engine.entered cimport Entered
 from vbdev.core.engine.turn cimport BYTES_PER_NS, slice_over
 
-
-cdef extern from "stdlib.h" nogil:
-    void abort()
 
 cdef enum:
     NOMEM_THRESHOLD_COUNT = 8           # as SPDK's

@@ -1,3 +1,6 @@
+from libc.stdlib cimport abort
+
+from vbdev.core.base.capi cimport Py_REFCNT
 from vbdev.core.base.types cimport (
     IO_DONE,
     IO_SUBMITTED,
@@ -15,13 +18,6 @@ from vbdev.core.base.types cimport (
 )
 from vbdev.core.memory.buffers cimport BufferPool
 from vbdev.core.memory.dif cimport dif_layout
-
-
-cdef extern from "stdlib.h" nogil:
-    void abort()
-
-cdef extern from "Python.h":
-    Py_ssize_t Py_REFCNT(object) noexcept
 
 
 # What a batch needs of the engine: where completed I/Os go, where buffers come from.

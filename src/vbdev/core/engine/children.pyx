@@ -18,6 +18,14 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memmove
 
+from vbdev.core.base.mapping cimport (
+    MAP_ANONYMOUS,
+    MAP_FAILED,
+    MAP_PRIVATE,
+    PROT_READ,
+    mmap,
+    munmap,
+)
 from vbdev.core.base.types cimport (
     CHILDREN_ABORT,
     CHILDREN_COMPARE,
@@ -79,12 +87,6 @@ from vbdev.core.memory.dif cimport (
     nvme_error_of,
 )
 
-
-cdef extern from "sys/mman.h" nogil:
-    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
-    int munmap(void *addr, size_t length)
-    int PROT_READ, MAP_PRIVATE, MAP_ANONYMOUS
-    void *MAP_FAILED
 
 cdef enum:
     MAX_CHILD_IOVS = 32         # as SPDK's BDEV_IO_NUM_CHILD_IOV

@@ -1,12 +1,7 @@
+from vbdev.core.base.capi cimport PyObject, vectorcallfunc
 from vbdev.core.base.types cimport bdev_io, size_t, uint64_t
 from vbdev.core.engine.admission cimport Admission
 from vbdev.core.engine.batch cimport IOBatch
-
-
-cdef extern from "Python.h":
-    ctypedef struct PyObject
-    ctypedef PyObject *(*vectorcallfunc)(
-        PyObject *callable_, PyObject *const *args, size_t num_args, PyObject *names) noexcept
 
 
 # A function of a module, ready to be called as (channel, ios).

@@ -16,6 +16,14 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from vbdev.core.base.capi cimport (
+    PY_VECTORCALL_ARGUMENTS_OFFSET,
+    PyObject,
+    PyObject_Vectorcall,
+    PyVectorcall_Function,
+    Py_DECREF,
+    Py_INCREF,
+)
 from vbdev.core.base.clocks cimport coarse_ns, monotonic_ns, since_ns
 from vbdev.core.base.types cimport (
     HAS_METADATA,
@@ -41,14 +49,6 @@ from vbdev.core.engine.batch cimport IOBatch, new_batch, only_mine
 from vbdev.core.engine.engine cimport Engine
 from vbdev.core.engine.turn cimport MOST_AT_ONCE
 
-
-cdef extern from "Python.h":
-    PyObject *PyObject_Vectorcall(
-        PyObject *function, PyObject *const *args, size_t num_args, PyObject *names) noexcept
-    vectorcallfunc PyVectorcall_Function(PyObject *function) noexcept
-    size_t PY_VECTORCALL_ARGUMENTS_OFFSET
-    void Py_DECREF(PyObject *object) noexcept
-    void Py_INCREF(PyObject *object) noexcept
 
 cdef extern from *:
     """

@@ -25,9 +25,20 @@ cimport cython
 from libc.errno cimport EIO
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport abort
 from libc.string cimport memset
 
 from vbdev.core.base.clocks cimport monotonic_ns, since_ns
+from vbdev.core.base.mapping cimport (
+    MAP_ANONYMOUS,
+    MAP_FAILED,
+    MAP_NORESERVE,
+    MAP_PRIVATE,
+    PROT_READ,
+    PROT_WRITE,
+    mmap,
+    munmap,
+)
 from vbdev.core.base.types cimport (
     FLAG_ZCOPY_END,
     FLAG_ZCOPY_POPULATE,
@@ -81,15 +92,6 @@ from vbdev.core.memory.buffers cimport class_bytes
 
 from vbdev.vocab import OP_NAMES
 
-
-cdef extern from "stdlib.h" nogil:
-    void abort()
-
-cdef extern from "sys/mman.h" nogil:
-    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
-    int munmap(void *addr, size_t length)
-    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
-    void *MAP_FAILED
 
 cdef extern from *:
     """

@@ -16,6 +16,7 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
+from vbdev.core.base.atomics cimport __ATOMIC_SEQ_CST, atomic_add_64, atomic_sub_64
 from vbdev.core.base.types cimport (
     FLAG_PRACT,
     FLAG_ZCOPY_COMMIT,
@@ -50,11 +51,6 @@ from vbdev.core.engine.engine cimport IoOwner
 from vbdev.core.engine.turn cimport CALL_NS, slice_over
 from vbdev.core.memory.domain cimport MemoryDomain
 
-
-cdef extern from *:
-    int __ATOMIC_SEQ_CST
-    uint64_t __atomic_fetch_add(uint64_t *at, uint64_t by, int order) nogil
-    uint64_t __atomic_fetch_sub(uint64_t *at, uint64_t by, int order) nogil
 
 cdef enum:
     CALLERS_FLAGS = IN_BYTES - 1
@@ -106,7 +102,7 @@ cdef class Request:
             PyBuffer_Release(&self.views[i])
         self.num_views = 0
         if self.domain is not None:
-            __atomic_fetch_sub(&self.domain.d.in_flight, 1, __ATOMIC_SEQ_CST)
+            atomic_sub_64(&self.domain.d.in_flight, 1, __ATOMIC_SEQ_CST)
             self.domain = None
         free(self.views)
         free(self.iovs)
@@ -215,7 +211,7 @@ cdef class Requests(IoOwner):
             expected = num_blocks * channel.s.data_block_size
         if memory_domain is not None:
             request.domain = memory_domain
-            __atomic_fetch_add(&memory_domain.d.in_flight, 1, __ATOMIC_SEQ_CST)
+            atomic_add_64(&memory_domain.d.in_flight, 1, __ATOMIC_SEQ_CST)
         pieces = self._pieces(data)
         more = self._pieces(write_data)
         self._attach(request, pieces, more, metadata, cmd, (FILLED >> op) & 1, memory_domain)

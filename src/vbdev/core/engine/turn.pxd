@@ -5,7 +5,7 @@
 # What does not fit into a slice goes on in the next turn's. A part always does at least one thing.
 
 from libc.stdint cimport uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport abort, calloc, free
 
 from vbdev.core.base.clocks cimport monotonic_ns
 from vbdev.core.base.types cimport bdev_io, owner_state
@@ -78,10 +78,6 @@ cdef struct fair_queue:
     fair_line *head         # whose turn is next
     fair_line *tail
     uint64_t n
-
-
-cdef extern from "stdlib.h" nogil:
-    void abort()
 
 
 cdef inline void fair_append(fair_queue *self, fair_line *line) noexcept nogil:

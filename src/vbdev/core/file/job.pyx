@@ -23,6 +23,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, strerror
 
 from vbdev.core.base.atomics cimport __ATOMIC_ACQUIRE, atomic_load_64, atomic_load_int
+from vbdev.core.base.calls cimport syscall
+from vbdev.core.base.mapping cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, mmap
 from vbdev.core.base.types cimport (
     FLAG_FAST_ZERO,
     FLAG_NO_HOLE,
@@ -42,10 +44,6 @@ from vbdev.core.file.uring_abi cimport (
     FALLOC_KEEP_SIZE,
     FALLOC_PUNCH_HOLE,
     FALLOC_ZERO_RANGE,
-    MAP_ANONYMOUS,
-    MAP_FAILED,
-    MAP_PRIVATE,
-    PROT_READ,
     RWF_DSYNC,
     SEEK_DATA,
     SEEK_HOLE,
@@ -57,11 +55,9 @@ from vbdev.core.file.uring_abi cimport (
     fstatfs,
     ioctl,
     lseek,
-    mmap,
     preadv,
     pwritev,
     statfs_answer,
-    syscall,
 )
 
 cdef enum:

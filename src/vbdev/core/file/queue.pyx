@@ -55,6 +55,7 @@ from libc.errno cimport (
 )
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int8_t, uint32_t, uint64_t
+from libc.stdlib cimport abort
 
 from vbdev.core.base.atomics cimport (
     __ATOMIC_ACQUIRE,
@@ -111,9 +112,6 @@ from vbdev.core.file.uring_abi cimport (
 )
 from vbdev.core.memory.buffers cimport SLAB_BYTES
 
-
-cdef extern from "stdlib.h" nogil:
-    void abort()
 
 cdef extern from "errno.h" nogil:
     int ECANCELED, EDQUOT

@@ -17,18 +17,23 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from vbdev.core.base.atomics cimport __ATOMIC_RELEASE, atomic_store_32
+from vbdev.core.base.calls cimport close, syscall
+from vbdev.core.base.mapping cimport (
+    MAP_FAILED,
+    MAP_POPULATE,
+    MAP_SHARED,
+    PROT_READ,
+    PROT_WRITE,
+    mmap,
+    munmap,
+)
 from vbdev.core.base.types cimport iovec
 from vbdev.core.file.uring_abi cimport (
     FEAT_FAST_POLL,
     FEAT_NODROP,
     FEAT_SINGLE_MMAP,
-    MAP_FAILED,
-    MAP_POPULATE,
-    MAP_SHARED,
     OFF_SQES,
     OFF_SQ_RING,
-    PROT_READ,
-    PROT_WRITE,
     REGISTER_BUFFERS2,
     REGISTER_BUFFERS_UPDATE,
     REGISTER_FILES,
@@ -42,13 +47,9 @@ from vbdev.core.file.uring_abi cimport (
     SYS_IO_URING_ENTER,
     SYS_IO_URING_REGISTER,
     SYS_IO_URING_SETUP,
-    close,
     files_update,
-    mmap,
-    munmap,
     rsrc_register,
     rsrc_update,
-    syscall,
     uring_cqe,
     uring_params,
     uring_sqe,

@@ -8,8 +8,6 @@ from vbdev.core.base.types cimport iovec
 
 
 cdef extern from "unistd.h" nogil:
-    long syscall(long number, ...)
-    int close(int fd)
     int fdatasync(int fd)
     int64_t lseek(int fd, int64_t offset, int whence)
     int SEEK_DATA, SEEK_HOLE
@@ -31,12 +29,6 @@ cdef extern from "sys/vfs.h" nogil:
 
 cdef extern from "sys/ioctl.h" nogil:
     int ioctl(int fd, unsigned long request, ...)
-
-cdef extern from "sys/mman.h" nogil:
-    void *mmap(void *addr, size_t length, int prot, int flags, int fd, int64_t offset)
-    int munmap(void *addr, size_t length)
-    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_POPULATE
-    void *MAP_FAILED
 
 cdef enum:
     RWF_DSYNC = 2

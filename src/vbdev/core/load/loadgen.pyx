@@ -25,6 +25,16 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from vbdev.core.base.clocks cimport since_ns
+from vbdev.core.base.mapping cimport (
+    MAP_ANONYMOUS,
+    MAP_FAILED,
+    MAP_NORESERVE,
+    MAP_PRIVATE,
+    PROT_READ,
+    PROT_WRITE,
+    mmap,
+    munmap,
+)
 from vbdev.core.base.types cimport (
     IO_SUCCESS,
     NUM_ERROR_STATUSES,
@@ -40,12 +50,6 @@ from vbdev.core.engine.channel cimport Channel
 from vbdev.core.engine.engine cimport IoOwner
 from vbdev.core.memory.buffers cimport MIN_BUFFER_SHIFT, NUM_CLASSES, class_bytes
 
-
-cdef extern from "sys/mman.h" nogil:
-    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
-    int munmap(void *addr, size_t length)
-    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
-    void *MAP_FAILED
 
 cdef extern from *:
     """

@@ -21,15 +21,13 @@ from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from libc.errno cimport ENOENT, errno
 from libc.stdint cimport int64_t, uint32_t
 
+from vbdev.core.base.calls cimport close
 from vbdev.core.base.clocks cimport monotonic_ns
 from vbdev.core.base.handover cimport gil_left, gil_wanted
 from vbdev.core.base.types cimport this_thread
 from vbdev.core.engine.engine cimport Engine
 from vbdev.core.engine.turn cimport CALL_NS, slice_begin, slice_over
 
-
-cdef extern from "unistd.h" nogil:
-    int close(int fd)
 
 cdef extern from "pythread.h" nogil:
     unsigned long PyThread_get_thread_ident()

@@ -15,12 +15,16 @@ it. Belongs to one thread.
 from libc.stddef cimport size_t
 from libc.stdint cimport uint64_t
 
+from vbdev.core.base.mapping cimport (
+    MAP_ANONYMOUS,
+    MAP_FAILED,
+    MAP_PRIVATE,
+    PROT_READ,
+    PROT_WRITE,
+    mmap,
+    munmap,
+)
 
-cdef extern from "sys/mman.h" nogil:
-    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
-    int munmap(void *addr, size_t length)
-    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS
-    void *MAP_FAILED
 
 cdef enum:
     CACHED_LARGE_LIMIT = 64 << 20

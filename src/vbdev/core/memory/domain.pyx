@@ -21,13 +21,8 @@ from vbdev.core.base.atomics cimport (
     atomic_store_64,
     atomic_sub_64,
 )
+from vbdev.core.base.mapping cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 
-
-cdef extern from "sys/mman.h" nogil:
-    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
-    int munmap(void *addr, size_t length)
-    int PROT_READ, PROT_WRITE, MAP_SHARED
-    void *MAP_FAILED
 
 cdef extern from "fcntl.h" nogil:
     int fcntl(int fd, int command, ...)

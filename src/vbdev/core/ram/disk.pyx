@@ -25,7 +25,31 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int8_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memmove, memset
 
+from vbdev.core.base.atomics cimport (
+    __ATOMIC_ACQUIRE,
+    __ATOMIC_RELAXED,
+    __ATOMIC_SEQ_CST,
+    atomic_add_64,
+    atomic_and_64,
+    atomic_fence,
+    atomic_load_64,
+    atomic_or_64,
+    atomic_sub_64,
+)
+from vbdev.core.base.calls cimport syscall
 from vbdev.core.base.handover cimport gil_left, gil_wanted
+from vbdev.core.base.mapping cimport (
+    MADV_DONTNEED,
+    MAP_ANONYMOUS,
+    MAP_FAILED,
+    MAP_NORESERVE,
+    MAP_PRIVATE,
+    PROT_READ,
+    PROT_WRITE,
+    madvise,
+    mmap,
+    munmap,
+)
 from vbdev.core.base.types cimport (
     FLAG_NO_HOLE,
     FLAG_ZCOPY_END,
@@ -70,27 +94,10 @@ from vbdev.core.memory.dif cimport (
 )
 
 
-cdef extern from "sys/mman.h" nogil:
-    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
-    int munmap(void *addr, size_t length)
-    int madvise(void *addr, size_t length, int advice)
-    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MADV_DONTNEED
-    void *MAP_FAILED
-
-cdef extern from "unistd.h" nogil:
-    long syscall(long number, ...)
-
 cdef extern from "sys/syscall.h":
     long SYS_mbind
 
 cdef extern from *:
-    int __ATOMIC_RELAXED, __ATOMIC_ACQUIRE, __ATOMIC_SEQ_CST
-    uint64_t __atomic_load_n(const uint64_t *at, int order) nogil
-    uint64_t __atomic_fetch_or(uint64_t *at, uint64_t bits, int order) nogil
-    uint64_t __atomic_fetch_and(uint64_t *at, uint64_t bits, int order) nogil
-    uint64_t __atomic_fetch_add(uint64_t *at, uint64_t by, int order) nogil
-    uint64_t __atomic_fetch_sub(uint64_t *at, uint64_t by, int order) nogil
-    void __atomic_thread_fence(int order) nogil
     int __builtin_ctzll(uint64_t bits) nogil
 
 cdef enum:
@@ -133,7 +140,7 @@ cdef int populate(char *at, uint64_t length) noexcept nogil:
     if errno != EINVAL:
         return errno
     while offset < length:  # before Linux 5.14
-        __atomic_fetch_or(<uint64_t *>(at + offset), 0, __ATOMIC_RELAXED)
+        atomic_or_64(<uint64_t *>(at + offset), 0, __ATOMIC_RELAXED)
         offset += PAGE_BYTES
     return 0
 
@@ -311,8 +318,8 @@ cdef class RamDisk(LongLeaf):
         if io.op == OP_ABORT:
             self._abort(engine, io)
         elif io.op == OP_RESET:
-            if __atomic_load_n(&self.long_ios, __ATOMIC_SEQ_CST):
-                __atomic_fetch_add(&self.resets, 1, __ATOMIC_SEQ_CST)
+            if atomic_load_64(&self.long_ios, __ATOMIC_SEQ_CST):
+                atomic_add_64(&self.resets, 1, __ATOMIC_SEQ_CST)
                 (<LongWork>engine.long_work).add(io, self)
             else:
                 finish_io(engine, io, IO_SUCCESS, 0)
@@ -322,7 +329,7 @@ cdef class RamDisk(LongLeaf):
                 slice_over(&engine.slice, self._step(engine, io))
                 if io.state != IO_SUBMITTED:
                     return
-            __atomic_fetch_add(&self.long_ios, 1, __ATOMIC_SEQ_CST)
+            atomic_add_64(&self.long_ios, 1, __ATOMIC_SEQ_CST)
             (<LongWork>engine.long_work).add(io, self)
         elif io.op == OP_ZCOPY:
             self._zcopy(io)
@@ -346,23 +353,23 @@ cdef class RamDisk(LongLeaf):
             finish_io(engine, io, IO_FAILED, EINVAL)
 
     cdef void _stop(self, Engine engine, bdev_io *io) noexcept nogil:
-        __atomic_fetch_sub(&self.long_ios, 1, __ATOMIC_SEQ_CST)
+        atomic_sub_64(&self.long_ios, 1, __ATOMIC_SEQ_CST)
         finish_io(engine, io, IO_ABORTED, 0)
 
     cdef uint64_t step(self, Engine engine, bdev_io *io) noexcept nogil:
         cdef uint64_t took
         if io.op == OP_RESET:
             # The others look at `resets`, on whatever reactor they are, and end.
-            if __atomic_load_n(&self.long_ios, __ATOMIC_SEQ_CST) == 0:
-                __atomic_fetch_sub(&self.resets, 1, __ATOMIC_SEQ_CST)
+            if atomic_load_64(&self.long_ios, __ATOMIC_SEQ_CST) == 0:
+                atomic_sub_64(&self.resets, 1, __ATOMIC_SEQ_CST)
                 finish_io(engine, io, IO_SUCCESS, 0)
             return SLICE_NS  # not again in this turn
-        if __atomic_load_n(&self.resets, __ATOMIC_SEQ_CST):
+        if atomic_load_64(&self.resets, __ATOMIC_SEQ_CST):
             self._stop(engine, io)
             return IO_NS
         took = self._step(engine, io)
         if io.state != IO_SUBMITTED:
-            __atomic_fetch_sub(&self.long_ios, 1, __ATOMIC_SEQ_CST)
+            atomic_sub_64(&self.long_ios, 1, __ATOMIC_SEQ_CST)
         return took
 
     cdef uint64_t _step(self, Engine engine, bdev_io *io) noexcept nogil:
@@ -605,15 +612,15 @@ cdef class RamDisk(LongLeaf):
         last = (offset + length - 1) >> PAGE_SHIFT
         # Who clears a bit zeroes the page afterwards: a bit that is found set here is not cleared
         # by anyone who has zeroed it before the data was there.
-        __atomic_thread_fence(__ATOMIC_SEQ_CST)
+        atomic_fence(__ATOMIC_SEQ_CST)
         while page <= last:
             word = page >> 6
             mask = bits_from(page & 63, min(last - (word << 6), <uint64_t>63))
-            if __atomic_load_n(&self.pages[word], __ATOMIC_ACQUIRE) & mask != mask:
-                __atomic_fetch_or(&self.pages[word], mask, __ATOMIC_SEQ_CST)
+            if atomic_load_64(&self.pages[word], __ATOMIC_ACQUIRE) & mask != mask:
+                atomic_or_64(&self.pages[word], mask, __ATOMIC_SEQ_CST)
             mask = <uint64_t>1 << (word & 63)
-            if not __atomic_load_n(&self.words[word >> 6], __ATOMIC_ACQUIRE) & mask:
-                __atomic_fetch_or(&self.words[word >> 6], mask, __ATOMIC_SEQ_CST)
+            if not atomic_load_64(&self.words[word >> 6], __ATOMIC_ACQUIRE) & mask:
+                atomic_or_64(&self.words[word >> 6], mask, __ATOMIC_SEQ_CST)
             page = (word + 1) << 6
 
     cdef void _unmark(self, uint64_t first, uint64_t last) noexcept nogil:
@@ -622,13 +629,13 @@ cdef class RamDisk(LongLeaf):
         while first < last:
             word = first >> 6
             mask = bits_from(first & 63, min(last - 1 - (word << 6), <uint64_t>63))
-            if __atomic_load_n(&self.pages[word], __ATOMIC_ACQUIRE) & mask:
-                __atomic_fetch_and(&self.pages[word], ~mask, __ATOMIC_SEQ_CST)
+            if atomic_load_64(&self.pages[word], __ATOMIC_ACQUIRE) & mask:
+                atomic_and_64(&self.pages[word], ~mask, __ATOMIC_SEQ_CST)
             first = (word + 1) << 6
             if mask == <uint64_t>-1 or (mask & 1 and last == self.num_pages and first >= last):
                 mask = <uint64_t>1 << (word & 63)
-                if __atomic_load_n(&self.words[word >> 6], __ATOMIC_ACQUIRE) & mask:
-                    __atomic_fetch_and(&self.words[word >> 6], ~mask, __ATOMIC_SEQ_CST)
+                if atomic_load_64(&self.words[word >> 6], __ATOMIC_ACQUIRE) & mask:
+                    atomic_and_64(&self.words[word >> 6], ~mask, __ATOMIC_SEQ_CST)
 
     cdef uint64_t _zero(self, bdev_io *io, uint64_t done, uint64_t length,
                         uint64_t *took) noexcept nogil:
@@ -659,7 +666,7 @@ cdef class RamDisk(LongLeaf):
         """Return of how many words from `word` on, up to `last`, all pages are zeroes for sure."""
         cdef uint64_t first = word, bits
         while word < last:
-            bits = __atomic_load_n(&self.words[word >> 6], __ATOMIC_SEQ_CST) >> (word & 63)
+            bits = atomic_load_64(&self.words[word >> 6], __ATOMIC_SEQ_CST) >> (word & 63)
             if bits:
                 word += __builtin_ctzll(bits)
                 break
@@ -668,7 +675,7 @@ cdef class RamDisk(LongLeaf):
                 break
         word = min(word, last)
         # Another thread may have cleared the bits and not zeroed the pages yet.
-        if __atomic_load_n(&self.zeroing, __ATOMIC_SEQ_CST):
+        if atomic_load_64(&self.zeroing, __ATOMIC_SEQ_CST):
             return 0
         return word - first
 
@@ -690,7 +697,7 @@ cdef class RamDisk(LongLeaf):
             return
         if offset + length == self.size:
             last = self.num_pages
-        __atomic_fetch_add(&self.zeroing, 1, __ATOMIC_SEQ_CST)
+        atomic_add_64(&self.zeroing, 1, __ATOMIC_SEQ_CST)
         if deallocate:
             self._unmark(first, last)
         if last > first and ((last - first) << PAGE_SHIFT) >= MADVISE_FROM and madvise(
@@ -701,7 +708,7 @@ cdef class RamDisk(LongLeaf):
                 memset(self.base + (last << PAGE_SHIFT), 0, offset + length - (last << PAGE_SHIFT))
         else:
             memset(self.base + offset, 0, length)
-        __atomic_fetch_sub(&self.zeroing, 1, __ATOMIC_SEQ_CST)
+        atomic_sub_64(&self.zeroing, 1, __ATOMIC_SEQ_CST)
         if not deallocate:
             self._mark_bytes(offset, length)
 
@@ -717,7 +724,7 @@ cdef class RamDisk(LongLeaf):
             page = (io.offset_blocks * self.block_size) >> PAGE_SHIFT
         while page < self.num_pages:
             word = page >> 6
-            bits = __atomic_load_n(&self.pages[word], __ATOMIC_ACQUIRE)
+            bits = atomic_load_64(&self.pages[word], __ATOMIC_ACQUIRE)
             bits = (bits if data else ~bits) >> (page & 63)
             looked += 1
             if bits:
@@ -725,7 +732,7 @@ cdef class RamDisk(LongLeaf):
                 break
             word += 1
             while data and word < self.num_words and looked < SEEK_STEP_WORDS:
-                bits = __atomic_load_n(&self.words[word >> 6], __ATOMIC_ACQUIRE) >> (word & 63)
+                bits = atomic_load_64(&self.words[word >> 6], __ATOMIC_ACQUIRE) >> (word & 63)
                 looked += 1
                 if bits:
                     word += __builtin_ctzll(bits)
