@@ -3,12 +3,14 @@
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from vbdev import __version__
 from vbdev.cli import main
 
 CONFIG = """{"subsystems": [{"subsystem": "bdev", "config": [{"method": "bdev_null_create",
@@ -229,3 +231,30 @@ def test_demo(client):
     done = vbdev("demo", "--client", client)
     assert "what was read back equals what was written, all 64 MiB" in done.stdout
     assert "the daemon has stopped, exit status 0" in done.stdout
+
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+class Interrupt:
+    def find_spec(name, *_more):
+        if name == "vbdev.cli.talk":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt)
+sys.argv[:] = ["vbdev", "--version"]
+runpy.run_module("vbdev", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_an_interrupt_while_it_is_imported(ignored):
+    """As of a program in C; nohup(1) and shells ignore it for what runs in the background."""
+    trap = "trap '' INT; " if ignored else ""
+    ended = subprocess.run(
+        ["sh", "-c", f'{trap}exec "$@"', "sh", sys.executable, "-c", INTERRUPTED],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    status, output = (0, f"vbdev {__version__}\n") if ignored else (-signal.SIGINT, "")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (status, output, "")
