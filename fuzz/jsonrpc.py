@@ -12,14 +12,14 @@ with atheris.instrument_imports(include=["vbdev"]):
     from vbdev.wire.jsonrpc import (
         MAX_REQUEST_BYTES,
         Batch,
-        Refusal,
+        Malformed,
         Request,
         ServerCodec,
         encode_error,
         encode_request,
     )
 
-Event = Request | Refusal | Batch
+Event = Request | Malformed | Batch
 
 
 def events(chunks: list[bytes]) -> list[Event]:
@@ -34,9 +34,9 @@ def events(chunks: list[bytes]) -> list[Event]:
     return found
 
 
-def check(event: Request | Refusal) -> None:
+def check(event: Request | Malformed) -> None:
     """Assert that it can be answered, and that a request survives the way back in."""
-    if isinstance(event, Refusal):
+    if isinstance(event, Malformed):
         json.loads(encode_error(event.id, event.code, event.message, event.data))
         return
     json.loads(encode_error(event.id, -1, ""))

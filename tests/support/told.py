@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from vbdev.rpc.methods import bdev_info
+from vbdev.rpc import bdev_info
 
 
 def as_json(result):

@@ -22,7 +22,7 @@ from vbdev.wire.jsonrpc import (
     PARSE_ERROR,
     Batch,
     ClientCodec,
-    Refusal,
+    Malformed,
     Request,
     Response,
     ServerCodec,
@@ -55,7 +55,7 @@ def brief(event):
     """Leave out texts and values that compare by identity."""
     if isinstance(event, Batch):
         return [brief(item) for item in event.requests]
-    if isinstance(event, Refusal):
+    if isinstance(event, Malformed):
         return (event.id, event.code, event.close)
     params = event.params
     return (event.id, event.method, repr(params))

@@ -2,5 +2,6 @@
 
 `serving` goes from a socket to the dispatcher, and knows no single method; `methods` has one room
 for each subject, which registers what it has with the dispatcher; `describing` says what there is:
-schema and help. What is declared is in `vbdev.api`, the other end in `vbdev.client`.
+schema and help; `bdev_info` is what is told of a bdev. What is declared is in `vbdev.api`, the
+other end in `vbdev.client`.
 """

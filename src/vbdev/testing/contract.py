@@ -26,7 +26,7 @@ import msgspec
 
 from vbdev.bdev import Bdev, BdevError, BdevEvent, VirtualBdev
 from vbdev.bdev.entry import entry_of
-from vbdev.rpc.methods.bdev_info import describe
+from vbdev.rpc.bdev_info import describe
 from vbdev.testing.stack import Opened, Stack
 from vbdev.testing.stub import Stub, gather, layer
 from vbdev.vocab import WRITE_OPS, IoFlag, Op, Status

@@ -33,7 +33,7 @@ __all__ = [
     "Batch",
     "ClientCodec",
     "Id",
-    "Refusal",
+    "Malformed",
     "Request",
     "Response",
     "ServerCodec",
@@ -82,8 +82,11 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """An error to answer with. With `close` nothing can follow: answer, then hang up."""
+class Malformed:
+    """What is no request, and the error to answer it with.
+
+    close: nothing can follow: answer, then hang up.
+    """
 
     id: Id
     code: int
@@ -96,7 +99,7 @@ class Refusal:
 class Batch:
     """Calls that came in one array and are answered in one. Never empty."""
 
-    requests: tuple[Request | Refusal, ...]
+    requests: tuple[Request | Malformed, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ class ServerCodec:
         if not self._closed:
             self._splitter.feed(data)
 
-    def next_event(self) -> Request | Batch | Refusal | None:
+    def next_event(self) -> Request | Batch | Malformed | None:
         """Return the next event, or None until more is fed."""
         if self._closed:
             return None
@@ -143,7 +146,7 @@ class ServerCodec:
             # A text that is whole but malformed says as little about where the next one begins
             # as one that is not: both end the stream.
             self._closed = True
-            return Refusal(None, PARSE_ERROR, "Parse error", str(error), close=True)
+            return Malformed(None, PARSE_ERROR, "Parse error", str(error), close=True)
         if isinstance(value, list):
             if not value:
                 return _invalid(None, "empty batch")
@@ -151,11 +154,11 @@ class ServerCodec:
         return _request(value)
 
 
-def _invalid(request_id: Id, reason: str) -> Refusal:
-    return Refusal(request_id, INVALID_REQUEST, "Invalid request", reason)
+def _invalid(request_id: Id, reason: str) -> Malformed:
+    return Malformed(request_id, INVALID_REQUEST, "Invalid request", reason)
 
 
-def _request(value: Any) -> Request | Refusal:
+def _request(value: Any) -> Request | Malformed:
     if not isinstance(value, dict):
         shown = repr(value) if isinstance(value, DuplicateKey) else "a request is an object"
         return _invalid(None, shown)

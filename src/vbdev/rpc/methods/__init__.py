@@ -1,8 +1,8 @@
 """The methods of the control plane, one room for each subject, and here the table of them all.
 
 Each room ends with its `METHODS`, whose handlers are functions of (plane, params). `plane` is what
-they work on, `bdev_info` what several of them tell of a bdev. What a module declares comes to the
-same dispatcher, by `bdev.register_module`.
+they work on; what several of them tell of a bdev is in `vbdev.rpc.bdev_info`. What a module
+declares comes to the same dispatcher, by `bdev.register_module`.
 """
 
 from __future__ import annotations

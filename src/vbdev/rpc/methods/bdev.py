@@ -19,7 +19,7 @@ from vbdev.api.params import BdevName, Params, Uint64
 from vbdev.api.results import BdevInfo, StackEntry
 from vbdev.bdev import Bdev, BdevError, BdevParams, BdevState, VirtualBdevParams
 from vbdev.registry import Registry
-from vbdev.rpc.methods.bdev_info import describe, stack
+from vbdev.rpc.bdev_info import describe, stack
 from vbdev.rpc.methods.plane import Plane
 from vbdev.rpc.serving.dispatch import Dispatcher
 from vbdev.rpc.serving.turns import long_answer

@@ -10,7 +10,7 @@ import msgspec
 from vbdev.api.methods import Method, failures
 from vbdev.api.params import BdevName, Params
 from vbdev.api.results import Holders
-from vbdev.rpc.methods.bdev_info import who_holds
+from vbdev.rpc.bdev_info import who_holds
 from vbdev.rpc.methods.plane import Plane
 from vbdev.rpc.serving.turns import long_answer
 

@@ -33,7 +33,7 @@ from vbdev.core.counts.histogram import Histogram
 from vbdev.core.engine.channel import Channel
 from vbdev.reactor.reactor import Reactor
 from vbdev.registry import Registry
-from vbdev.rpc.methods.bdev_info import iostat
+from vbdev.rpc.bdev_info import iostat
 from vbdev.rpc.methods.plane import Plane
 from vbdev.rpc.serving.turns import long_answer
 from vbdev.vocab import OP_NAMES

@@ -27,7 +27,7 @@ from vbdev.rpc.serving.turns import ClientTurns, long_answer
 from vbdev.wire.jsonrpc import (
     Batch,
     Id,
-    Refusal,
+    Malformed,
     Request,
     ServerCodec,
     batch_pieces,
@@ -277,7 +277,7 @@ class Connection:
         if isinstance(event, Batch):
             self._in_flight_bytes += size_bytes
             self._batch = _BatchRun(event, size_bytes)
-        elif isinstance(event, Refusal):
+        elif isinstance(event, Malformed):
             self._send([_refused(event)])
             self._no_more_input |= event.close
         else:
@@ -321,7 +321,7 @@ class Connection:
         self._finished([await self._answer(request)], size_bytes)
 
     async def _serve_in_batch(
-        self, batch: _BatchRun, place: int, request: Request | Refusal
+        self, batch: _BatchRun, place: int, request: Request | Malformed
     ) -> None:
         response = await self._answer(request)
         if len(response) > batch.left_bytes:
@@ -334,9 +334,9 @@ class Connection:
         else:
             self._finished(batch_pieces(batch.answers), batch.size_bytes)
 
-    async def _answer(self, request: Request | Refusal) -> bytes:
+    async def _answer(self, request: Request | Malformed) -> bytes:
         """Return the rendered response, empty where none is due or nobody is left. Never raises."""
-        if isinstance(request, Refusal):
+        if isinstance(request, Malformed):
             return _refused(request)
         try:
             result = await self._dispatcher.call(request.method, request.params)
@@ -445,5 +445,5 @@ def _too_long(request_id: Id, what: str) -> bytes:
     return encode_error(request_id, INTERNAL_ERROR, "Internal error", told)
 
 
-def _refused(refusal: Refusal) -> bytes:
+def _refused(refusal: Malformed) -> bytes:
     return encode_error(refusal.id, refusal.code, refusal.message, refusal.data)
