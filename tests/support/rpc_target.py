@@ -30,7 +30,7 @@ from vbdev.reactor.listen import ListenError
 from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import wake
 from vbdev.vocab.address import parse_address
-from vbdev.wire.jsonrpc import Batch, Refusal, Request, ServerCodec
+from vbdev.wire.jsonrpc import Batch, Malformed, Request, ServerCodec
 
 MAX_TURNS = 3000
 """How long a stream is served; only what waits for what does not come takes more."""
@@ -210,7 +210,7 @@ class RpcTarget:
         ]
         may_wait = sum(map(self._may_wait, expected))
         assert waiting <= may_wait, f"{waiting} requests have no answer"
-        refused = [event for event in expected if isinstance(event, Refusal) and event.close]
+        refused = [event for event in expected if isinstance(event, Malformed) and event.close]
         assert closed is bool(refused) or waiting
         due = sum(self._due(event) for event in expected)
         optional = sum(self._optional(event) for event in expected)
@@ -233,8 +233,8 @@ class RpcTarget:
     @staticmethod
     def _due(event):
         if isinstance(event, Batch):
-            return any(isinstance(r, Refusal) or not r.is_notification for r in event.requests)
-        return isinstance(event, Refusal) or not event.is_notification
+            return any(isinstance(r, Malformed) or not r.is_notification for r in event.requests)
+        return isinstance(event, Malformed) or not event.is_notification
 
     @staticmethod
     def _optional(event):
