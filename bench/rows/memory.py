@@ -8,7 +8,7 @@ from collections.abc import Generator
 from bench.figures import Goal, Sample
 from bench.runner import Plan, Row, Side, Work
 from bench.stacks import WARMUP_S, stacks
-from vbdev.core.load.loadgen import CopyLimit
+from vbdev.core.load.copy_limit import CopyLimit
 from vbdev.modules.malloc import Malloc, MallocParams
 
 __all__ = ["ROWS"]

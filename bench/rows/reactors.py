@@ -23,7 +23,7 @@ from bench.figures import Goal, Role, Sample
 from bench.rows.files import disk_file
 from bench.runner import Plan, Row, Side, Work
 from bench.servers import SIZE_BYTES, Server, absent, start, vbdev
-from vbdev.core.load.loadgen import CopyLimit
+from vbdev.core.load.copy_limit import CopyLimit
 
 __all__ = ["ROWS"]
 

@@ -4,7 +4,7 @@ import pytest
 
 from vbdev.bench.load import BenchParams, run
 from vbdev.core.engine.engine import Engine
-from vbdev.core.load.loadgen import CopyLimit
+from vbdev.core.load.copy_limit import CopyLimit
 from vbdev.modules.malloc import Malloc, MallocParams
 from vbdev.reactor.reactor import Reactor
 from vbdev.registry import Registry

@@ -17,7 +17,7 @@ OTHERS = {
     # it can punch are asked for.
     "file/job.pyx": 3,
     # What is measured beside, on a thread of its own.
-    "load/loadgen.pyx": 2,
+    "load/copy_limit.pyx": 2,
     # Memory that is taken up at a creation is, on a thread beside the reactor.
     "ram/disk.pyx": 1,
 }

@@ -8,3 +8,9 @@ cdef extern from "sys/mman.h" nogil:
     int MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MAP_POPULATE
     int MADV_DONTNEED
     void *MAP_FAILED
+
+
+cdef inline char *map_memory(size_t length, int protection, int flags) noexcept nogil:
+    """Return private memory that is all zeroes, or NULL. The caller's, to `munmap`."""
+    cdef void *base = mmap(NULL, length, protection, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0)
+    return NULL if base == MAP_FAILED else <char *>base

@@ -14,18 +14,11 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-
-cdef extern from *:
-    """
-    #define vbdev_bit_length(value) ((value) ? 64 - __builtin_clzll(value) : 0)
-    """
-    uint32_t bit_length "vbdev_bit_length"(uint64_t value) nogil
-
 MAX_GRANULARITY = 16
 
 
 cdef inline uint32_t range_of(uint32_t granularity, uint64_t value) noexcept nogil:
-    cdef uint32_t bits = bit_length(value)
+    cdef uint32_t bits = log2_floor(value) + 1 if value else 0
     return bits - granularity if bits > granularity else 0
 
 
@@ -34,21 +27,6 @@ cdef inline uint64_t start_of(uint32_t granularity, uint32_t range_, uint64_t in
     if range_ == 0:
         return index
     return (<uint64_t>1 << (range_ + granularity - 1)) + (index << (range_ - 1))
-
-
-cdef void histogram_tally(histogram_data *h, uint64_t value, uint64_t count) noexcept nogil:
-    cdef uint32_t range_ = range_of(h.granularity, value)
-    cdef uint64_t mask = (<uint64_t>1 << h.granularity) - 1
-    cdef uint64_t index
-    if range_ < h.min_range:
-        range_ = h.min_range
-        index = 0
-    elif range_ > h.max_range:
-        range_ = h.max_range
-        index = mask
-    else:
-        index = (value >> (range_ - 1 if range_ else 0)) & mask
-    h.buckets[(<uint64_t>(range_ - h.min_range) << h.granularity) + index] += count
 
 
 cdef class Histogram:
@@ -72,8 +50,10 @@ cdef class Histogram:
         self.h.ops = ops
         self.min_ns = min_ns
         self.max_ns = max_ns
-        self.h.min_range = range_of(granularity, min_ns)
-        self.h.max_range = range_of(granularity, max_ns - 1)
+        self.first_range = range_of(granularity, min_ns)
+        self.last_range = range_of(granularity, max_ns - 1)
+        self.h.first = <uint64_t>self.first_range << granularity
+        self.h.last = (<uint64_t>(self.last_range + 1) << granularity) - 1
         self.h.buckets = <uint64_t *>calloc(self.size(), sizeof(uint64_t))
         if self.h.buckets == NULL:
             raise MemoryError(f"no memory for {self.size()} buckets")
@@ -82,7 +62,7 @@ cdef class Histogram:
         free(self.h.buckets)
 
     cdef size_t size(self) noexcept nogil:
-        return <size_t>(self.h.max_range - self.h.min_range + 1) << self.h.granularity
+        return self.h.last - self.h.first + 1
 
     @property
     def granularity(self):
@@ -92,12 +72,12 @@ cdef class Histogram:
     @property
     def min_range(self):
         """The first range kept."""
-        return self.h.min_range
+        return self.first_range
 
     @property
     def max_range(self):
         """The last range kept."""
-        return self.h.max_range
+        return self.last_range
 
     @property
     def ops(self):
@@ -112,8 +92,8 @@ cdef class Histogram:
     def same_layout(self, Histogram other not None):
         """Whether the two have the same buckets, of the same I/O types."""
         return (other.h.granularity == self.h.granularity
-                and other.h.min_range == self.h.min_range
-                and other.h.max_range == self.h.max_range and other.h.ops == self.h.ops)
+                and other.h.first == self.h.first
+                and other.h.last == self.h.last and other.h.ops == self.h.ops)
 
     @property
     def total(self):
@@ -144,6 +124,22 @@ cdef class Histogram:
         """Return the counts, 8 bytes each in the machine's order, the lowest bucket first."""
         return PyBytes_FromStringAndSize(<char *>self.h.buckets, self.size() * sizeof(uint64_t))
 
+    cdef uint64_t middle_at(self, uint64_t rank) noexcept nogil:
+        """Return the middle of the bucket that has the rank-th latency from below, from 1 on.
+
+        Of the last bucket, where there are not so many.
+        """
+        cdef size_t at = 0, last = self.size() - 1
+        cdef uint64_t seen = self.h.buckets[0]
+        cdef uint32_t range_
+        while seen < rank and at < last:
+            at += 1
+            seen += self.h.buckets[at]
+        range_ = self.first_range + <uint32_t>(at >> self.h.granularity)
+        return start_of(
+            self.h.granularity, range_, at & ((<size_t>1 << self.h.granularity) - 1)
+        ) + (<uint64_t>1 << (range_ - 1) >> 1 if range_ else 0)
+
     def counts(self):
         """Return [(start_ns, end_ns, count)] of the buckets that have one, the lowest first.
 
@@ -153,7 +149,7 @@ cdef class Histogram:
         cdef uint32_t range_
         cdef size_t at = 0
         found = []
-        for range_ in range(self.h.min_range, self.h.max_range + 1):
+        for range_ in range(self.first_range, self.last_range + 1):
             for index in range(<uint64_t>1 << self.h.granularity):
                 if self.h.buckets[at]:
                     found.append((

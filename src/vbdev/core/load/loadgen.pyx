@@ -25,16 +25,6 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from vbdev.core.base.clocks cimport since_ns
-from vbdev.core.base.mapping cimport (
-    MAP_ANONYMOUS,
-    MAP_FAILED,
-    MAP_NORESERVE,
-    MAP_PRIVATE,
-    PROT_READ,
-    PROT_WRITE,
-    mmap,
-    munmap,
-)
 from vbdev.core.base.types cimport (
     IO_SUCCESS,
     NUM_ERROR_STATUSES,
@@ -45,31 +35,25 @@ from vbdev.core.base.types cimport (
     OP_WRITE_ZEROES,
     bdev_io,
 )
+from vbdev.core.counts.histogram cimport Histogram, histogram_tally
 from vbdev.core.engine.batch cimport IOBatch, new_batch, only_mine
 from vbdev.core.engine.channel cimport Channel
 from vbdev.core.engine.engine cimport IoOwner
+from vbdev.core.load.patterns cimport (
+    below,
+    fill_random,
+    mix64,
+    next_random,
+    pattern_key,
+    pattern_word,
+)
 from vbdev.core.memory.buffers cimport MIN_BUFFER_SHIFT, NUM_CLASSES, class_bytes
 
 
-cdef extern from *:
-    """
-    typedef unsigned __int128 vbdev_u128;
-    """
-    ctypedef unsigned long long u128 "vbdev_u128"
-
-cdef extern from *:
-    """
-    #define vbdev_log2(value) (63 - __builtin_clzll(value))
-    """
-    int log2_floor "vbdev_log2"(uint64_t value) noexcept nogil
-
 cdef enum:
-    SUB_BUCKET_BITS = 6
-    SUB_BUCKETS = 1 << SUB_BUCKET_BITS
-    # Values below SUB_BUCKETS have a bucket each; every power of two above has SUB_BUCKETS.
-    NUM_BUCKETS = (64 - SUB_BUCKET_BITS + 1) * SUB_BUCKETS
     WINDOW = 8                      # regions a verifying lane writes before it reads them back
     POISON = 0xA5                   # what a buffer holds before a verifying READ
+    GRANULARITY = 6                 # of the latencies: what its bucket says is within 1 in 128
     BUFFER_ALIGNMENT = 1 << MIN_BUFFER_SHIFT
     MISMATCH_WORDS = 2              # of what was expected and found, in a report
     MISMATCH_BYTES = MISMATCH_WORDS * 8
@@ -95,58 +79,6 @@ cdef struct verify_lane:
     uint32_t size
     uint32_t index
     bint reading
-
-
-cdef inline uint64_t mix64(uint64_t value) noexcept nogil:
-    # splitmix64's finisher: every bit of the input changes half of the output.
-    value = (value ^ (value >> 30)) * <uint64_t>0xbf58476d1ce4e5b9
-    value = (value ^ (value >> 27)) * <uint64_t>0x94d049bb133111eb
-    return value ^ (value >> 31)
-
-
-cdef inline uint64_t next_random(uint64_t *state) noexcept nogil:
-    # xorshift64*; the state is never 0.
-    cdef uint64_t x = state[0]
-    x ^= x >> 12
-    x ^= x << 25
-    x ^= x >> 27
-    state[0] = x
-    return x * <uint64_t>0x2545f4914f6cdd1d
-
-
-cdef inline uint64_t below(uint64_t random, uint64_t bound) noexcept nogil:
-    # The high half of a product: a multiplication where a remainder would be a division.
-    return <uint64_t>((<u128>random * bound) >> 64)
-
-
-cdef inline int bucket_of(uint64_t value) noexcept nogil:
-    cdef int shift
-    if value < SUB_BUCKETS:
-        return <int>value
-    shift = log2_floor(value) - SUB_BUCKET_BITS
-    return (shift + 1) * SUB_BUCKETS + <int>((value >> shift) & (SUB_BUCKETS - 1))
-
-
-cdef inline uint64_t bucket_middle(int bucket) noexcept nogil:
-    cdef int shift = bucket // SUB_BUCKETS - 1
-    if shift < 0:
-        return bucket
-    return (<uint64_t>(2 * (SUB_BUCKETS + bucket % SUB_BUCKETS) + 1) << shift) >> 1
-
-
-cdef void fill_random(uint64_t *words, size_t count, uint64_t *state) noexcept nogil:
-    cdef size_t i
-    for i in range(count):
-        words[i] = next_random(state)
-
-
-cdef inline uint64_t pattern_key(
-        uint64_t seed, uint64_t offset, uint64_t generation) noexcept nogil:
-    return mix64(mix64(seed + generation * <uint64_t>0x9e3779b97f4a7c15) + offset)
-
-
-cdef inline uint64_t pattern_word(uint64_t key, size_t i) noexcept nogil:
-    return mix64(key + (i + 1) * <uint64_t>0x9e3779b97f4a7c15)
 
 
 cdef class LoadGenerator(IoOwner):
@@ -197,7 +129,7 @@ cdef class LoadGenerator(IoOwner):
     cdef uint64_t latency_max
     cdef uint64_t latency_min
     cdef uint64_t errors_by_status[NUM_ERROR_STATUSES]
-    cdef uint64_t histogram[NUM_BUCKETS]
+    cdef Histogram latencies
     cdef bint mismatched
     cdef uint64_t mismatch_offset
     cdef uint8_t mismatch_expected[MISMATCH_BYTES]
@@ -271,6 +203,7 @@ cdef class LoadGenerator(IoOwner):
             self.lanes = <verify_lane *>calloc(queue_depth, sizeof(verify_lane))
             if self.lanes == NULL:
                 raise MemoryError
+        self.latencies = Histogram(granularity=GRANULARITY)
         self.reset_counters()
 
     def __dealloc__(self):
@@ -285,7 +218,7 @@ cdef class LoadGenerator(IoOwner):
         self.ios = self.failures = self.latency_sum = self.latency_max = 0
         self.started_ns = self.ended_ns = 0
         self.latency_min = <uint64_t>-1
-        memset(self.histogram, 0, sizeof(self.histogram))
+        self.latencies.reset()
         memset(self.errors_by_status, 0, sizeof(self.errors_by_status))
 
     cdef int _check_idle(self) except -1:
@@ -403,7 +336,7 @@ cdef class LoadGenerator(IoOwner):
             self.latency_max = latency
         if latency < self.latency_min:
             self.latency_min = latency
-        self.histogram[bucket_of(latency)] += count
+        histogram_tally(&self.latencies.h, latency, count)
 
     cdef void _failed(self, bdev_io *io) noexcept nogil:
         self.errors_by_status[-io.status] += 1
@@ -537,18 +470,13 @@ cdef class LoadGenerator(IoOwner):
 
     def latency_percentile_ns(self, double percent):
         """Return the latency that `percent` of the I/Os did not exceed, to within 1 in 128."""
-        cdef uint64_t wanted, seen = 0
-        cdef int i
+        cdef uint64_t wanted
         if not 0 <= percent <= 100:
             raise ValueError(f"percent is {percent}; 0 to 100")
         wanted = max(1, <uint64_t>(percent / 100 * self.ios + 0.5))
         if self.ios == 0:
             return 0
-        for i in range(NUM_BUCKETS):
-            seen += self.histogram[i]
-            if seen >= wanted:
-                return max(min(bucket_middle(i), self.latency_max), self.latency_min)
-        return self.latency_max
+        return max(min(self.latencies.middle_at(wanted), self.latency_max), self.latency_min)
 
     def add(self, LoadGenerator other not None):
         """Add what another one has measured, as if this one had done all.
@@ -564,8 +492,7 @@ cdef class LoadGenerator(IoOwner):
         self.latency_sum += other.latency_sum
         self.latency_max = max(self.latency_max, other.latency_max)
         self.latency_min = min(self.latency_min, other.latency_min)
-        for i in range(NUM_BUCKETS):
-            self.histogram[i] += other.histogram[i]
+        self.latencies.add(other.latencies)
         for i in range(NUM_ERROR_STATUSES):
             self.errors_by_status[i] += other.errors_by_status[i]
         if other.started_ns and (self.started_ns == 0 or other.started_ns < self.started_ns):
@@ -597,80 +524,3 @@ cdef class LoadGenerator(IoOwner):
         self._check_idle()
         self.on_end = None
         IoOwner.close(self)
-
-
-cdef class CopyLimit:
-    """What is left of a memory disk's random I/O when all but the copying is taken away.
-
-    One loop of memcpy between `queue_depth` buffers and memory of the disk's size: the blocks
-    that a LoadGenerator of the same seed draws, in the same order, each with its buffer. No disk
-    in memory can be faster. MemoryError where there is no room.
-    """
-
-    cdef char *base
-    cdef char *buffers
-    cdef size_t size
-    cdef size_t stride
-    cdef readonly uint32_t io_size
-    cdef readonly uint32_t queue_depth
-    cdef uint64_t num_slots
-    cdef uint64_t random_state
-    cdef uint64_t drawn
-
-    def __cinit__(self, uint64_t size, uint32_t io_size=4096, uint32_t queue_depth=32,
-                  uint64_t seed=1):
-        if not io_size or io_size % 512 or not queue_depth or size < io_size:
-            raise ValueError(
-                f"I/Os of {io_size} bytes, {queue_depth} at once, do not fit {size} bytes")
-        self.size = size
-        self.io_size = io_size
-        self.queue_depth = queue_depth
-        self.num_slots = size // io_size
-        self.stride = (<size_t>io_size + BUFFER_ALIGNMENT - 1) & ~(<size_t>BUFFER_ALIGNMENT - 1)
-        self.base = map_memory(size)
-        self.buffers = map_memory(self.stride * queue_depth)
-        # As LoadGenerator.start does it: contents first, offsets behind them.
-        self.random_state = mix64(seed + 1) | 1
-        fill_random(<uint64_t *>self.buffers, self.stride * queue_depth // 8, &self.random_state)
-
-    def __dealloc__(self):
-        if self.base != NULL:
-            munmap(self.base, self.size)
-        if self.buffers != NULL:
-            munmap(self.buffers, self.stride * self.queue_depth)
-
-    def run(self, uint64_t num_ios, bint write):
-        """Copy for so many I/Os, from where the last run stopped. Lets go of the GIL."""
-        with nogil:
-            self._run(num_ios, write)
-
-    cdef void _run(self, uint64_t num_ios, bint write) noexcept nogil:
-        cdef uint64_t _i
-        cdef char *at
-        cdef char *buffer
-        for _i in range(num_ios):
-            at = self.base + below(next_random(&self.random_state), self.num_slots) * self.io_size
-            buffer = self.buffers + (self.drawn % self.queue_depth) * self.stride
-            self.drawn += 1
-            if write:
-                memcpy(at, buffer, self.io_size)
-            else:
-                memcpy(buffer, at, self.io_size)
-
-    def fill(self):
-        """Touch all memory, as a disk has that was written."""
-        with nogil:
-            memset(self.base, POISON, self.size)
-
-    @property
-    def memory(self):
-        """A copy of the memory."""
-        return self.base[:self.size]
-
-
-cdef char *map_memory(size_t length) except NULL:
-    cdef void *base = mmap(NULL, length, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-    if base == MAP_FAILED:
-        raise MemoryError(f"no address space for {length} bytes")
-    return <char *>base
