@@ -312,7 +312,9 @@ cdef class Children(ChildOwner):
                 self._make_all(parent, ios)
             before = ios.n - before
             if parent.outstanding == 0 and (parent.stop or parent.left == 0):
-                if parent.stop and parent.status == IO_SUCCESS:
+                # An ABORT that came too late has changed nothing.
+                if parent.stop and parent.status == IO_SUCCESS and (
+                        parent.left > 0 or parent.kind == CHILDREN_CONTROL):
                     parent.status = IO_ABORTED
                 made += 1
                 self._end(parent)
@@ -655,7 +657,10 @@ cdef class Children(ChildOwner):
                 parent.err = EIO
             parent.stop = True
         elif child.op == OP_READ and parent.kind == CHILDREN_COPY:
-            if not parent.stop:
+            if parent.stop:
+                if parent.status == IO_SUCCESS:
+                    parent.status = IO_ABORTED  # what it has read is not written
+            else:
                 to = child.src_offset_blocks
                 child.src_offset_blocks = child.offset_blocks
                 child.offset_blocks = to
