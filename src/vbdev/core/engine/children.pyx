@@ -18,14 +18,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memmove
 
-from vbdev.core.base.mapping cimport (
-    MAP_ANONYMOUS,
-    MAP_FAILED,
-    MAP_PRIVATE,
-    PROT_READ,
-    mmap,
-    munmap,
-)
+from vbdev.core.base.mapping cimport PROT_READ, map_memory, munmap
 from vbdev.core.base.types cimport (
     CHILDREN_ABORT,
     CHILDREN_COMPARE,
@@ -111,9 +104,8 @@ cdef class Children(ChildOwner):
     """The owner of all children on one reactor. The engine makes it."""
 
     def __cinit__(self, *args, **kwargs):
-        self.zeroes = mmap(NULL, ZERO_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-        if self.zeroes == MAP_FAILED:
-            self.zeroes = NULL
+        self.zeroes = map_memory(ZERO_BYTES, PROT_READ, 0)
+        if self.zeroes == NULL:
             raise MemoryError("no address space for a region of zeroes")
 
     def __dealloc__(self):

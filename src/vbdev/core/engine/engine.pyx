@@ -29,16 +29,7 @@ from libc.stdlib cimport abort
 from libc.string cimport memset
 
 from vbdev.core.base.clocks cimport monotonic_ns, since_ns
-from vbdev.core.base.mapping cimport (
-    MAP_ANONYMOUS,
-    MAP_FAILED,
-    MAP_NORESERVE,
-    MAP_PRIVATE,
-    PROT_READ,
-    PROT_WRITE,
-    mmap,
-    munmap,
-)
+from vbdev.core.base.mapping cimport MAP_NORESERVE, PROT_READ, PROT_WRITE, map_memory, munmap
 from vbdev.core.base.types cimport (
     FLAG_ZCOPY_END,
     FLAG_ZCOPY_POPULATE,
@@ -277,11 +268,9 @@ cdef class Engine(IoCore):
         self.when_left = set()
         self.workers = deque()
         self.slice.virtual = virtual
-        self.pool = <char *>mmap(
-            NULL, (<size_t>pool_size + RESERVE) * sizeof(bdev_io), PROT_READ | PROT_WRITE,
-            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        if <void *>self.pool == MAP_FAILED:
-            self.pool = NULL
+        self.pool = map_memory(
+            (<size_t>pool_size + RESERVE) * sizeof(bdev_io), PROT_READ | PROT_WRITE, MAP_NORESERVE)
+        if self.pool == NULL:
             raise MemoryError(f"no memory for a pool of {pool_size} BdevIOs")
 
     def __init__(self, **_kwargs):

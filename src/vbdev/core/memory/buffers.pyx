@@ -15,15 +15,7 @@ it. Belongs to one thread.
 from libc.stddef cimport size_t
 from libc.stdint cimport uint64_t
 
-from vbdev.core.base.mapping cimport (
-    MAP_ANONYMOUS,
-    MAP_FAILED,
-    MAP_PRIVATE,
-    PROT_READ,
-    PROT_WRITE,
-    mmap,
-    munmap,
-)
+from vbdev.core.base.mapping cimport PROT_READ, PROT_WRITE, map_memory, munmap
 
 
 cdef enum:
@@ -38,12 +30,9 @@ cdef struct free_buffer:
 cdef void *map_aligned(size_t length, size_t alignment) noexcept nogil:
     # The kernel aligns to pages only: map more, cut off both ends.
     cdef size_t extra = alignment if alignment > 4096 else 0
-    cdef char *base = <char *>mmap(
-        NULL, length + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    cdef char *base = map_memory(length + extra, PROT_READ | PROT_WRITE, 0)
     cdef size_t head
-    if <void *>base == MAP_FAILED:
-        return NULL
-    if extra:
+    if base != NULL and extra:
         head = (alignment - (<size_t>base & (alignment - 1))) & (alignment - 1)
         if head:
             munmap(base, head)

@@ -40,14 +40,11 @@ from vbdev.core.base.calls cimport syscall
 from vbdev.core.base.handover cimport gil_left, gil_wanted
 from vbdev.core.base.mapping cimport (
     MADV_DONTNEED,
-    MAP_ANONYMOUS,
-    MAP_FAILED,
     MAP_NORESERVE,
-    MAP_PRIVATE,
     PROT_READ,
     PROT_WRITE,
     madvise,
-    mmap,
+    map_memory,
     munmap,
 )
 from vbdev.core.base.types cimport (
@@ -202,9 +199,8 @@ cdef class RamDisk(LongLeaf):
         return 0
 
     cdef void *_map(self, size_t length) except NULL:
-        cdef void *base = mmap(NULL, length, PROT_READ | PROT_WRITE,
-                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        if base == MAP_FAILED:
+        cdef void *base = map_memory(length, PROT_READ | PROT_WRITE, MAP_NORESERVE)
+        if base == NULL:
             raise MemoryError(f"no address space for a memory disk of {self.size} bytes")
         return base
 
@@ -767,9 +763,8 @@ cdef class ZeroRegion:
 
     def __cinit__(self, size_t size=64 << 20):
         # Private, anonymous and never written: every page is the kernel's one page of zeroes.
-        self.base = <char *>mmap(NULL, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-        if <void *>self.base == MAP_FAILED:
-            self.base = NULL
+        self.base = map_memory(size, PROT_READ, 0)
+        if self.base == NULL:
             raise MemoryError("no address space for a region of zeroes")
         self.size = size
 
