@@ -13,7 +13,9 @@ import pytest
 from support.control import Control
 from support.stack import Stub
 from vbdev.api.methods import DECODE_OBJECT_FAILED
+from vbdev.bdev import BdevError
 from vbdev.bdev.entry import entry_of
+from vbdev.rpc.methods import stat
 from vbdev.vocab import IoFlag, Op, Status
 
 IOSTAT_FIELDS = [
@@ -160,6 +162,45 @@ def test_iostat_by_channel(control):
             -22,
             "Invalid argument",
         )
+
+
+@pytest.mark.parametrize("method", ["bdev_get_iostat", "bdev_reset_iostat"])
+@pytest.mark.parametrize("turns", range(12))
+@pytest.mark.parametrize("reactors", [1, 3])
+def test_a_bdev_that_goes_meanwhile_is_nobodys_failure_who_asks_about_all(turns, method, reactors):
+    control = Control(reactors=reactors)  # a visit of the channels of each takes turns
+    for number in range(3):
+        control.malloc(f"Disk{number}")
+    tops = [control.stack.open("Disk1", on=on) for on in range(reactors)]
+    removing = control.stack.reactor.spawn(
+        control.dispatcher.call("bdev_malloc_delete", {"name": "Disk1"})
+    )
+    early = control.stack.reactor.spawn(control.dispatcher.call(method, {}))
+    for _ in range(turns):
+        control.stack.reactors.poll()
+    late = control.stack.reactor.spawn(control.dispatcher.call(method, {}))
+    control.stack.settle()
+    assert removing.done
+    for asking in (early, late):
+        answer = asking.result()
+        if method == "bdev_get_iostat":
+            names = [told.name for told in answer.bdevs]
+            assert names in (["Disk0", "Disk2"], ["Disk0", "Disk1", "Disk2"])
+    assert all(top.descriptor.closed for top in tops)
+    control.stack.close()
+
+
+def test_iostat_of_one_that_goes_meanwhile(control, monkeypatch):
+    control.malloc("Disk1")
+
+    async def gone(bdev):
+        await control.registry.delete(bdev.name, "malloc")
+        raise BdevError(errno.ENODEV, f"bdev {bdev.name} is gone")
+
+    monkeypatch.setattr(stat, "gather_iostat", gone)
+    assert iostat(control)["bdevs"] == []
+    control.malloc("Disk1")
+    assert control.fails("bdev_get_iostat", names=["Disk1"]) == (-19, "No such device")
 
 
 @pytest.mark.rule("A.18.15", "E.bdev_ut.get_device_stat_with_reset")

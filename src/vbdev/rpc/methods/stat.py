@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import errno
 import os
-from typing import Annotated, Final, Literal
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET
@@ -52,6 +54,7 @@ TICK_RATE = 1_000_000_000
 """Ticks are nanoseconds."""
 
 UINT64_MAX = (1 << 64) - 1
+T = TypeVar("T")
 ResetMode = Literal["all", "maxmin", "error", "none"]
 
 
@@ -160,10 +163,25 @@ async def get_iostat(plane: Plane, params: GetIostatParams) -> Iostat:
     counted = []
     async with long_answer(plane.registry.reactor):
         for bdev in bdevs:
-            if bdev.state is BdevState.READY:  # still: others have run in between
-                counted.append(await _device_stat(bdev, params.reset_mode))
+            telling = partial(_device_stat, bdev, params.reset_mode)
+            stat = await (telling() if names is not None else _unless_gone(bdev, telling))
+            if stat is not None:
+                counted.append(stat)
             await plane.registry.reactor.breathe()
     return Iostat(tick_rate=TICK_RATE, ticks=ticks, bdevs=counted)
+
+
+async def _unless_gone(bdev: Bdev, tell: Callable[[], Awaitable[T]]) -> T | None:
+    """Return what is told of a bdev; None where that goes, or has gone, while others were told of.
+
+    Who asks about all bdevs has not asked about this one.
+    """
+    try:
+        return await tell() if bdev.state is BdevState.READY else None
+    except BdevError as error:
+        if error.errno != errno.ENODEV or bdev.state is BdevState.READY:
+            raise
+        return None
 
 
 async def reset_iostat(plane: Plane, params: ResetIostatParams) -> bool:
@@ -174,9 +192,9 @@ async def reset_iostat(plane: Plane, params: ResetIostatParams) -> bool:
     else:
         bdevs = [ready(plane.registry, params.name)]
     for bdev in bdevs:
-        if bdev.state is BdevState.READY:
+        reading = partial(_read_totals, bdev, params.mode)
+        if await (reading() if params.name is not None else _unless_gone(bdev, reading)):
             bdev.reset_stat()
-            await _read_totals(bdev, params.mode)
         await plane.registry.reactor.breathe()
     return True
 
