@@ -211,6 +211,10 @@ def test_each_place_has_its_words():
     assert offered("config", "check", "") == [":files"]
     assert offered("config", "check", "--json", "c.json", "") == []
     assert offered("completion", "") == ["bash", "zsh", "fish"]
+    assert offered("log", "") == ["show", "verify", "replay", "trim"]
+    assert offered("log", "replay", "") == offered("log", "replay", "a.log", "") == [":files"]
+    assert offered("log", "show", "a.log", "") == []
+    assert offered("log", "show", "--j") == ["--json"]
 
 
 def test_an_option_is_offered_by_each_of_its_long_names():

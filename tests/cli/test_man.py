@@ -17,11 +17,21 @@ def commands() -> dict[str, argparse.ArgumentParser]:
     ).choices
 
 
+def actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Those of a command, and of the commands that it has itself."""
+    found = []
+    for action in parser._actions:
+        found.append(action)
+        if isinstance(action, argparse._SubParsersAction):
+            found += [one for nested in action.choices.values() for one in actions(nested)]
+    return found
+
+
 def options() -> set[str]:
     return {
         option
         for parser in commands().values()
-        for action in parser._actions
+        for action in actions(parser)
         for option in action.option_strings
     } - {"-h", "--help"}
 
@@ -39,7 +49,7 @@ def test_every_command_has_its_options():
     for command, parser in commands().items():
         text = page.split(f".SS vbdev {command}\n")[1].split("\n.S")[0]
         text += shared if command in ("serve", "bench") else ""
-        for action in parser._actions:
+        for action in actions(parser):
             longest = max(action.option_strings, key=len, default="--help")
             assert longest == "--help" or longest in text, f"vbdev {command} {longest}"
 

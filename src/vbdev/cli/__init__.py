@@ -25,6 +25,7 @@ COMMANDS = {
     "rpc": "call a JSON-RPC method of a running daemon",
     "ls": "show a running daemon's bdevs as a tree",
     "config": "say what a configuration would do, without doing it",
+    "log": "show, check, replay and cut logs of writes (dm-log-writes)",
     "bench": "measure a stack of block devices, in this process",
     "completion": "print a script that completes vbdev's words in bash, zsh or fish",
     "demo": "show a passthru disk served to a real NBD client, with the figures",

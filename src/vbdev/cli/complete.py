@@ -26,7 +26,7 @@ __all__ = ["candidates", "main"]
 
 DAEMON_TIMEOUT_S = 0.5
 FILES = (":files", "")
-FILE_WORDS = ("FILE", "PATH", "ADDRESS", "BASE")
+FILE_WORDS = ("FILE", "PATH", "ADDRESS", "BASE", "LOG", "IMAGE")
 SOCKET_OPTIONS = ("-s", "--rpc-socket")
 
 Candidate = tuple[str, str]
@@ -57,7 +57,7 @@ def candidates(words: list[str]) -> Iterator[Candidate]:
     elif command == "rpc":
         yield from of_rpc(before[before.index("rpc") + 1 :], current)
     else:
-        yield from of_parser(parser_of(before), before, current)
+        yield from of_parser(*parser_of(before), current)
 
 
 def fitting(current: str, found: Iterable[Candidate]) -> Iterator[Candidate]:
@@ -68,16 +68,20 @@ def fitting(current: str, found: Iterable[Candidate]) -> Iterator[Candidate]:
 # Commands as argparse knows them
 
 
-def parser_of(words: list[str]) -> argparse.ArgumentParser:
-    """Return the parser of the command, and of the command's command, that words have come to."""
+def parser_of(words: list[str]) -> tuple[argparse.ArgumentParser, list[str]]:
+    """Return the parser of the command, or of the command's command, that words have come to.
+
+    And the words from that one on.
+    """
     from vbdev.cli import COMMANDS, build_parser
 
     parser = build_parser(next(word for word in words if word in COMMANDS))
-    for word in words:
+    rest = words
+    for at, word in enumerate(words):
         for action in parser._actions:  # noqa: SLF001 - argparse has no other way to ask
-            if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
-                parser = action.choices.get(word, parser)
-    return parser
+            if isinstance(action, argparse._SubParsersAction) and word in action.choices:  # noqa: SLF001 - as above
+                parser, rest = action.choices[word], words[at:]
+    return parser, rest
 
 
 def of_parser(
@@ -131,7 +135,7 @@ def values(action: argparse.Action) -> Iterator[Candidate]:
 
 def of_rpc(before: list[str], current: str) -> Iterator[Candidate]:
     """Return options, methods, parameters of the method, or values of the parameter."""
-    parser = parser_of(["rpc"])
+    parser, _ = parser_of(["rpc"])
     if current.startswith("-") or (before and awaiting(parser, before[-1]) is not None):
         yield from of_parser(parser, before, current)
         return
