@@ -215,6 +215,7 @@ def test_each_place_has_its_words():
     assert offered("log", "replay", "") == offered("log", "replay", "a.log", "") == [":files"]
     assert offered("log", "show", "a.log", "") == []
     assert offered("log", "show", "--j") == ["--json"]
+    assert offered("crash", "verify", "a.log", "") == [":files"]
 
 
 def test_an_option_is_offered_by_each_of_its_long_names():

@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _action(actions: Any, name: str, summary: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=summary, description=summary)
+    add_log_arguments(parser)
+    return parser
+
+
+def add_log_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says which log, and how far it is read; `open_log` opens it."""
     parser.add_argument("log", metavar="LOG", help="a file or block device")
     parser.add_argument(
         "--until",
@@ -54,7 +60,12 @@ def _action(actions: Any, name: str, summary: str) -> argparse.ArgumentParser:
         metavar="BYTES",
         help="of a log whose writer died before it said so; with --salvage",
     )
-    return parser
+
+
+def open_log(arguments: argparse.Namespace) -> LogFile:
+    """Open the log that the arguments name. LogError, OSError."""
+    sector_bytes = arguments.sector_size if arguments.salvage else None
+    return LogFile(arguments.log, sector_bytes=sector_bytes)
 
 
 def _size(text: str) -> int:
@@ -67,8 +78,7 @@ def _size(text: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Do it; 1 where the log can not be read, or the disk not be written."""
     try:
-        sector_bytes = arguments.sector_size if arguments.salvage else None
-        with LogFile(arguments.log, sector_bytes=sector_bytes) as log:
+        with open_log(arguments) as log:
             {"show": _show, "verify": _verify, "replay": _replay, "trim": _trim}[arguments.action](
                 log, arguments
             )
