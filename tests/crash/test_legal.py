@@ -35,7 +35,7 @@ STEPS = st.lists(
     st.one_of(
         st.builds(
             Step,
-            st.sampled_from(["write", "write", "fua", "discard"]),
+            st.sampled_from(["write", "write", "fua", "discard", "fua discard"]),
             st.integers(0, SECTORS - 1),
             st.integers(1, SECTORS),
         ).filter(lambda step: step.first + step.count <= SECTORS),
@@ -49,6 +49,7 @@ FLAGS = {
     "write": 0,
     "fua": 2,
     "discard": 4,
+    "fua discard": 6,
     "flush": 1,
     "flush and write": 1,
     "mark": 8,
@@ -63,7 +64,7 @@ def write_log(path, steps):
     with LogWriter(str(path), UNIT) as writer:
         for number, step in enumerate(steps):
             writer.append(LogEntry(step.first, step.count, LogFlag(FLAGS[step.kind])))
-            if step.kind != "discard":
+            if "discard" not in step.kind:
                 for sector in range(step.first, step.first + step.count):
                     writer.write(content(number, sector))
 
@@ -76,9 +77,9 @@ def legal_contents(steps, sector, *, zeroing):
         if step.kind.startswith("flush"):
             history = [(held, True, ends) for held, _, ends in history]
         if step.first <= sector < step.first + step.count:
-            discard = step.kind == "discard"
+            discard = "discard" in step.kind
             held = zeroes if discard else content(number, sector)
-            history.append((held, step.kind == "fua", zeroing or not discard))
+            history.append((held, step.kind.startswith("fua"), zeroing or not discard))
     last_durable = max(n for n, (_, durable, ends) in enumerate(history) if durable and ends)
     return {held for held, _, _ in history[last_durable:]}
 
@@ -86,7 +87,7 @@ def legal_contents(steps, sector, *, zeroing):
 def every_content(steps, sector):
     held = {bytes(UNIT), b"\xee" * UNIT}
     for number, step in enumerate(steps):
-        if step.first <= sector < step.first + step.count and step.kind != "discard":
+        if step.first <= sector < step.first + step.count and "discard" not in step.kind:
             held.add(content(number, sector))
     return held
 
@@ -171,6 +172,22 @@ def test_a_write_that_the_kernel_logs_behind_a_later_fua(tmp_path):
         image.write_bytes(held)
         assert list(illegal_sectors(log, str(image))) == []
         assert len(list(illegal_sectors(log, str(image), in_order=True))) == 8
+
+
+def test_a_fua_of_an_earlier_epoch_is_older_than_what_is_written_later(tmp_path):
+    steps = [
+        Step("fua", 0, 1),
+        Step("flush", 0, 0),
+        Step("write", 0, 1),
+        Step("flush", 0, 0),
+    ]
+    path, image = tmp_path / "log", tmp_path / "disk"
+    write_log(path, steps)
+    image.write_bytes(content(0, 0))
+    with LogFile(str(path)) as log:
+        (found,) = illegal_sectors(log, str(image))
+        assert (found.holds, found.allowed) == (0, [2])
+        assert list(illegal_sectors(log, str(image), until=Until("3"))) == []
 
 
 def test_disks_that_are_not_the_logs(tmp_path):
