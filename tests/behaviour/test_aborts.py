@@ -128,7 +128,6 @@ def test_an_io_in_pieces_is_aborted_when_all_its_pieces_are(how):
         assert victim.status == (Status.SUCCESS if how == "none" else Status.ABORTED)
 
 
-@pytest.mark.rule("A.16.6")
 @pytest.mark.parametrize("op", [Op.WRITE, Op.READ, Op.WRITE_ZEROES, Op.COMPARE])
 @pytest.mark.parametrize("first", ["the end", "the abort"])
 def test_an_abort_that_finds_all_pieces_done_changes_nothing(op, first):
@@ -170,6 +169,7 @@ def test_an_abort_that_finds_all_of_a_copy_read_keeps_it_from_being_written():
         assert len(stub.arrived) == 2
 
 
+@pytest.mark.rule("A.16.6")
 def test_no_more_pieces_come_of_what_is_aborted():
     with stack() as made:
         stub = made.disk(Short)
