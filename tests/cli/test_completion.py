@@ -215,6 +215,7 @@ def test_each_place_has_its_words():
     assert offered("log", "replay", "") == offered("log", "replay", "a.log", "") == [":files"]
     assert offered("log", "show", "a.log", "") == []
     assert offered("log", "show", "--j") == ["--json"]
+    assert offered("crash", "") == ["explore", "make", "verify"]
     assert offered("crash", "verify", "a.log", "") == [":files"]
 
 

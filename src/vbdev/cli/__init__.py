@@ -26,7 +26,7 @@ COMMANDS = {
     "ls": "show a running daemon's bdevs as a tree",
     "config": "say what a configuration would do, without doing it",
     "log": "show, check, replay and cut logs of writes (dm-log-writes)",
-    "crash": "say whether a disk may be what a power cut has left",
+    "crash": "make, check and judge the disks that power cuts leave of a log",
     "bench": "measure a stack of block devices, in this process",
     "completion": "print a script that completes vbdev's words in bash, zsh or fish",
     "demo": "show a passthru disk served to a real NBD client, with the figures",

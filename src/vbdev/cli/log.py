@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     replaying = _action(actions, "replay", "write what it says to a disk, in its order")
     replaying.add_argument("image", metavar="IMAGE", help="a file or block device that is there")
     replaying.add_argument(
-        "--create", type=_size, metavar="SIZE", help="make IMAGE, a file of this size of zeroes"
+        "--create", type=size, metavar="SIZE", help="make IMAGE, a file of this size of zeroes"
     )
     trimming = _action(actions, "trim", "write a log of the entries up to a point")
     trimming.add_argument("to", metavar="TO", help="the new log, a file that is not there yet")
@@ -56,7 +56,7 @@ def add_log_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sector-size",
-        type=_size,
+        type=size,
         metavar="BYTES",
         help="of a log whose writer died before it said so; with --salvage",
     )
@@ -68,7 +68,8 @@ def open_log(arguments: argparse.Namespace) -> LogFile:
     return LogFile(arguments.log, sector_bytes=sector_bytes)
 
 
-def _size(text: str) -> int:
+def size(text: str) -> int:
+    """Return the bytes that a word says."""
     try:
         return parse_size(text)
     except ValueError as error:

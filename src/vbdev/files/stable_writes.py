@@ -27,11 +27,12 @@ from __future__ import annotations
 
 from vbdev.core.file.job import file_system_type
 
-__all__ = ["EXT_MAGIC", "XFS_MAGIC", "dsync_holds"]
+__all__ = ["BTRFS_MAGIC", "EXT_MAGIC", "XFS_MAGIC", "dsync_holds"]
 
 EXT_MAGIC = 0xEF53
 """f_type of ext2, ext3 and ext4 (linux/magic.h)."""
 XFS_MAGIC = 0x58465342
+BTRFS_MAGIC = 0x9123683E
 
 _KEEPS_DSYNC = frozenset({EXT_MAGIC, XFS_MAGIC})
 
