@@ -213,6 +213,29 @@ def test_a_claimed_bdev_that_is_left_over(stack, caplog):
     ]
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_base_whose_vbdev_is_still_being_deleted_is_not_called_claimed(stack, caplog, ends):
+    disk = stack.disk(Stub)
+    stack.layer()
+    opened = stack.open("Top")
+    opened.submit(Op.READ)
+    deleting = start(stack, stack.registry.delete("Top", "passthru"))
+    with caplog.at_level(logging.WARNING):
+        closing = start(stack, stack.registry.close())
+        if ends:
+            disk.complete()
+            stack.settle()
+            assert (deleting.done, closing.done) == (True, True)
+        else:  # and it is not waited for without an end
+            stack.pass_time(2_000_000)
+    told = [message for message in caplog.messages if message.startswith("unregistering claimed")]
+    assert len(told) == (0 if ends else 1)
+    if not ends:
+        disk.complete()
+        stack.settle()
+        assert closing.done
+
+
 def test_nothing_is_registered_at_the_end(stack):
     async def start_slowly(self):
         await self.reactor.sleep(100)

@@ -7,6 +7,7 @@ import logging
 
 from vbdev.bdev import Bdev, BdevError, BdevState
 from vbdev.bdev.entry import entry_of
+from vbdev.reactor.reactor import Reactor
 from vbdev.reactor.task import Future, Task, wake
 from vbdev.registry.examine import Examiner
 from vbdev.registry.opening import ENDS
@@ -60,8 +61,12 @@ class _End:
             if any(entry_of(b).claim is None for b in idle):
                 continue
             slow = [task for task in self._ends if not task.done]
+            going = [removal.task for removal in self._removals.values()]
             if not idle or slow:
-                await _any_done([removal.task for removal in self._removals.values()] + slow)
+                await _any_done(self._table.reactor, going + slow)
+                continue
+            # What is being removed may be what has the claim, and its I/O is still under way.
+            if going and await _any_done(self._table.reactor, going, timeout_us=END_TURN_US):
                 continue
             claim = entry_of(idle[-1]).claim
             assert claim is not None
@@ -98,10 +103,19 @@ class _End:
         self._ends.append(task)
 
 
-async def _any_done(tasks: list[Task[None]]) -> None:
-    """Wait until one of some has ended; of none there is nothing to wait for."""
+async def _any_done(
+    reactor: Reactor, tasks: list[Task[None]], timeout_us: float | None = None
+) -> bool:
+    """Wait until one of some has ended; False: none has, in time. Of none it is True at once."""
     done: Future[None] = Future()
     for task in tasks:
         task.add_done_callback(lambda _task: wake(done))
-    if tasks:
-        await done
+    if not tasks:
+        return True
+    timer = None
+    if timeout_us is not None:
+        timer = reactor.call_later(timeout_us, lambda: wake(done))
+    await done
+    if timer is not None:
+        timer.cancel()
+    return any(task.done for task in tasks)
