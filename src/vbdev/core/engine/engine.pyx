@@ -528,6 +528,8 @@ cdef class Engine(IoCore):
             slice_begin(&self.slice)
             moved += self.drain_all()
         slice_begin(&self.slice)  # of whoever submits outside of a turn
+        if self.has_news and not self.draining:
+            self._tell_news()
         return moved
 
     cdef int work_later(self, Worker worker) except -1:
@@ -598,8 +600,6 @@ cdef class Engine(IoCore):
             self.draining = False
             self.inside -= 1
         self.delivered += moved
-        if self.has_news:
-            self._tell_news()
         return moved or called or <Py_ssize_t>left  # what was left has moved before
 
     cdef int _failed_to_deliver(self) except -1:
