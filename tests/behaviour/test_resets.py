@@ -87,6 +87,18 @@ def test_what_waits_for_memory_on_any_channel_ends(rig):
     rig.settle()
 
 
+@pytest.mark.parametrize("op", [Op.READ, Op.WRITE])
+@pytest.mark.parametrize("count", [0, 1])
+def test_what_comes_meanwhile_is_aborted_however_little_it_is(rig, op, count):
+    rig.tops[0].submit(Op.RESET, 0, 0)
+    rig.settle()
+    requests = [top.submit(op, 7, count, bytearray(count * 512)) for top in rig.tops]
+    rig.settle()
+    assert [request.status for request in requests] == [Status.ABORTED] * len(rig.tops)
+    assert [op for op, _, _ in rig.stub.arrived] == [Op.RESET]
+    rig.stub.complete()
+
+
 @pytest.mark.rule("A.15.4", "A.25.9")
 def test_without_a_drain_timeout_the_module_is_told_at_once(rig):
     read(rig.tops[1])

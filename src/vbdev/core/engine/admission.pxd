@@ -81,8 +81,9 @@ cdef bint touches(uint8_t op, uint64_t offset, uint64_t src, uint64_t num, uint6
 
 cdef inline bint passes_plainly(const channel_state *s, bdev_io *io) noexcept nogil:
     # Whether `_admit` would let the I/O pass as it is, seen at one look, as for most of them: a
-    # READ or WRITE of one piece of memory, as long as its blocks, aligned, that nothing splits.
-    if (io.num_blocks > s.plain_blocks or io.iovcnt != 1 or io.flags & NOT_PLAIN
+    # READ or WRITE of one piece of memory, as long as its blocks, aligned, that nothing splits. One
+    # without blocks is none: it would pass where nothing may (0 - 1 is more than any limit).
+    if (io.num_blocks - 1 >= s.plain_blocks or io.iovcnt != 1 or io.flags & NOT_PLAIN
             or (io.op != OP_READ and io.op != OP_WRITE)
             or io.iovs[0].iov_len != io.num_blocks * s.block_size
             or (<size_t>io.iovs[0].iov_base | io.iovs[0].iov_len) & s.align_mask):
