@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from typing import Any
 
 from vbdev.cli.log import add_log_arguments, open_log, size
 from vbdev.cli.talk import complain
@@ -24,6 +25,12 @@ INTERRUPTED = 130
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the words of `vbdev crash`."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _add_explore(actions)
+    _add_make(actions)
+    _add_verify(actions)
+
+
+def _add_explore(actions: Any) -> None:
     summary = "check the disks that power cuts may leave, and make what fails small"
     exploring = actions.add_parser("explore", help=summary, description=summary)
     add_log_arguments(exploring)
@@ -52,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-shrink", dest="shrink", action="store_false", help="leave failures as they are"
     )
     exploring.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_make(actions: Any) -> None:
     summary = "make the disk that a power cut leaves"
     making = actions.add_parser("make", help=summary, description=summary)
     add_log_arguments(making)
@@ -71,6 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECTOR=ENTRY,...",
         help="all is lost that may be, but these sectors have what an entry wrote",
     )
+
+
+def _add_verify(actions: Any) -> None:
     summary = "say whether IMAGE is a disk that a power cut may have left, and which sector is not"
     verify = actions.add_parser("verify", help=summary, description=summary)
     add_log_arguments(verify)
